@@ -1,0 +1,25 @@
+# Each target does all of its own set-up; only Python 3.11 or newer is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/installed  ## train, test and log a classifier of digits, in about 20 seconds
+	$(BIN)/python -m project fit --config configs/quickstart.yaml
+
+test: .venv/installed  ## the tests, but for those that take minutes
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment
+	rm -rf .venv
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,263 @@
+"""What the three approaches share: steps, loss, metrics, optimizer and prediction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.approaches.metrics import EpochMetrics
+from project.approaches.schedulers import WarmupCosine
+from project.data import Batch
+from project.errors import UserError
+from project.networks import Network
+from project.randomness import mix, run_seed
+
+NetworkFactory = Callable[[tuple[int, int, int], int], Network]
+
+
+@dataclass
+class Scheduler:
+    """A learning rate scheduler and when it steps, by the names that Lightning gives them.
+
+    Args:
+        scheduler: Any torch scheduler, or ``WarmupCosine``.
+        interval: Step after every optimizer step or after every epoch.
+        frequency: How many of those intervals lie between two steps.
+        monitor: Metric that ``ReduceLROnPlateau`` looks at.
+    """
+
+    scheduler: Callable[[Optimizer], LRScheduler]
+    interval: Literal["step", "epoch"] = "epoch"
+    frequency: int = 1
+    monitor: str = "val/loss"
+
+
+class ImageClassifier(L.LightningModule):
+    """Base of all approaches. A subclass sets ``network`` after calling this constructor.
+
+    Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
+    Logged in validation and test: loss and accuracy, and precision, recall and F1 as the
+    unweighted mean over the classes.
+
+    Attributes:
+        network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
+        num_logits: 1 for one logit, else the number of classes.
+
+    Args:
+        num_classes: Number of classes; given by the data.
+        image_shape: Shape ``(C, H, W)`` of one image; given by the data.
+        class_names: Name of each class; given by the data.
+        normalization: ``mean`` and ``std`` of the images; given by the data, kept for later use.
+        optimizer: Any torch optimizer; null is Adam with a learning rate of 0.001.
+        lr_scheduler: Changes the learning rate during training; null keeps it.
+        label_smoothing: Share of the target that is spread over all classes, in training only
+            (Szegedy et al., 2016).
+        one_logit: For two classes: one output and binary cross entropy, instead of an output for
+            each class.
+        decay_norm_and_bias: Apply the optimizer's weight decay also to biases and to the
+            parameters of norm layers.
+
+    Raises:
+        UserError: If ``one_logit`` is asked for data that hasn't two classes.
+    """
+
+    network: Network
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        class_names: tuple[str, ...] | None = None,
+        normalization: dict[str, list[float]] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: Scheduler | None = None,
+        label_smoothing: float = 0.0,
+        one_logit: bool = False,
+        decay_norm_and_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        for name, value in list(self.hparams.items()):
+            if callable(value) or is_dataclass(value):  # weights_only could not load them
+                del self.hparams[name]
+        if one_logit and num_classes != 2:
+            raise UserError(
+                f"model.one_logit: needs two classes, and the data has {num_classes}; "
+                "set it to false"
+            )
+        self.num_classes = num_classes
+        self.num_logits = 1 if one_logit else num_classes
+        self.class_names = class_names or tuple(str(label) for label in range(num_classes))
+        self.example_input_array = torch.zeros(1, *image_shape)
+        self.label_smoothing = label_smoothing
+        self.one_logit = one_logit
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._decay_norm_and_bias = decay_norm_and_bias
+        self.train_metrics = EpochMetrics(num_classes)
+        self.val_metrics = EpochMetrics(num_classes)
+        self.test_metrics = EpochMetrics(num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, K]`` (``[B, 1]`` for one logit) of images ``[B, C, H, W]``."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]``: one logit is that of class 1 against 0."""
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if self.one_logit else logits
+
+    def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the mean cross entropy.
+
+        Args:
+            logits: ``[B, K]``, or ``[B, 1]`` for one logit.
+            targets: Labels, int64 ``[B]``, or probabilities, float ``[B, num_classes]``.
+            label_smoothing: Share of the target that is spread over all classes.
+        """
+        if not self.one_logit:
+            return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        positive = targets.to(logits.dtype) if targets.ndim == 1 else targets[:, 1]
+        positive = positive * (1 - label_smoothing) + label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits.squeeze(1), positive)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout and the like by epoch and step, so that a resumed run draws the same."""
+        seed = mix(run_seed(), self.current_epoch, batch_idx, self.global_rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the training loss of a batch."""
+        images, targets = self.training_batch(batch)
+        logits = self(images)
+        loss = self.loss(logits, targets, self.label_smoothing)
+        self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
+        if (self.global_step + 1) % self._log_every_n_steps == 0:
+            self.log("train/loss_step", loss.detach(), batch_size=len(images))
+        return loss
+
+    @property
+    def _log_every_n_steps(self) -> int:
+        steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set late
+        return steps
+
+    def training_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return images and targets to train on; approaches may mix images here."""
+        return batch.images, batch.labels
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> None:
+        logits = self(batch.images)
+        metrics.update(self.loss(logits, batch.labels), self.class_logits(logits), batch.labels)
+
+    def on_validation_epoch_start(self) -> None:
+        """Stop before a checkpoint is written if the training has become useless."""
+        if not self.trainer.sanity_checking:
+            self._stop_if_not_finite()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics of the epoch."""
+        self._log_epoch("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_epoch("test", self.test_metrics)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the training metrics of the epoch."""
+        self._stop_if_not_finite()
+        self._log_epoch("train", self.train_metrics)
+
+    def _log_epoch(self, split: str, metrics: EpochMetrics) -> None:
+        values = metrics.compute()
+        if split == "train":
+            values = {name: values[name] for name in ("loss", "accuracy")}
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        metrics.reset()
+
+    def _stop_if_not_finite(self) -> None:
+        if not self.train_metrics.loss_sum.isfinite():
+            raise UserError(
+                f"the training loss became {self.train_metrics.loss_sum.item()} in epoch "
+                f"{self.current_epoch + 1}; try a lower learning rate, trainer.gradient_clip_val "
+                "or 32-bit precision (checkpoints of earlier epochs are kept)"
+            )
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return what the network says of a batch.
+
+        Returns:
+            ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
+            ``class``, the name of the most probable class of each image.
+        """
+        probabilities = self.class_logits(self(batch.images)).float().softmax(dim=1)
+        predicted = probabilities.argmax(dim=1).tolist()
+        return {
+            "indices": batch.indices,
+            "probabilities": probabilities,
+            "class": [self.class_names[label] for label in predicted],
+        }
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and the scheduler that the config names.
+
+        Raises:
+            UserError: If they refuse their arguments.
+        """
+        try:
+            groups = self.parameter_groups()
+            optimizer = self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer: {error}") from error
+        if self._lr_scheduler is None:
+            return optimizer
+        try:
+            scheduler = self._lr_scheduler.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.lr_scheduler: {error}") from error
+        if isinstance(scheduler, WarmupCosine):
+            if self._lr_scheduler.interval != "step":
+                raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
+            scheduler.total_steps = scheduler.total_steps or int(
+                self.trainer.estimated_stepping_batches
+            )
+            scheduler.step(0)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self._lr_scheduler.interval,
+                "frequency": self._lr_scheduler.frequency,
+                "monitor": self._lr_scheduler.monitor,
+            },
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters that are trained, in groups with and without weight decay."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if self._decay_norm_and_bias:
+            return [{"params": trained}]
+        return [
+            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+            {
+                "params": [parameter for parameter in trained if parameter.ndim <= 1],
+                "weight_decay": 0.0,
+            },
+        ]

@@ -1,0 +1,17 @@
+"""Callbacks that every run has, and those that a config can add."""
+
+from project.callbacks.checkpoint import BestAndLast
+from project.callbacks.figures import Figures
+from project.callbacks.predictions import PredictionWriter
+from project.callbacks.record import RunRecord
+from project.callbacks.report import RunReport
+from project.callbacks.resources import ResourceMonitor
+
+__all__ = [
+    "BestAndLast",
+    "Figures",
+    "PredictionWriter",
+    "ResourceMonitor",
+    "RunRecord",
+    "RunReport",
+]

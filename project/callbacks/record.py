@@ -1,0 +1,86 @@
+"""Writes down what a run is made of, beside the run and in every logger."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+
+from project import __version__
+
+
+class RunRecord(L.Callback):
+    """Writes ``config.yaml`` and gives the loggers the whole config.
+
+    Args:
+        config: The complete config as YAML, without the paths of this run.
+        run_dir: The run directory.
+    """
+
+    def __init__(self, config: str, run_dir: Path) -> None:
+        self.config = config
+        self.run_dir = run_dir
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write and log, once, on the first rank, before anything is trained."""
+        path = self.run_dir / "config.yaml"
+        if trainer.global_rank != 0 or (path.exists() and path.read_text() == self.config):
+            return
+        path.write_text(self.config)
+        record: dict[str, Any] = {
+            **yaml.safe_load(self.config),
+            "run_dir": str(self.run_dir),
+            "versions": versions(),
+            "git": git_commit(),
+            "parameters": parameters(pl_module),
+        }
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # config.yaml is beside it already
+                logger.log_hyperparams(record)
+
+
+def parameters(pl_module: L.LightningModule) -> dict[str, int]:
+    """Return the number of parameters, in total and trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters()]
+    return {
+        "total": sum(size for size, _ in sizes),
+        "trained": sum(size for size, trained in sizes if trained),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics")
+    return {
+        "project": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a result was computed on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def git_commit() -> str | None:
+    """Return the commit of the code, with ``-dirty`` if files differ; null outside of git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,172 @@
+"""What a person sees of a run, and the summary that a program can read."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from project.approaches import ImageClassifier
+from project.callbacks.record import device_name, parameters, versions
+from project.callbacks.resources import ResourceMonitor, peak_memory_mb
+from project.data import ImageDataModule
+
+SCORES = ("accuracy", "precision", "recall", "f1", "loss")
+
+
+class RunReport(L.Callback):
+    """Prints a line per epoch and a table at the end, and writes ``summary.json``.
+
+    Args:
+        resources: Where times and throughput come from.
+        tracking: One line that says where W&B has the run; empty if it hasn't.
+    """
+
+    def __init__(self, resources: ResourceMonitor, tracking: str = "") -> None:
+        self.resources = resources
+        self.tracking = tracking
+        self.summary: dict[str, Any] = {}
+        self._epochs: list[dict[str, float]] = []
+        self._epoch: int | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what is about to be trained on what."""
+        if trainer.global_rank != 0:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        count = parameters(pl_module)
+        trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
+        splits = {
+            "training": data.train_images,
+            "validation": data.val_images,
+            "test": data.test_images,
+        }
+        sizes = ", ".join(f"{len(images or ()):,} {name}" for name, images in splits.items())
+        shape = "×".join(str(length) for length in data.image_shape)
+        network = type(pl_module.network).__name__
+        rows = {
+            "model": f"{type(pl_module).__name__}, {network}, {count['total']:,} parameters, "
+            f"{trained} trained",
+            "data": f"{type(data).__name__}, {sizes} images of {shape}, {data.num_classes} classes",
+            "run": trainer.default_root_dir,
+            "W&B": self.tracking,
+        }
+        show("\n".join(f"{name:<6} {text}" for name, text in rows.items() if text))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the epoch before; only now are all of its metrics there."""
+        self._close_epoch(trainer)
+        self._epoch = trainer.current_epoch
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the last epoch."""
+        self._close_epoch(trainer)
+
+    def _close_epoch(self, trainer: L.Trainer) -> None:
+        if self._epoch is None:
+            return
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self._epochs.append(metrics)
+        if trainer.global_rank == 0:
+            last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+            columns = [f"epoch {self._epoch + 1}{last}"]
+            for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+                if name in metrics:
+                    columns.append(f"{name} {metrics[name]:.4f}")
+            seconds = metrics.get("resources/epoch_seconds", math.nan)
+            rate = metrics.get("resources/images_per_second", math.nan)
+            show("  ".join([*columns, f"{seconds:.1f} s", f"{rate:,.0f} images/s"]))
+        self._epoch = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write down what the training cost and what its best epoch reached."""
+        count = parameters(pl_module)
+        checkpoint = trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "") or None
+        self.summary |= {
+            **self._best_epoch(checkpoint),
+            "best_checkpoint": best,
+            "fit_seconds": self.resources.fit_seconds,
+            "epoch_seconds": [round(seconds, 4) for seconds in self.resources.epoch_seconds],
+            "train_images_per_second": self.resources.images_per_second,
+            "peak_memory_mb": peak_memory_mb(),
+            "parameters_total": count["total"],
+            "parameters_trained": count["trained"],
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
+                scores = {f"best/{k}": v for k, v in self.summary.items() if k.startswith("val/")}
+                logger.experiment.summary.update(scores)
+        self._write(trainer, pl_module)
+
+    def _best_epoch(self, checkpoint: Any) -> dict[str, float]:
+        """Validation scores of the epoch that the best checkpoint is from."""
+        epochs = self._epochs
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor is not None:
+            monitor: str = checkpoint.monitor
+            epochs = [epoch for epoch in epochs if monitor in epoch]
+            choose = min if checkpoint.mode == "min" else max
+            epochs = [choose(epochs, key=lambda epoch: epoch[monitor])] if epochs else []
+        last = epochs[-1] if epochs else {}
+        return {name: value for name, value in last.items() if name.startswith("val/")}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write down the result of ``validate``; those of a training are kept per epoch."""
+        if trainer.state.fn == "validate":
+            self._take(trainer, "val/")
+            self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write down the test scores."""
+        self._take(trainer, "test/")
+        self._write(trainer, pl_module)
+
+    def _take(self, trainer: L.Trainer, prefix: str) -> None:
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(prefix):
+                self.summary[name] = value.item()
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_rank != 0:
+            return
+        self.summary |= {"versions": versions(), "device": device_name(pl_module.device)}
+        text = json.dumps(self.summary, indent=2)
+        Path(trainer.default_root_dir, "summary.json").write_text(text + "\n")
+
+    def show_result(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the scores, what they cost and where everything is."""
+        if trainer.global_rank != 0:
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        splits = [s for s in ("val", "test") if f"{s}/accuracy" in self.summary]
+        if splits:
+            table = Table()
+            table.add_column("")
+            for split in splits:
+                table.add_column({"val": "validation"}.get(split, split), justify="right")
+            for score in SCORES:
+                values = [self.summary[f"{split}/{score}"] for split in splits]
+                table.add_row(score, *(f"{value:.4f}" for value in values))
+            Console().print(table)
+        lines = []
+        if "fit_seconds" in self.summary:
+            lines.append(
+                f"trained in {self.summary['fit_seconds']:.1f} s, "
+                f"{self.summary['train_images_per_second']:,.0f} images/s, "
+                f"peak memory {self.summary['peak_memory_mb']:,.0f} MB"
+            )
+        lines.append(f"run directory: {trainer.default_root_dir}")
+        if self.tracking:
+            lines.append(f"W&B {self.tracking}")
+        show("\n".join(lines))
+
+
+def show(text: str) -> None:
+    """Print above the progress bar, if there is one."""
+    tqdm.write(text)

@@ -1,0 +1,93 @@
+"""What a training costs: time, throughput and memory."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from project.data import Batch
+
+
+class ResourceMonitor(L.Callback):
+    """Measures each epoch and logs it under ``resources/``.
+
+    Attributes:
+        epoch_seconds: Seconds of the training part of each epoch, without validation.
+        images: Images trained on, over all epochs and ranks.
+        fit_seconds: Seconds from the first step's preparation to the end of the last epoch.
+    """
+
+    def __init__(self) -> None:
+        self.epoch_seconds: list[float] = []
+        self.images = 0
+        self.fit_seconds = 0.0
+        self._fit_start = 0.0
+        self._epoch_start: float | None = None
+        self._epoch_images = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._fit_start = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._epoch_start = time.perf_counter()
+        self._epoch_images = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Count the images."""
+        self._epoch_images += len(batch.labels)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the epoch's clock for the validation at its end."""
+        if not trainer.sanity_checking and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's time, throughput and memory."""
+        self._stop(trainer)
+        images = self._epoch_images * trainer.world_size
+        self.images += images
+        pl_module.log_dict(
+            {
+                "resources/epoch_seconds": self.epoch_seconds[-1],
+                "resources/images_per_second": images / self.epoch_seconds[-1],
+                "resources/peak_memory_mb": peak_memory_mb(),
+            }
+        )
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        if self._epoch_start is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.epoch_seconds.append(time.perf_counter() - self._epoch_start)
+            self._epoch_start = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self.fit_seconds = time.perf_counter() - self._fit_start
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of the training, over all epochs and ranks."""
+        return self.images / sum(self.epoch_seconds) if self.epoch_seconds else 0.0
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory in 10^6 bytes: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,42 @@
+"""Finding and opening checkpoints, without ever running code that is inside them."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from project.errors import UserError
+
+
+def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
+    """Return the checkpoint that ``path`` means: itself, or the one inside a run directory.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint or run directory")
+    for name in (prefer, "last", "best"):
+        checkpoint = path / "checkpoints" / f"{name}.ckpt"
+        if checkpoint.is_file():
+            return checkpoint
+    raise UserError(f"{path} holds no checkpoints/{prefer}.ckpt: is it a run directory?")
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU with ``weights_only=True``.
+
+    Raises:
+        UserError: If the file is broken, not a Lightning checkpoint, or holds code.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds: zip, pickle, end of file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} can't be opened as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    return checkpoint

@@ -1,0 +1,321 @@
+"""The command line: LightningCLI, with its faults mended.
+
+Each mended fault is tested in ``tests/test_cli.py``.
+"""
+
+import logging
+import os
+import secrets
+import sys
+import time
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from project.approaches import ImageClassifier
+from project.approaches.finetune import pretrained_input_spec
+from project.callbacks import (
+    BestAndLast,
+    Figures,
+    PredictionWriter,
+    ResourceMonitor,
+    RunRecord,
+    RunReport,
+)
+from project.checkpoints import find_checkpoint
+from project.data import ImageDataModule
+from project.errors import UserError
+from project.parsing import ProjectParser
+from project.tracking import how_to_view, wandb_mode
+
+FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
+RUNS = Path("runs")
+
+QUIET = (  # warnings that are about this project's own choices, or that no user can act on
+    ".*does not have many workers.*",  # whole batches out of memory need none
+    ".*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
+    ".*anonymous setting has no effect.*",
+    ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
+    ".*Couldn't infer the batch indices.*",  # batches carry their own
+    ".*Total length of `list` across ranks is zero.*",  # no validation split
+    ".*`tensorboardX` has been removed.*",
+)
+
+
+class ProjectCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict``, each in a run directory of its own."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        self.run_dir = Path()
+        self.resources = ResourceMonitor()
+        self.report = RunReport(self.resources)
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,  # RunRecord writes it, into the run directory
+            seed_everything_default=0,
+            parser_class=ProjectParser,
+            trainer_defaults={
+                "max_epochs": 10,
+                "enable_model_summary": False,  # RunReport says it in a line
+                "use_distributed_sampler": False,  # BatchSampler shares the images out
+            },
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what must not be chosen: only ``weights_only=True`` ever loads."""
+        hidden = {"weights_only", "verbose", "return_predictions"}
+        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of a run, and what data and model know of each other."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Exactly this run directory."
+        )
+        parser.add_argument(
+            "--experiment",
+            type=str | None,
+            default=None,
+            help="Folder in runs/ for the run directory; by default the name of the config file.",
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Whether fit ends by testing the best checkpoint.",
+        )
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.set_defaults(
+            {
+                "data": {"class_path": "project.data.Digits"},
+                "model": {"class_path": "project.approaches.TrainFromScratch"},
+                "trainer.logger": {
+                    "class_path": "lightning.pytorch.loggers.WandbLogger",
+                    "init_args": {"project": "image-classification"},
+                },
+            }
+        )
+        for name in FROM_DATA:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments(
+            ("model.init_args.backbone", "model.init_args.weights"),
+            "data.init_args.input_spec",
+            compute_fn=pretrained_input_spec,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Take the config of the run that a checkpoint belongs to, unless one is given."""
+        given = sys.argv[1:] if args is None else args
+        if isinstance(given, list):
+            self.config = parser.parse_args(_with_config_of_run([str(arg) for arg in given]))
+        else:
+            self.config = parser.parse_object(given)
+
+    def _parse_ckpt_path(self) -> None:
+        """Don't let a checkpoint change the config.
+
+        Lightning lets its hyperparameters win over the command line, and imports the classes that
+        it names: https://github.com/Lightning-AI/pytorch-lightning/issues/20801
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Check what parsing can't, choose the run directory and send everything there."""
+        config = self.config[self.subcommand]
+        for name in FROM_DATA:
+            if config.model.init_args.get(name) is not None:
+                raise UserError(f"model.{name}: comes from the data; remove it")
+        if config.ckpt_path is not None:
+            fit = self.subcommand == "fit"
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
+        elif self.subcommand != "fit":
+            raise UserError(
+                f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
+                "would evaluate random weights"
+            )
+        config.experiment = config.experiment or _experiment(config)
+        self.run_dir = _new_run_dir(config)
+        config.run_dir = None  # the saved config gets a new directory when it runs again
+        saved = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.trainer_defaults["callbacks"] = [
+            RunRecord(saved, self.run_dir),
+            self.resources,
+            self.report,
+            Figures(),
+            PredictionWriter(),
+        ]
+        if self.subcommand != "fit" and "weights" in config.model.init_args:
+            config.model.init_args.weights = None  # the checkpoint has them
+        config.trainer.default_root_dir = str(self.run_dir)
+        self._configure_loggers(config.trainer)
+        self._configure_progress(config.trainer)
+
+    def _configure_loggers(self, trainer: Namespace) -> None:
+        """Send the loggers into the run directory, with a CSV file beside, and W&B offline."""
+        if trainer.logger in (None, False):
+            trainer.logger = False
+            return
+        chosen = [] if trainer.logger is True else trainer.logger
+        loggers = list(chosen) if isinstance(chosen, list) else [chosen]
+        for logger in loggers:
+            if logger.init_args.get("save_dir") in (".", None):
+                logger.init_args.save_dir = str(self.run_dir)
+            if logger.class_path.endswith(".WandbLogger"):
+                self._configure_wandb(logger.init_args)
+        if not any(logger.class_path.endswith(".CSVLogger") for logger in loggers):
+            in_run_dir = Namespace(save_dir=str(self.run_dir), name="", version="")
+            loggers.append(
+                Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=in_run_dir)
+            )
+        trainer.logger = loggers
+        self.trainer_defaults["callbacks"].append(LearningRateMonitor())
+
+    def _configure_wandb(self, arguments: Namespace) -> None:
+        if arguments.get("mode") is None and not arguments.get("offline"):
+            arguments.mode, reason = wandb_mode()
+        else:
+            reason = "offline, as chosen" if arguments.get("offline") else arguments.mode
+        self.report.tracking = how_to_view(reason, self.run_dir)
+        config = self.config[self.subcommand]
+        arguments.name = arguments.get("name") or f"{config.experiment}/{self.run_dir.name}"
+        # jsonargparse passes null for what Lightning would default to "allow"
+        arguments.resume = arguments.get("resume") or "allow"
+
+    def _configure_progress(self, trainer: Namespace) -> None:
+        """Show a progress bar to a person at a terminal only."""
+        if trainer.enable_progress_bar is None:
+            trainer.enable_progress_bar = sys.stderr.isatty()
+        if trainer.enable_progress_bar:
+            self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=20))
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what they refuse is a mistake in the config."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise UserError(str(error)) from error
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # Lightning passes it always, and W&B then warns that it has no effect
+                logger._wandb_init.pop("anonymous", None)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and show the result."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        wanted = self.config[self.subcommand].test_after_fit
+        if wanted and best and self.datamodule.test_images:
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
+        self.report.show_result(self.trainer, self.model)
+
+    def after_test(self) -> None:
+        """Show the result."""
+        self.report.show_result(self.trainer, self.model)
+
+    def after_validate(self) -> None:
+        """Show the result."""
+        self.report.show_result(self.trainer, self.model)
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.run_dir / 'predictions.csv'}")
+
+
+def _with_config_of_run(args: list[str]) -> list[str]:
+    """Insert ``--config`` of the run that ``--ckpt_path`` belongs to, unless one is given."""
+    if any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args):
+        return args
+    joined = [arg.partition("=")[2] for arg in args if arg.startswith("--ckpt_path=")]
+    separate = [after for arg, after in pairwise(args) if arg == "--ckpt_path"]
+    for path in joined + separate:
+        config = find_checkpoint(path).parent.parent / "config.yaml"
+        if not config.is_file():
+            raise UserError(f"--ckpt_path {path}: no {config} beside it; give --config")
+        return [args[0], "--config", str(config), *args[1:]]
+    return args
+
+
+def _experiment(config: Namespace) -> str:
+    """The name of the last config file, or of the approach where there is none."""
+    files = config.get("config") or []
+    name: str = Path(str(files[-1])).stem if files else config.model.class_path.rpartition(".")[2]
+    return name
+
+
+def _new_run_dir(config: Namespace) -> Path:
+    """Make the run directory, on the first rank; the others never write to theirs.
+
+    Raises:
+        UserError: If it holds another run.
+    """
+    if config.run_dir is None:
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        run_dir = Path(RUNS, config.experiment, stamp)
+    else:
+        run_dir = Path(config.run_dir)
+    if not _is_first_rank():
+        return run_dir
+    resumed = config.ckpt_path is not None and run_dir in Path(config.ckpt_path).parents
+    if (run_dir / "config.yaml").exists() and not resumed:
+        raise UserError(f"--run_dir {run_dir}: holds another run; choose another or delete it")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run directory {run_dir} can't be made: {error.strerror}") from error
+    for name in ("config.yaml", "metrics.csv"):
+        if (run_dir / name).exists():
+            old = run_dir / name
+            old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
+    return run_dir
+
+
+def _is_first_rank() -> bool:
+    """Whether this process is the first of a run; before Lightning knows it."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments; null takes those of the process.
+
+    Raises:
+        SystemExit: With 2 for a mistake in config or data, 143 when terminated.
+    """
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    torch.set_float32_matmul_precision("high")
+    failed = 1
+    try:
+        ProjectCLI(args)
+        failed = 0
+    except UserError as error:
+        if os.environ.get("PROJECT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except SIGTERMException:
+        sys.exit(143)  # Lightning would exit with 0
+    finally:
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].finish(exit_code=failed)

@@ -1,0 +1,10 @@
+"""The LightningDataModules: one file per source of images."""
+
+from project.data.augment import Augment
+from project.data.base import Batch, ImageDataModule
+from project.data.cifar10 import CIFAR10
+from project.data.digits import Digits
+from project.data.folder import ImageFolder
+from project.data.mnist import MNIST
+
+__all__ = ["CIFAR10", "MNIST", "Augment", "Batch", "Digits", "ImageDataModule", "ImageFolder"]

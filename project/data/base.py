@@ -1,0 +1,440 @@
+"""The common data module: splits, loaders, and transforms of whole batches on the device."""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional
+
+from project.data.augment import Augment
+from project.errors import UserError
+from project.networks import InputSpec
+from project.randomness import mix, run_seed
+
+NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-1, 1]
+
+
+class Batch(NamedTuple):
+    """A batch, as the loader yields it and, after the transforms, as the model gets it.
+
+    Attributes:
+        images: ``[B, C, H, W]``, uint8 out of the loader, normalised float32 for the model.
+        labels: int64 ``[B]``.
+        indices: int64 ``[B]``, the place of each image in its split. Where an epoch visits an image
+            several times, the later visits count on from the number of images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class Images(Protocol):
+    """One split: anything that has a length and returns the batch of some indices."""
+
+    labels: Tensor
+    in_memory: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor) -> Batch: ...
+
+    def subset(self, index: Tensor) -> "Images":
+        """Return the images of these indices, in that order."""
+        ...
+
+
+class TensorImages:
+    """Images that are in memory already.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+        labels: int64 ``[N]``.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        place = index % len(self)
+        return Batch(self.images[place], self.labels[place], index)
+
+    def subset(self, index: Tensor) -> "TensorImages":
+        """Return the images of these indices, in that order."""
+        return TensorImages(self.images[index], self.labels[index])
+
+
+class BatchSampler:
+    """Yields the indices of each batch of an epoch, int64 ``[B]``.
+
+    The order is a function of the seed and the epoch alone, so neither a resume nor the number of
+    workers or ranks changes which images a step sees: a batch of 8 on one rank is a batch of 4 on
+    each of two.
+
+    Args:
+        num_images: Images in the split.
+        batch_size: Images in a batch of one rank.
+        shuffle: Draw a new order each epoch; in training, all ranks then also get equally many
+            batches. Otherwise the order is the split's own and no image is left out or repeated.
+        seed: Seed of the run.
+        rank: This process among those that train together.
+        world_size: Number of those processes.
+        steps: Batches per epoch, going through the images as often as that takes; null goes
+            through them once.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        steps: int | None = None,
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.steps = steps
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.steps is not None:
+            return self.steps
+        if self.shuffle:
+            full, rest = divmod(self.num_images, self.batch_size * self.world_size)
+            return full + (rest >= self.world_size)
+        return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shuffle and self.steps is None:
+            mine = torch.arange(self.num_images)[self.rank :: self.world_size]
+            yield from torch.split(mine, self.batch_size)
+            return
+        per_step = self.batch_size * self.world_size
+        for step, batch in enumerate(torch.split(self._order(per_step), per_step)):
+            if step == len(self):
+                return
+            yield batch[self.rank :: self.world_size]
+
+    def _order(self, per_step: int) -> Tensor:
+        visits = math.ceil(self.steps * per_step / self.num_images) if self.steps else 1
+        return torch.cat([self._visit(number) for number in range(visits)])
+
+    def _visit(self, number: int) -> Tensor:
+        offset = number * self.num_images
+        if not self.shuffle:
+            return torch.arange(self.num_images) + offset
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch, number))
+        return torch.randperm(self.num_images, generator=generator) + offset
+
+
+class BatchLoader:
+    """Yields whole batches of a split, without a per-image step in Python.
+
+    Lightning takes any iterable with a length, and sets the epoch of its ``sampler``. Worker
+    processes are used for images that have to be decoded, through torch's DataLoader.
+
+    Args:
+        images: The split.
+        sampler: Yields the indices of each batch.
+        num_workers: Worker processes; 0 loads in this process.
+    """
+
+    batch_sampler = None  # Lightning looks for it wherever there is a sampler
+
+    def __init__(self, images: Images, sampler: BatchSampler, num_workers: int = 0) -> None:
+        self.images = images
+        self.sampler = sampler
+        self._workers: DataLoader[Any] | None = None
+        if num_workers:
+            self._workers = DataLoader(
+                images,  # type: ignore[arg-type]  # takes a tensor of indices, not one index
+                sampler=sampler,
+                batch_size=None,
+                num_workers=num_workers,
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._workers is not None:
+            yield from self._workers
+        else:
+            for index in self.sampler:
+                yield self.images[index]
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Base of all data modules: a source of images, split into train, validation and test.
+
+    A subclass sets :attr:`class_names` and :attr:`source_shape` before any data is read where it
+    can, and implements :meth:`load`. Images stay uint8 until they are on the device, where the
+    whole batch is resized, augmented and normalised at once.
+
+    Args:
+        root: Folder with the data.
+        batch_size: Images per step on each device.
+        eval_batch_size: The same for validation, test and prediction; null takes 1,000 images of
+            32×32, fewer of larger ones, and never less than ``batch_size``.
+        num_workers: Processes that load images; null uses none for images in memory, and else as
+            many as there are cores, up to 8.
+        val_fraction: Share of the training images that is set aside for validation, from each
+            class alike. 0 trains on all of them; then the last epoch counts as the best.
+        limit_per_class: Training images to keep of each class, for experiments with little data.
+            Validation and test stay whole.
+        steps_per_epoch: Batches per epoch, going through the images as often as that takes. Null
+            goes through them once.
+        augment: Random changes of training images; null makes none.
+        image_size: Height and width in pixels that images are resized to. Null takes what the
+            pretrained backbone expects, else the size of the source.
+        mean: Mean of the pixel values in [0, 1], one for all channels or one for each. Null takes
+            what the pretrained backbone expects, else 0.5.
+        std: Standard deviation of the pixel values; null as for ``mean``.
+        split_seed: Seed of the split and of ``limit_per_class``. It isn't the seed of the run, so
+            that runs with several seeds see the same split.
+        input_spec: What the pretrained backbone expects; given by the model.
+
+    Raises:
+        UserError: If a value can't work.
+    """
+
+    class_names: tuple[str, ...] = ()
+    source_shape: tuple[int, int, int] = (0, 0, 0)
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        val_fraction: float = 0.1,
+        limit_per_class: int | None = None,
+        steps_per_epoch: int | None = None,
+        augment: Augment | None = None,
+        image_size: int | None = None,
+        mean: float | tuple[float, ...] | None = None,
+        std: float | tuple[float, ...] | None = None,
+        split_seed: int = 0,
+        input_spec: InputSpec | None = None,
+    ) -> None:
+        super().__init__()
+        _check("batch_size", batch_size, batch_size > 0, "at least 1")
+        _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
+        for name, value in {
+            "eval_batch_size": eval_batch_size,
+            "limit_per_class": limit_per_class,
+            "steps_per_epoch": steps_per_epoch,
+            "image_size": image_size,
+        }.items():
+            _check(name, value, value is None or value > 0, "at least 1, or null")
+        _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0")
+        self.root = root
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.val_fraction = val_fraction
+        self.limit_per_class = limit_per_class
+        self.steps_per_epoch = steps_per_epoch
+        self.augment = augment
+        self.image_size = image_size
+        self.mean = mean
+        self.std = std
+        self.split_seed = split_seed
+        self.input_spec = input_spec
+        self.train_images: Images | None = None
+        self.val_images: Images | None = None
+        self.test_images: Images | None = None
+
+    def load(self) -> tuple[Images, Images | None, Images | None]:
+        """Return all training images, the source's own validation images if any, test images.
+
+        Raises:
+            UserError: If the data is missing or broken.
+        """
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of an image as the model gets it."""
+        channels, height, width = self.source_shape
+        if self.input_spec is not None:
+            channels, (height, width) = self.input_spec.channels, self.input_spec.size
+        if self.image_size is not None:
+            height = width = self.image_size
+        return channels, height, width
+
+    @property
+    def normalization(self) -> dict[str, list[float]]:
+        """``mean`` and ``std`` of each channel, for pixel values in [0, 1]."""
+        spec = self.input_spec
+        return {
+            "mean": self._per_channel("mean", self.mean, spec.mean if spec else None),
+            "std": self._per_channel("std", self.std, spec.std if spec else None),
+        }
+
+    def _per_channel(
+        self, name: str, given: float | tuple[float, ...] | None, expected: tuple[float, ...] | None
+    ) -> list[float]:
+        value = given if given is not None else expected or NORMALIZE_TO_UNIT_RANGE
+        channels = self.image_shape[0]
+        values = [float(value)] * channels if isinstance(value, int | float) else list(value)
+        if len(values) != channels:
+            raise UserError(f"data.{name}: {len(values)} values for {channels} channels")
+        if name == "std" and min(values) <= 0:
+            raise UserError(f"data.std: {values} must be greater than 0")
+        return values
+
+    def setup(self, stage: str) -> None:
+        """Load the images once, and split off validation and small-data subsets."""
+        if self.train_images is not None:
+            return
+        train, val, test = self.load()
+        if val is None and self.val_fraction:
+            kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
+            train, val = train.subset(kept), train.subset(held_out)
+        if self.limit_per_class is not None:
+            train = train.subset(
+                first_per_class(train.labels, self.limit_per_class, self.split_seed)
+            )
+        if len(train) == 0:
+            raise UserError("data: no training images are left; lower val_fraction")
+        self.train_images, self.val_images, self.test_images = train, val, test
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the shuffled training batches."""
+        assert self.train_images is not None and self.trainer is not None
+        overfit = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set late
+        sampler = BatchSampler(
+            len(self.train_images),
+            self.batch_size,
+            shuffle=not overfit,
+            seed=run_seed(),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            steps=self.steps_per_epoch,
+        )
+        # Lightning sets the epoch of a resumed run too late for worker processes:
+        # https://github.com/Lightning-AI/pytorch-lightning/issues/21938
+        progress: Any = self.trainer.fit_loop.epoch_progress
+        sampler.set_epoch(progress.current.processed)
+        return BatchLoader(self.train_images, sampler, self._num_workers(self.train_images))
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        """Return the validation batches; an empty list if there is no validation split."""
+        return self._eval_loader(self.val_images)
+
+    def test_dataloader(self) -> BatchLoader | list[Any]:
+        """Return the test batches; an empty list if there is no test split."""
+        return self._eval_loader(self.test_images)
+
+    def predict_dataloader(self) -> BatchLoader | list[Any]:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    def _eval_loader(self, images: Images | None) -> BatchLoader | list[Any]:
+        if images is None or len(images) == 0:
+            return []
+        pixels = math.prod(self.image_shape[1:])
+        fitting = self.eval_batch_size or max(self.batch_size, 1000 * 32 * 32 // max(pixels, 1024))
+        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = BatchSampler(len(images), fitting, rank=world[0], world_size=world[1])
+        return BatchLoader(images, sampler, self._num_workers(images))
+
+    def _num_workers(self, images: Images) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if images.in_memory else min(os.cpu_count() or 1, 8)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Resize, augment (in training) and normalise the whole batch, on its device."""
+        channels, *size = self.image_shape
+        images = to_channels(batch.images, channels)
+        if list(images.shape[2:]) != size:
+            images = functional.resize(images, size, antialias=True)
+        if self.augment is not None and self.trainer is not None and self.trainer.training:
+            seed = mix(run_seed(), self.trainer.current_epoch)
+            images = self.augment(images, batch.indices, seed)
+        return batch._replace(images=self.normalize(images))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return images with values in 0 to 255 as normalised float32 ``[B, C, H, W]``."""
+        constants = self.normalization
+        std = torch.tensor(constants["std"], device=images.device).view(-1, 1, 1)
+        mean = torch.tensor(constants["mean"], device=images.device).view(-1, 1, 1)
+        return torch.addcmul(-mean / std, images.to(torch.float32), 1 / (255 * std))
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images ``[B, 1 or 3, H, W]`` as grey (1) or RGB (3)."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 1:
+        images = functional.rgb_to_grayscale(images)
+    return images.expand(-1, channels, -1, -1)
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split indices so that every class gives the same share, but never all of its images.
+
+    Args:
+        labels: int64 ``[N]``.
+        fraction: Share of each class that goes into the second part; at least one image.
+        seed: Chooses the images.
+
+    Returns:
+        The two parts as sorted int64 indices.
+    """
+    held_out = []
+    for order in _shuffled_classes(labels, seed):
+        count = min(max(round(len(order) * fraction), 1), len(order) - 1)
+        held_out.append(order[:count])
+    second = torch.zeros(len(labels), dtype=torch.bool)
+    second[torch.cat(held_out)] = True
+    return (~second).nonzero().flatten(), second.nonzero().flatten()
+
+
+def first_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Return sorted indices of ``count`` random images of each class, or all that it has."""
+    chosen = [order[:count] for order in _shuffled_classes(labels, seed)]
+    return torch.cat(chosen).sort().values
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(mix(seed))
+    for label in torch.unique(labels):
+        members = (labels == label).nonzero().flatten()
+        yield members[torch.randperm(len(members), generator=generator)]
+
+
+def _check(name: str, value: object, valid: bool, right: str) -> None:
+    if not valid:
+        raise UserError(f"data.{name}: {value} must be {right}")

@@ -1,0 +1,259 @@
+"""Backbones from torchvision and timm, without their classifiers, and what images they expect."""
+
+import urllib.error
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from project.errors import UserError
+from project.networks.base import Network, dense_head
+
+TIMM = "timm/"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that a pretrained backbone expects.
+
+    Args:
+        channels: 1 for grey, 3 for RGB.
+        size: Height and width in pixels.
+        mean: Mean of each channel, for pixel values in [0, 1].
+        std: Standard deviation of each channel, for pixel values in [0, 1].
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class LibraryNetwork(Network):
+    """An architecture of torchvision or timm with a new head.
+
+    VGG and AlexNet keep their convolutions only; all others keep everything but their last dense
+    layer. Grey images are repeated over the three channels.
+
+    Args:
+        image_shape: Shape ``(C, H, W)`` of one image; given by the data.
+        num_classes: Number of logits; given by the data.
+        name: A torchvision name such as ``resnet18``, or ``timm/`` and a timm name.
+        weights: ``DEFAULT`` or another name of published weights, a file (safetensors or a state
+            dict), or null for random weights.
+        hidden: Sizes of the dense layers between backbone and logits.
+        dropout: Share of the inputs of each dense layer that is dropped in training.
+
+    Raises:
+        UserError: If the name or the weights don't exist or don't fit each other.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        name: str = "resnet18",
+        weights: str | None = None,
+        hidden: tuple[int, ...] = (),
+        dropout: float = 0.0,
+    ) -> None:
+        backbone = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
+        shape = (3, *image_shape[1:])
+        head = dense_head(num_features(backbone, shape, name), num_classes, hidden, dropout)
+        super().__init__(backbone, head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``[B, K]`` of images ``[B, 1 or 3, H, W]``."""
+        return super().forward(images.expand(-1, 3, -1, -1))
+
+
+def input_spec(name: str, weights: str | None) -> InputSpec:
+    """Return the images that an architecture of torchvision or timm expects.
+
+    The constants are those that are published with the weights; with random weights or a file,
+    those of the architecture's default weights.
+    """
+    if name.startswith(TIMM):
+        _check_timm(name)
+        config = _timm_config(name)
+        channels, height, width = config.input_size
+        return InputSpec(channels, (height, width), tuple(config.mean), tuple(config.std))
+    published = _published_weights(name, weights if weights and not _is_file(weights) else None)
+    preset = published.transforms()
+    return InputSpec(3, (preset.crop_size[0],) * 2, tuple(preset.mean), tuple(preset.std))
+
+
+def num_features(backbone: nn.Module, image_shape: tuple[int, ...], name: str) -> int:
+    """Return how many values the backbone makes of one image of this shape."""
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            features: Tensor = backbone.eval()(torch.zeros(1, *image_shape))
+            return features.numel()
+    except (AssertionError, RuntimeError) as error:
+        size = "×".join(str(length) for length in image_shape)
+        raise UserError(f"{name} can't take images of {size}: {error}") from error
+    finally:
+        backbone.train(training)
+
+
+def _torchvision(name: str, weights: str | None) -> nn.Module:
+    from torchvision import models
+
+    _check_torchvision(name)
+    model = models.get_model(name, weights=None)
+    if isinstance(model, models.VGG | models.AlexNet):
+        classifier = "classifier"
+        backbone: nn.Module = nn.Sequential(OrderedDict(features=model.features))
+    else:
+        classifier = [key for key, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
+        model.set_submodule(classifier, nn.Identity())
+        backbone = model
+    if weights:
+        _load(backbone, _state_dict(name, weights), classifier, f"{name} from {weights}")
+    if isinstance(model, models.VGG):
+        return _vgg_blocks(model.features)
+    return backbone
+
+
+def _state_dict(name: str, weights: str) -> Mapping[str, Tensor]:
+    if _is_file(weights):
+        return read_weights(weights)
+    published = _published_weights(name, weights)
+    try:
+        state: Mapping[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
+    except (urllib.error.URLError, OSError) as error:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise UserError(
+            f"weights {weights} of {name} could not be downloaded ({error}); put "
+            f"{published.url} into {folder}, or give a file: --model.weights FILE"
+        ) from error
+    return state
+
+
+def _timm(name: str, weights: str | None) -> nn.Module:
+    import timm
+
+    _check_timm(name)
+    is_file = weights is not None and _is_file(weights)
+    try:
+        model: nn.Module = timm.create_model(
+            name.removeprefix(TIMM), pretrained=bool(weights) and not is_file, num_classes=0
+        )
+    except OSError as error:
+        raise UserError(
+            f"weights of {name} could not be downloaded ({error}); give a file: "
+            "--model.weights FILE"
+        ) from error
+    if weights and is_file:
+        classifier = _timm_config(name).classifier
+        _load(model, read_weights(weights), classifier, f"{name} from {weights}")
+    return model
+
+
+def read_weights(path: str) -> Mapping[str, Tensor]:
+    """Read a state dict from a ``.safetensors`` file or one that ``torch.save`` wrote.
+
+    Raises:
+        UserError: If the file is neither, or holds more than tensors.
+    """
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and pickle raise many kinds
+        raise UserError(f"{path} is not a file of weights: {error}") from error
+    return state.get("state_dict", state) if isinstance(state, dict) else {}
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: str) -> None:
+    """Load ``state`` without the classifier's keys; list all that is missing, unknown or misfit."""
+    prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    state = {key: value for key, value in state.items() if not _below(key, prefixes)}
+    own = model.state_dict()
+    wrong = {
+        "missing": [key for key in own if key not in state],
+        "unknown": [key for key in state if key not in own],
+        "of another shape": [k for k in own if k in state and own[k].shape != state[k].shape],
+    }
+    if any(wrong.values()):
+        listed = "; ".join(
+            f"{len(keys)} {kind} ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})"
+            for kind, keys in wrong.items()
+            if keys
+        )
+        raise UserError(f"the weights don't fit {what}: {listed}")
+    model.load_state_dict(state)
+
+
+def _below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _vgg_blocks(features: nn.Sequential) -> nn.Sequential:
+    """Cut VGG's convolutions after each pooling: ``block1`` to ``block5``, as its paper does."""
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: list[nn.Module] = []
+    for layer in features:
+        layers.append(layer)
+        if isinstance(layer, nn.MaxPool2d):
+            blocks[f"block{len(blocks) + 1}"] = nn.Sequential(*layers)
+            layers = []
+    return nn.Sequential(blocks)
+
+
+def _published_weights(name: str, weights: str | None) -> Any:
+    from torchvision import models
+
+    _check_torchvision(name)
+    choices = models.get_model_weights(name)
+    if weights is None:
+        return next(iter(choices)) if "DEFAULT" not in choices.__members__ else choices.DEFAULT
+    try:
+        return choices[weights]
+    except KeyError:
+        names = ", ".join(choices.__members__)
+        raise UserError(
+            f"model.weights: {weights} is neither a file nor weights of {name}; known: {names}"
+        ) from None
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix != "" or Path(weights).is_file()
+
+
+def _check_torchvision(name: str) -> None:
+    from torchvision import models
+
+    without_head = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1"}
+    known = set(models.list_models(module=models)) - without_head
+    if name not in known:
+        raise UserError(_unknown(name, sorted(known), "torchvision"))
+
+
+def _check_timm(name: str) -> None:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise UserError(f"{name} needs timm: pip install timm") from None
+    if not timm.is_model(name.removeprefix(TIMM)):
+        raise UserError(_unknown(name, [TIMM + known for known in timm.list_models()], "timm"))
+
+
+def _timm_config(name: str) -> Any:
+    import timm
+
+    return timm.get_pretrained_cfg(name.removeprefix(TIMM))
+
+
+def _unknown(name: str, known: list[str], library: str) -> str:
+    close = get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:8])}, …"
+    return f"backbone {name!r} is not in {library} (nor a checkpoint or a run directory); {hint}"

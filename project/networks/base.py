@@ -1,0 +1,60 @@
+"""What every network has: a backbone, a head, and an ordered list of layer groups."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """A backbone that turns images into features, and a head that turns features into logits.
+
+    A subclass takes the shape of one image ``(C, H, W)`` and the number of logits as its first two
+    arguments, then its own, and passes the two halves to this constructor.
+
+    Args:
+        backbone: Maps images ``[B, C, H, W]`` to features.
+        head: Maps the features to logits ``[B, K]``.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``[B, K]`` of images ``[B, C, H, W]``."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def layer_groups(self) -> dict[str, list[str]]:
+        """Return the layer groups from input to output: group name to names of its submodules.
+
+        Each parameter belongs to exactly one group; the last group is ``head``. Modules are given
+        by name (as in ``get_submodule``) because wrappers may replace the objects.
+        """
+        groups = {
+            name: [f"backbone.{name}"]
+            for name, child in self.backbone.named_children()
+            if any(True for _ in child.parameters())
+        }
+        return groups | {"head": ["head"]}
+
+
+def dense_head(
+    num_features: int, num_logits: int, hidden: Sequence[int] = (), dropout: float = 0.0
+) -> nn.Sequential:
+    """Return a head: flatten, dense ReLU layers of the sizes in ``hidden``, then the logits.
+
+    Args:
+        num_features: Number of values of one flattened feature.
+        num_logits: Number of outputs.
+        hidden: Sizes of the hidden layers, from the features on.
+        dropout: Share of each layer's inputs that is dropped in training.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for size in hidden:
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.Linear(num_features, size), nn.ReLU()]
+        num_features = size
+    layers += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers, nn.Linear(num_features, num_logits))

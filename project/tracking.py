@@ -1,0 +1,45 @@
+"""Where W&B keeps a run: online if the user is logged in, else offline. It never asks or hangs."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+Mode = Literal["online", "offline", "disabled", "shared"]
+PROBE_SECONDS = 3.0
+
+
+def wandb_mode() -> tuple[Mode | None, str]:
+    """Decide how W&B runs, before it is started.
+
+    ``wandb.init`` itself prompts, crashes or waits for minutes without a key or a network, and
+    can't be relied on to fall back: https://github.com/wandb/wandb/issues/9865
+
+    Returns:
+        The mode and the reason for it. The mode is null where ``WANDB_MODE`` decides.
+    """
+    chosen = os.environ.get("WANDB_MODE")
+    if chosen:
+        return None, f"{chosen}, by WANDB_MODE"
+    from wandb.sdk.lib.urls import DEFAULT_BASE_URL
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    url = os.environ.get("WANDB_BASE_URL", DEFAULT_BASE_URL)
+    has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
+    if not has_key and not read_netrc_auth(host=url):
+        return "offline", "offline, because nobody is logged in (wandb login)"
+    address = urlparse(url)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return "offline", f"offline, because {address.hostname} can't be reached"
+    return "online", "online"
+
+
+def how_to_view(reason: str, run_dir: Path) -> str:
+    """Return the line that says where W&B has the run and how to see it."""
+    if reason.startswith("online"):
+        return reason
+    return f"{reason}; view: wandb leet {run_dir}/wandb, upload: wandb sync {run_dir}/wandb/*run-*"

@@ -9,8 +9,10 @@ import secrets
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -30,10 +32,10 @@ from project.callbacks import (
     RunRecord,
     RunReport,
 )
-from project.checkpoints import find_checkpoint
+from project.checkpoints import find_checkpoint, load_checkpoint
 from project.data import ImageDataModule
 from project.errors import UserError
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, explain
 from project.tracking import how_to_view, wandb_mode
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
@@ -117,7 +119,7 @@ class ProjectCLI(LightningCLI):
         parser.link_arguments(
             ("model.init_args.backbone", "model.init_args.weights"),
             "data.init_args.input_spec",
-            compute_fn=pretrained_input_spec,
+            compute_fn=lambda backbone, weights: asdict(pretrained_input_spec(backbone, weights)),
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -144,11 +146,17 @@ class ProjectCLI(LightningCLI):
         if config.ckpt_path is not None:
             fit = self.subcommand == "fit"
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
+            load_checkpoint(config.ckpt_path)  # for its clear message if it is broken
         elif self.subcommand != "fit":
             raise UserError(
                 f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
                 "would evaluate random weights"
             )
+        if config.trainer.logger in (None, False):
+            config.trainer.logger = False
+        for logger in _listed(config.trainer.logger):
+            if logger.init_args.get("save_dir") is None:
+                logger.init_args.save_dir = "."  # stands for the run directory
         config.experiment = config.experiment or _experiment(config)
         self.run_dir = _new_run_dir(config)
         config.run_dir = None  # the saved config gets a new directory when it runs again
@@ -168,13 +176,11 @@ class ProjectCLI(LightningCLI):
 
     def _configure_loggers(self, trainer: Namespace) -> None:
         """Send the loggers into the run directory, with a CSV file beside, and W&B offline."""
-        if trainer.logger in (None, False):
-            trainer.logger = False
+        if trainer.logger is False:
             return
-        chosen = [] if trainer.logger is True else trainer.logger
-        loggers = list(chosen) if isinstance(chosen, list) else [chosen]
+        loggers = _listed(trainer.logger)
         for logger in loggers:
-            if logger.init_args.get("save_dir") in (".", None):
+            if logger.init_args.get("save_dir") == ".":
                 logger.init_args.save_dir = str(self.run_dir)
             if logger.class_path.endswith(".WandbLogger"):
                 self._configure_wandb(logger.init_args)
@@ -209,7 +215,7 @@ class ProjectCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise UserError(str(error)) from error
+            raise UserError(explain(str(error))) from error
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Lightning passes it always, and W&B then warns that it has no effect
@@ -235,6 +241,12 @@ class ProjectCLI(LightningCLI):
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
             print(f"predictions: {self.run_dir / 'predictions.csv'}")
+
+
+def _listed(loggers: Any) -> list[Namespace]:
+    if isinstance(loggers, bool):
+        return []
+    return list(loggers) if isinstance(loggers, list) else [loggers]
 
 
 def _with_config_of_run(args: list[str]) -> list[str]:
@@ -309,7 +321,7 @@ def main(args: ArgsType = None) -> None:
     try:
         ProjectCLI(args)
         failed = 0
-    except UserError as error:
+    except (UserError, MisconfigurationException) as error:
         if os.environ.get("PROJECT_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -4,10 +4,12 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from inspect import signature
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._util import import_object
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,15 +22,22 @@ _keep_arguments: Callable[..., None] = _typehints.discard_init_args_on_class_pat
 
 
 def _start_afresh(parser: Any, previous: Any, value: Any) -> None:
-    """Forget the arguments of an optimizer, scheduler or network when another class replaces it.
+    """Forget what was never meant for the class that replaces another.
 
-    jsonargparse keeps those that the new class knows too, so that ``SGD`` would run with the
-    ``weight_decay`` that the config meant for ``AdamW``.
+    jsonargparse keeps all arguments that the new class knows too: ``SGD`` would run with the
+    ``weight_decay`` that the config gives ``AdamW``, and ``FullTraining`` with the default network
+    of ``TrainFromScratch``. Here an optimizer, scheduler or network starts with its own defaults;
+    approaches and data modules keep what the config gave, but no default of the other class.
     """
-    if previous and previous["class_path"] != value["class_path"]:
-        replaced = import_object(value["class_path"])
+    if previous and previous["class_path"] != value["class_path"] and previous.get("init_args"):
+        replaced = import_object(previous["class_path"])
         if isinstance(replaced, type) and issubclass(replaced, (Optimizer, LRScheduler, Network)):
             previous["init_args"] = Namespace()
+        else:
+            defaults = _class_parser(replaced).get_defaults()
+            for name, default in vars(defaults).items():
+                if name in previous["init_args"] and previous["init_args"][name] == default:
+                    del previous["init_args"][name]
     _keep_arguments(parser, previous, value)
 
 
@@ -43,66 +52,71 @@ class ProjectParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, where, and what would be right; exit with 2."""
+        if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
+            super().error(message, ex)
         sys.stderr.write(f"error: {explain(message)}\n")
         sys.exit(2)
 
 
+def explain(message: str) -> str:
+    """Reduce jsonargparse's message to the key, the mistake and what would be right.
+
+    It lists what each alternative of a type has to say, inside each class that the key passes.
+    """
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
+    given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    if unknown := re.search(
+        r"(?:does not accept option '|unrecognized arguments: --)([\w.]+)", message
+    ):
+        options = [f"trainer.{name}" for name in signature(Trainer).parameters]
+        return f"no option {unknown[1]!r}{_similar(unknown[1], options, listed=False)}"
+    place = f"{'.'.join(keys)}: " if keys else ""
+    if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
+        name, owner = option[1], classes[-1] if classes else ""
+        close = _similar(name, _options(owner))
+        return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
+    if classes and (needed := re.search(r"arguments are required: (.*)", message)):
+        return f"{place}{classes[-1].rpartition('.')[2]} needs {needed[1]}"
+    expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
+    types = [name for name in expected if name not in ("NoneType", "ImageClassifier")]
+    if types and given:
+        return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
+    if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
+        value = f", got {given[0].rstrip('.')}" if given else ""
+        return f"{place}expected one of {', '.join(choices)}{value}"
+    if missing := re.search(r"Expected a dot import path string: (\S+)", message):
+        close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
+        return f"{place}no class {missing[1]!r}{close}"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in lines if line and not _NOISE.match(line)]
+    lines = [re.sub(r'^Parser key "[^"]*": ', "", line) for line in lines]
+    return re.sub(r"^Call to compute_fn of link .* failed: ", "", place + "; ".join(lines))
+
+
 _NOISE = re.compile(
-    r"^(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|"
-    r"Expected a <class 'NoneType'>.*|Given value type: .*|Given value: .*|"
-    r"Expected a path but .* either not accessible or invalid)$"
+    r"Does not validate against any of|Subtypes: |Errors:|Expected a <class 'NoneType'>|"
+    r"Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
 )
 
 
-def explain(message: str) -> str:
-    """Reduce jsonargparse's message to the key, the mistake and a suggestion.
-
-    It nests what each alternative of a type has to say, down to ``Expected a NoneType``.
-    """
-    keys: list[str] = []
-    causes: list[str] = []
-    owner = ""
-    for line in (line.strip().removeprefix("- ") for line in message.splitlines()):
-        if match := re.match(r'^(?:.*: )?Parser key "([^"]+)":\s*(.*)$', line):
-            keys.append(match[1])
-            line = match[2]
-        elif match := re.match(r"^Problem with given class_path '([^']+)':$", line):
-            owner = match[1]
-            continue
-        if line and not _NOISE.match(line) and line not in causes:
-            causes.append(line)
-    cause = "; ".join(causes) or message
-    if match := re.match(r"Option '([^']+)' is not accepted", cause):
-        option = match[1].split(".")[0]
-        cause = f"{owner.rpartition('.')[2]} has no option {option!r}" + _similar(
-            option, _options(owner)
-        )
-    elif match := re.match(r"Expected a dot import path string: (\S+)", cause):
-        known = _class_names(keys[-1] if keys else "")
-        cause = f"no class {match[1]!r}" + _similar(match[1], known)
-    return f"{'.'.join(keys)}: {cause}" if keys else cause
-
-
-def _similar(name: str, known: list[str]) -> str:
+def _similar(name: str, known: list[str], listed: bool = True) -> str:
     close = get_close_matches(name, known, n=2, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; it has {', '.join(known)}" if known else ""
+    return f"; known are {', '.join(known)}" if known and listed else ""
 
 
 def _options(class_path: str) -> list[str]:
-    from jsonargparse import ArgumentParser
+    given_by_data = {"num_classes", "image_shape", "class_names", "normalization", "input_spec"}
+    known = vars(_class_parser(import_object(class_path)).get_defaults()) if class_path else {}
+    return [name for name in known if name not in given_by_data]
 
-    try:
-        parser = ArgumentParser(exit_on_error=False)
-        return [
-            name.removeprefix("x.")
-            for name in parser.add_class_arguments(
-                import_object(class_path), "x", fail_untyped=False, sub_configs=True
-            )
-        ]
-    except Exception:
-        return []
+
+def _class_parser(owner: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(owner, fail_untyped=False, sub_configs=True)
+    return parser
 
 
 def _class_names(key: str) -> list[str]:

@@ -3,25 +3,31 @@
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 from urllib.parse import urlparse
+
+from project.errors import UserError
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
 
 
-def wandb_mode() -> tuple[Mode | None, str]:
+def wandb_mode() -> tuple[Mode, str]:
     """Decide how W&B runs, before it is started.
 
     ``wandb.init`` itself prompts, crashes or waits for minutes without a key or a network, and
     can't be relied on to fall back: https://github.com/wandb/wandb/issues/9865
 
     Returns:
-        The mode and the reason for it. The mode is null where ``WANDB_MODE`` decides.
+        The mode and the reason for it.
+
+    Raises:
+        UserError: If ``WANDB_MODE`` is not a mode.
     """
-    chosen = os.environ.get("WANDB_MODE")
-    if chosen:
-        return None, f"{chosen}, by WANDB_MODE"
+    if chosen := os.environ.get("WANDB_MODE"):
+        if chosen not in get_args(Mode):
+            raise UserError(f"WANDB_MODE: {chosen} is none of {', '.join(get_args(Mode))}")
+        return cast(Mode, chosen), f"{chosen}, by WANDB_MODE"
     from wandb.sdk.lib.urls import DEFAULT_BASE_URL
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
@@ -40,6 +46,6 @@ def wandb_mode() -> tuple[Mode | None, str]:
 
 def how_to_view(reason: str, run_dir: Path) -> str:
     """Return the line that says where W&B has the run and how to see it."""
-    if reason.startswith("online"):
+    if not reason.startswith("offline"):
         return reason
     return f"{reason}; view: wandb leet {run_dir}/wandb, upload: wandb sync {run_dir}/wandb/*run-*"

@@ -235,10 +235,7 @@ class ImageClassifier(L.LightningModule):
         if isinstance(scheduler, WarmupCosine):
             if self._lr_scheduler.interval != "step":
                 raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
-            scheduler.total_steps = scheduler.total_steps or int(
-                self.trainer.estimated_stepping_batches
-            )
-            scheduler.step(0)
+            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {

@@ -33,6 +33,12 @@ class WarmupCosine(LambdaLR):
         self.total_steps = total_steps
         super().__init__(optimizer, self._factor)
 
+    def set_total_steps(self, total_steps: int) -> None:
+        """Set the number of steps before the first one, unless the config gave it."""
+        self.total_steps = self.total_steps or total_steps
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
+            group["lr"] = lr * self._factor(0)
+
     def _factor(self, step: int) -> float:
         total = self.total_steps or 1
         warmup_steps = self.warmup * total

@@ -1,7 +1,7 @@
 """The two checkpoints that a run keeps."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -31,6 +31,11 @@ class BestAndLast(ModelCheckpoint):
         """Choose the folder, and whether there is anything to monitor."""
         self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of a checkpoint, if it is of the same run directory."""
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Monitor nothing if nothing is validated."""

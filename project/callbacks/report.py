@@ -49,7 +49,7 @@ class RunReport(L.Callback):
         }
         sizes = ", ".join(f"{len(images or ()):,} {name}" for name, images in splits.items())
         shape = "×".join(str(length) for length in data.image_shape)
-        network = type(pl_module.network).__name__
+        network = getattr(pl_module.network, "name", type(pl_module.network).__name__)
         rows = {
             "model": f"{type(pl_module).__name__}, {network}, {count['total']:,} parameters, "
             f"{trained} trained",

@@ -34,11 +34,11 @@ class Augment:
     def __post_init__(self) -> None:
         for name, low, high in (("flip", 0, 1), ("brightness", 0, 1), ("contrast", 0, 1)):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"augment.{name}: {getattr(self, name)} is not in [0, 1]")
+                raise ValueError(f"data.augment.{name}: {getattr(self, name)} is not in [0, 1]")
         if not 0 < self.min_scale <= 1:
-            raise ValueError(f"augment.min_scale: {self.min_scale} is not in (0, 1]")
+            raise ValueError(f"data.augment.min_scale: {self.min_scale} is not in (0, 1]")
         if self.shift < 0 or self.cutout < 0:
-            raise ValueError("augment.shift and augment.cutout can't be negative")
+            raise ValueError("data.augment.shift and data.augment.cutout can't be negative")
 
     def __call__(self, images: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Return the augmented images.

@@ -102,9 +102,10 @@ class MNIST(ImageDataModule):
                 for train in (True, False):
                     self._dataset(temporary, train=train, download=True, **self._options)
             except (OSError, RuntimeError, EOFError) as error:
+                reason = " ".join(str(error).split())
                 files = ", ".join(f"{name}.gz" for name in self._missing())
                 raise UserError(
-                    f"{self.variant} could not be downloaded ({error}); put {files} into "
+                    f"{self.variant} could not be downloaded ({reason}); put {files} into "
                     f"{self._raw}"
                 ) from error
             raw = temporary / self._dataset.__name__ / "raw"

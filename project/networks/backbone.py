@@ -66,6 +66,7 @@ class LibraryNetwork(Network):
         shape = (3, *image_shape[1:])
         head = dense_head(num_features(backbone, shape, name), num_classes, hidden, dropout)
         super().__init__(backbone, head)
+        self.name = name
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``[B, K]`` of images ``[B, 1 or 3, H, W]``."""
@@ -256,4 +257,6 @@ def _timm_config(name: str) -> Any:
 def _unknown(name: str, known: list[str], library: str) -> str:
     close = get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:8])}, …"
-    return f"backbone {name!r} is not in {library} (nor a checkpoint or a run directory); {hint}"
+    return (
+        f"model.backbone: no {name!r} in {library}, and no such run directory or checkpoint; {hint}"
+    )

@@ -1,0 +1,148 @@
+"""Small data in the real formats, and a way to run the command line inside a test."""
+
+import gzip
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from project.cli import main
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Each test works in its own folder, without a W&B account, and leaves no trace."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "PROJECT_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    environment = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    path: Path
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.path / "summary.json").read_text())
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return torch.load(self.path / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Run the command line and return the run."""
+    numbers = iter(range(1000))
+
+    def run_it(*args: Any, run_dir: Path | None = None) -> Run:
+        path = run_dir or tmp_path / f"run{next(numbers)}"
+        main([*map(str, args), "--run_dir", str(path)])
+        return Run(path, *capfd.readouterr())
+
+    return run_it
+
+
+@pytest.fixture
+def fails(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line, which must exit with 2 and one message; return the message."""
+
+    def run_it(*args: Any) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        err = capfd.readouterr().err
+        assert exit_.value.code == 2, err
+        assert "Traceback" not in err
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, err
+        return errors[0].removeprefix("error: ")
+
+    return run_it
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write big-endian idx, the format of MNIST."""
+    kind = {"uint8": 8, "int32": 12}[str(array.dtype)]
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def digits_like(count: int, size: int, seed: int, channels: int = 0) -> tuple[Any, Any]:
+    """Images whose brightest row tells the class, and their labels."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 10
+    shape = (count, channels, size, size) if channels else (count, size, size)
+    images = generator.integers(0, 60, shape, dtype=np.uint8)
+    for image, label in zip(images, labels):
+        image[..., 2 * label : 2 * label + 3, :] = 220
+    return images, labels
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """A root with MNIST and FashionMNIST of 200 training and 100 test images."""
+    root = tmp_path / "mnist"
+    for variant in ("MNIST", "FashionMNIST"):
+        for part, count in (("train", 200), ("t10k", 100)):
+            images, labels = digits_like(count, 28, seed=count)
+            raw = root / variant / "raw"
+            write_idx(raw / f"{part}-images-idx3-ubyte.gz", images)
+            write_idx(raw / f"{part}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
+    return root
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path) -> Path:
+    """A root with CIFAR-10 of 200 training and 50 test images, in its pickle format."""
+    root = tmp_path / "cifar"
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        images, labels = digits_like(50 if number == 5 else 40, 32, number, channels=3)
+        content = {"data": images.reshape(len(images), -1), "labels": labels.tolist()}
+        name = "test_batch" if number == 5 else f"data_batch_{number + 1}"
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return root
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder of images of several modes and formats, two classes in train/ and test/."""
+    root = tmp_path / "pets"
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                size = (40 + 7 * number, 60)
+                base = generator.integers(0, 90, (*size, 3), dtype=np.uint8) + 120 * label
+                image = Image.fromarray(base.astype(np.uint8))
+                mode = ("RGB", "L", "P", "RGBA")[number % 4]
+                suffix = "png" if mode in ("P", "RGBA") else "jpg"
+                image.convert(mode).save(folder / f"{number}.{suffix}")
+    return root

@@ -1,0 +1,277 @@
+"""What LightningCLI gets wrong, and what a run leaves behind."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from project.cli import main
+from tests.conftest import CONFIGS, Run
+
+QUICK = ("--trainer.max_epochs", 1, "--trainer.logger", "false")
+
+
+def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
+    finished = run("fit", "--trainer.max_epochs", 2)
+    names = {path.name for path in finished.path.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "wandb", "summary.json"}
+    assert {path.name for path in (finished.path / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
+    scores = {
+        f"{s}/{m}" for s in ("val", "test") for m in "accuracy precision recall f1 loss".split()
+    }
+    costs = {
+        *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
+        *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),
+    }
+    assert set(finished.summary) == scores | costs
+    assert len(finished.summary["epoch_seconds"]) == 2
+    assert finished.summary["test/accuracy"] > 0.5
+    header = (finished.path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "val/accuracy", "test/f1", "resources/epoch_seconds"} <= set(header)
+
+
+def test_output_is_what_a_person_needs(run: Callable[..., Run]) -> None:
+    finished = run("fit", "--trainer.max_epochs", 1)
+    assert finished.err == ""
+    for noise in ("Tip", "GPU available", "Seed set", "warn", "anonymous", "wandb:"):
+        assert noise not in finished.out
+    assert "epoch 1/1  train/loss" in finished.out
+    assert str(finished.path) in finished.out
+    assert "offline, because nobody is logged in" in finished.out
+
+
+def test_two_runs_of_a_config_never_meet(tmp_path: Path) -> None:
+    for _ in range(2):
+        main(["fit", "--config", str(CONFIGS / "quickstart.yaml"), *map(str, QUICK)])
+    runs = list(Path("runs/quickstart").iterdir())
+    assert len(runs) == 2
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run.name) for run in runs)
+
+
+def test_saved_config_runs_again(run: Callable[..., Run]) -> None:
+    first = run("fit", "--config", CONFIGS / "quickstart.yaml", *QUICK)
+    again = run("fit", "--config", first.path / "config.yaml")
+    assert again.path != first.path
+    assert (again.path / "config.yaml").read_text() == (first.path / "config.yaml").read_text()
+    for key, value in first.best["state_dict"].items():
+        assert torch.equal(value, again.best["state_dict"][key]), key
+
+
+def test_evaluation_needs_only_the_run_directory(run: Callable[..., Run]) -> None:
+    fitted = run("fit", *QUICK)
+    tested = run("test", "--ckpt_path", fitted.path)
+    assert tested.summary["test/accuracy"] == fitted.summary["test/accuracy"]
+    validated = run("validate", "--ckpt_path", fitted.path / "checkpoints" / "best.ckpt")
+    assert validated.summary["val/loss"] == pytest.approx(fitted.summary["val/loss"])
+    predicted = run("predict", f"--ckpt_path={fitted.path}")
+    lines = (predicted.path / "predictions.csv").read_text().splitlines()
+    assert lines[0].startswith("image,class,probability,probability_0")
+    assert len(lines) == 1 + 359
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(359))
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_not_evaluated(command: str, fails: Callable[..., str]) -> None:
+    assert f"{command} needs --ckpt_path" in fails(command)
+
+
+def test_command_line_beats_checkpoint(run: Callable[..., Run]) -> None:
+    """Lightning lets the checkpoint win: Lightning-AI/pytorch-lightning#20801."""
+    optimizer = ("--model.optimizer", "SGD", "--model.optimizer.lr")
+    first = run("fit", *QUICK, *optimizer, 0.1)
+    resumed = run(
+        *("fit", "--ckpt_path", first.path, "--model.optimizer.lr", 0.025),
+        *("--trainer.max_epochs", 2),
+    )
+    config = yaml.safe_load((resumed.path / "config.yaml").read_text())
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.025
+    assert resumed.best["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.025
+
+
+def test_checkpoint_imports_nothing(run: Callable[..., Run], tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("from pathlib import Path; Path('ran').touch()")
+    fitted = run("fit", *QUICK)
+    path = fitted.path / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["network"] = {"class_path": "evil.Network", "init_args": {}}
+    torch.save(checkpoint, path)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        run("test", "--ckpt_path", fitted.path)
+        with pytest.raises(SystemExit):
+            run("fit", "--model", "FineTuning", "--model.backbone", fitted.path, *QUICK)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert not Path("ran").exists()
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("ran"),)
+
+
+def test_checkpoint_runs_nothing(fails: Callable[..., str], tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "evil": _Evil()}, tmp_path / "evil.ckpt")
+    quickstart = CONFIGS / "quickstart.yaml"
+    message = fails("test", "--config", quickstart, "--ckpt_path", tmp_path / "evil.ckpt")
+    assert "can't be opened as a checkpoint" in message
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, {"weight_decay": 0.0, "lr": 0.001}),
+        ({"lr": 0.3}, {"weight_decay": 0.0, "lr": 0.3}),
+    ],
+)
+def test_optimizer_has_exactly_its_own_arguments(
+    given: dict[str, float], kept: dict[str, float], run: Callable[..., Run], tmp_path: Path
+) -> None:
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.05}}
+    config = {"model": {"class_path": "TrainFromScratch", "init_args": {"optimizer": adamw}}}
+    (tmp_path / "adamw.yaml").write_text(yaml.safe_dump(config))
+    args = [f"--model.optimizer.{name}={value}" for name, value in given.items()]
+    finished = run(
+        *("fit", "--config", tmp_path / "adamw.yaml", "--model.optimizer", "SGD", *args, *QUICK)
+    )
+    group = finished.best["optimizer_states"][0]["param_groups"][0]
+    assert {name: group[name] for name in kept} == kept
+
+
+def test_network_has_exactly_its_own_arguments(run: Callable[..., Run]) -> None:
+    finished = run(
+        "fit",
+        "--model.network.hidden=[7]",
+        "--model.network=CNN",
+        *QUICK,
+        "--model.network.padding=1",
+        "--model.network.channels=[4]",
+    )
+    assert finished.best["hyper_parameters"]["network"]["init_args"]["hidden"] == [64]
+
+
+def test_all_loggers_can_be_left_out(run: Callable[..., Run]) -> None:
+    finished = run("fit", *QUICK)
+    assert finished.summary["test/accuracy"] > 0
+    assert not (finished.path / "metrics.csv").exists()
+    assert not (finished.path / "wandb").exists()
+
+
+@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+def test_other_loggers_write_into_the_run_directory(logger: str, run: Callable[..., Run]) -> None:
+    if logger == "TensorBoardLogger":
+        pytest.importorskip("tensorboard")
+    finished = run("fit", "--trainer.max_epochs", 1, "--trainer.logger", logger)
+    assert list(finished.path.rglob("metrics.csv"))
+    assert bool(list(finished.path.rglob("events.out*"))) == (logger == "TensorBoardLogger")
+    assert not (finished.path / "wandb").exists()
+    assert {path.name for path in Path().iterdir()} <= {finished.path.name}
+
+
+def test_resume_in_the_same_directory_loses_nothing(run: Callable[..., Run]) -> None:
+    args = ("--trainer.logger", "CSVLogger")
+    first = run("fit", "--trainer.max_epochs", 1, *args)
+    run(
+        *("fit", "--ckpt_path", first.path, "--trainer.max_epochs", 2, *args),
+        run_dir=first.path,
+    )
+    kept = [path.name for path in first.path.iterdir()]
+    assert sum(name.startswith("config") for name in kept) == 2
+    assert torch.load(first.path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_resumed_run_equals_uninterrupted_run(run: Callable[..., Run]) -> None:
+    args = (
+        *("fit", "--config", CONFIGS / "quickstart.yaml", "--trainer.logger", "false"),
+        *("--model.network.dropout", 0.2, "--model.lr_scheduler.scheduler.total_steps", 63),
+    )
+    straight = run(*args, "--trainer.max_epochs", 3)
+    first = run(*args, "--trainer.max_epochs", 1)
+    resumed = run(*args, "--trainer.max_epochs", 3, "--ckpt_path", first.path)
+    expected = torch.load(straight.path / "checkpoints" / "last.ckpt", weights_only=True)
+    found = torch.load(resumed.path / "checkpoints" / "last.ckpt", weights_only=True)
+    for key, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][key]), key
+
+
+def test_terminated_run_exits_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def terminate(self: Any) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr("project.approaches.ImageClassifier.on_train_end", terminate)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *map(str, QUICK)])
+    assert exit_.value.code == 143
+
+
+def test_module_is_a_command() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "project", "--help"],
+        cwd=CONFIGS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(command in found.stdout for command in ("fit", "validate", "test", "predict"))
+
+
+def test_wandb_run_is_complete(run: Callable[..., Run]) -> None:
+    finished = run("fit", "--config", CONFIGS / "quickstart.yaml", "--trainer.max_epochs", 2)
+    (log,) = finished.path.glob("wandb/offline-run-*/*.wandb")
+    shown = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "wandb"),
+            *("leet", "inspect", "--summary", "--json", log),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record = json.loads(shown.stdout)
+    config = record["config"]
+    assert config["data"]["class_path"] == "project.data.Digits"
+    assert config["data"]["init_args"]["augment"]["shift"] == 1
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.003
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["seed_everything"] == 0
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert config["git"]
+    assert config["parameters"]["total"] == finished.summary["parameters_total"]
+    summary = record["summary"]
+    assert summary["test/accuracy"] == pytest.approx(finished.summary["test/accuracy"])
+    assert summary["best/val/loss"] == pytest.approx(finished.summary["val/loss"])
+    assert {"train/loss", "lr-AdamW", "resources/images_per_second"} <= set(summary)
+    assert list(finished.path.glob("wandb/*/files/media/images/test/confusion_matrix*.png"))
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_wandb_mode_of_the_environment_wins(
+    mode: str, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    finished = run("fit", "--trainer.max_epochs", 1)
+    assert f"{mode}, by WANDB_MODE" in finished.out
+    assert bool(list(finished.path.glob("wandb/offline-run-*"))) == (mode == "offline")
+
+
+def test_wandb_with_key_and_no_network_goes_offline(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
+    finished = run("fit", "--trainer.max_epochs", 1)
+    assert "offline, because 127.0.0.1 can't be reached" in finished.out
+    assert list(finished.path.glob("wandb/offline-run-*"))

@@ -1,0 +1,97 @@
+"""Every shipped config runs through the command line, on small data in the real formats."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import CONFIGS, Run
+
+REFERENCE_JOBS = {  # parameters in total and trained
+    "scratch_mnist": (109_386, 109_386),
+    "full_cifar10": (122_570, 122_570),
+    "finetune_folder": (16_812_353, 2_097_665),
+}
+EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+DEBUG = sorted(path.stem for path in (CONFIGS / "debug").glob("*.yaml"))
+
+
+def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
+    """Arguments that point a config to small data and make it short."""
+    roots = {"MNIST": mnist, "CIFAR10": cifar10, "ImageFolder": pets}
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    args: list[Any] = ["--config", CONFIGS / f"{name}.yaml", "--trainer.max_epochs", 1]
+    if root := roots.get(config["data"]["class_path"]):
+        args += ["--data.root", root]
+    if config["model"]["class_path"] == "FineTuning":
+        args += ["--model.weights", "null"]
+    if "steps_per_epoch" in config["data"]["init_args"]:
+        args += ["--data.steps_per_epoch", 2, "--data.batch_size", 2]
+    return args
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment(
+    name: str, run: Callable[..., Run], mnist: Path, cifar10: Path, pets: Path
+) -> None:
+    finished = run("fit", *tiny(name, mnist, cifar10, pets))
+    summary = finished.summary
+    assert 0 <= summary["test/accuracy"] <= 1
+    assert Path(summary["best_checkpoint"]) == finished.path / "checkpoints" / "best.ckpt"
+    assert (finished.path / "checkpoints" / "last.ckpt").is_file()
+    assert "state_dict" in finished.best  # loads with weights_only
+    if name in REFERENCE_JOBS:
+        found = (summary["parameters_total"], summary["parameters_trained"])
+        assert found == REFERENCE_JOBS[name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_print_config_round_trips(
+    name: str,
+    mnist: Path,
+    cifar10: Path,
+    pets: Path,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    from project.cli import main
+
+    def printed(*args: Any) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *map(str, args), "--print_config"])
+        assert exit_.value.code == 0
+        return capfd.readouterr().out
+
+    first = printed(*tiny(name, mnist, cifar10, pets))
+    (tmp_path / "again.yaml").write_text(first)
+    assert printed("--config", tmp_path / "again.yaml") == first
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_first_lines_say_how_to_run_it(name: str) -> None:
+    first = (CONFIGS / f"{name}.yaml").read_text().splitlines()[0]
+    assert first.startswith(f"# python -m project fit --config configs/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", DEBUG)
+def test_debug_preset(name: str, run: Callable[..., Run]) -> None:
+    quickstart, preset = CONFIGS / "quickstart.yaml", CONFIGS / "debug" / f"{name}.yaml"
+    finished = run("fit", "--config", quickstart, "--config", preset, "--trainer.max_epochs", 2)
+    assert (finished.path / "config.yaml").is_file()
+    if name == "profile":
+        assert list(finished.path.glob("fit-profile*.txt"))
+
+
+def test_overfitting_one_batch_learns_it(run: Callable[..., Run]) -> None:
+    finished = run(
+        *("fit", "--config", CONFIGS / "quickstart.yaml"),
+        *("--config", CONFIGS / "debug" / "overfit.yaml"),
+    )
+    losses = [
+        float(line.split("train/loss ")[1].split()[0])
+        for line in finished.out.splitlines()
+        if "train/loss " in line
+    ]
+    assert losses[-1] < 0.1 < losses[0]

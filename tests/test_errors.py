@@ -1,0 +1,188 @@
+"""Each mistake gets one message that names what is wrong, and what would be right."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
+    ("command", ["fitt"], "invalid choice: 'fitt'"),
+    ("no config", ["fit", "--config", "nope.yaml"], "File does not exist: .*nope.yaml"),
+    ("trainer option", ["fit", "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs"),
+    ("abbreviation", ["fit", "--trainer.max_ep", "3"], "no option 'trainer.max_ep'"),
+    ("type", ["fit", "--trainer.max_epochs", "two"], "trainer.max_epochs: expected int, got 'two'"),
+    ("model class", ["fit", "--model", "Scratch"], "no class 'Scratch'; did you mean TrainFromS"),
+    ("model option", ["fit", "--model.netwrk", "MLP"], "no option 'netwrk'; did you mean network"),
+    ("network class", ["fit", "--model.network", "MLPP"], "model.network: no class 'MLPP'; .* MLP"),
+    (
+        "network option",
+        ["fit", "--model.network.hiden", "3"],
+        "MLP has no option 'hiden'; .*hidden",
+    ),
+    ("optimizer class", ["fit", "--model.optimizer", "Adm"], "model.optimizer: no class 'Adm'"),
+    (
+        "optimizer type",
+        ["fit", "--model.optimizer", "Adam", "--model.optimizer.lr", "fast"],
+        "model.optimizer.lr: expected float, got 'fast'",
+    ),
+    (
+        "optimizer value",
+        ["fit", "--model.optimizer", "Adam", "--model.optimizer.lr", "-1"],
+        "model.optimizer: Invalid learning rate: -1",
+    ),
+    (
+        "scheduler interval",
+        [
+            "fit",
+            "--model.lr_scheduler.scheduler=WarmupCosine",
+            "--model.lr_scheduler.interval=epoch",
+        ],
+        "WarmupCosine needs interval: step",
+    ),
+    ("linked", ["fit", "--model.num_classes", "5"], "model.num_classes: comes from the data"),
+    ("linked", ["fit", "--model.image_shape", "[1,2,3]"], "model.image_shape: comes from the data"),
+    ("data class", ["fit", "--data", "Digit"], "data: no class 'Digit'; did you mean Digits"),
+    ("data value", ["fit", "--data.batch_size", "0"], "data.batch_size: 0 must be at least 1"),
+    ("data value", ["fit", "--data.val_fraction", "1.5"], r"data.val_fraction: 1.5 must be in \[0"),
+    ("augment value", ["fit", "--data.augment.flip", "3"], r"data.augment.flip: 3.0 is not in \[0"),
+    ("augment option", ["fit", "--data.augment.flp", "1"], "Augment has no option 'flp'; .*flip"),
+    ("std", ["fit", "--data.std", "0"], "data.std: .* must be greater than 0"),
+    ("mean", ["fit", "--data.mean", "[0.1, 0.2]"], "data.mean: 2 values for 1 channels"),
+    (
+        "variant",
+        ["fit", "--data=MNIST", "--data.variant=EMNIST"],
+        "expected one of 'MNIST', .*EMNIST",
+    ),
+    ("one logit", ["fit", "--model.one_logit", "true"], "one_logit: needs two classes, .* has 10"),
+    (
+        "small image",
+        ["fit", "--model=FullTraining", "--data.image_size=6"],
+        "images of 6×6 are too small",
+    ),
+    ("no device", ["fit", "--trainer.accelerator", "tpu"], "torch_xla"),
+    (
+        "backbone",
+        ["fit", "--model=FineTuning", "--model.backbone=vgg99"],
+        "model.backbone: no 'vgg99' in torchvision.*did you mean vgg",
+    ),
+    (
+        "timm backbone",
+        ["fit", "--model=FineTuning", "--model.backbone=timm/resnet1"],
+        "no 'timm/resnet1' in timm.*did you mean timm/resnet",
+    ),
+    (
+        "weights",
+        ["fit", "--model=FineTuning", "--model.backbone=resnet18", "--model.weights=V9"],
+        "model.weights: V9 is neither a file nor weights of resnet18; known: IMAGENET1K_V1",
+    ),
+    (
+        "weights file",
+        ["fit", "--model=FineTuning", "--model.backbone=resnet18", "--model.weights=no.pt"],
+        "no.pt is not a file of weights",
+    ),
+    ("no run", ["test", "--ckpt_path", "nothing"], "nothing: no such checkpoint or run directory"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [pytest.param(args, message, id=name) for name, args, message in BAD_ARGUMENTS],
+)
+def test_bad_argument(args: list[str], message: str, fails: Callable[..., str]) -> None:
+    assert_matches(fails(*args), message)
+
+
+def test_bad_files(fails: Callable[..., str], tmp_path: Path) -> None:
+    Path("broken.yaml").write_text("model: [\n")
+    assert_matches(fails("fit", "--config", "broken.yaml"), "line 2")
+    Path("typo.yaml").write_text("trainer:\n  max_epoch: 3\n")
+    assert_matches(fails("fit", "--config", "typo.yaml"), "did you mean trainer.max_epochs")
+    Path("linked.yaml").write_text("model: {class_path: FullTraining, init_args: {num_classes: 3}}")
+    assert_matches(fails("fit", "--config", "linked.yaml"), "model.num_classes: comes from")
+    Path("x.ckpt").write_text("hello")
+    assert_matches(fails("test", "--ckpt_path", "x.ckpt"), "no .*config.yaml beside it")
+    assert_matches(
+        fails("fit", "--model=FineTuning", "--model.backbone=x.ckpt"),
+        "x.ckpt can't be opened as a checkpoint",
+    )
+    Path("used").mkdir()
+    Path("used/config.yaml").touch()
+    assert_matches(fails("fit", "--run_dir", "used"), "used: holds another run")
+    Path("file").touch()
+    assert_matches(fails("fit", "--run_dir", "file/run"), "file/run can't be made")
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def folder_missing(root: Path) -> str:
+    return "data.root: .* is not a folder"
+
+
+def folder_empty(root: Path) -> str:
+    root.mkdir()
+    return "needs a subfolder for each of two or more classes, and has none"
+
+
+def folder_of_one_class(root: Path) -> str:
+    picture(root / "train" / "a" / "1.png")
+    return "two or more classes, and has only a"
+
+
+def folder_with_empty_class(root: Path) -> str:
+    picture(root / "a" / "1.png")
+    (root / "b").mkdir()
+    return "b holds no images; remove it or fill it"
+
+
+def folder_with_hidden_only(root: Path) -> str:
+    picture(root / "a" / "1.png")
+    picture(root / "b" / "._1.png")
+    return "b holds no images"
+
+
+def folder_with_unknown_class(root: Path) -> str:
+    for name in ("train/a", "train/b", "val/c"):
+        picture(root / name / "1.png")
+    return "val has classes that the training images lack: c; known are a, b"
+
+
+def folder_with_truncated_file(root: Path) -> str:
+    for name in ("a", "b"):
+        for number in range(4):
+            picture(root / name / f"{number}.jpg")
+    broken = root / "b" / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:700])
+    return "b/2.jpg: broken image: .*truncated"
+
+
+def folder_with_text_file(root: Path) -> str:
+    for name in ("a", "b"):
+        for number in range(4):
+            picture(root / name / f"{number}.jpg")
+    (root / "a" / "0.jpg").write_text("<html>")
+    return "a/0.jpg: broken image: not an image"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make for name, make in globals().items() if name.startswith("folder_")],
+    ids=[name for name in globals() if name.startswith("folder_")],
+)
+def test_bad_folder(make: Callable[[Path], str], fails: Callable[..., str], tmp_path: Path) -> None:
+    message = make(tmp_path / "images")
+    args: list[Any] = ["fit", "--data", "ImageFolder", "--data.root", tmp_path / "images"]
+    assert_matches(fails(*args, "--data.image_size=32", "--trainer.logger=false"), message)
+
+
+def assert_matches(found: str, pattern: str) -> None:
+    import re
+
+    assert re.search(pattern, found), f"{pattern!r} not in {found!r}"

@@ -47,6 +47,7 @@ QUIET = (  # warnings that are about this project's own choices, or that no user
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
     ".*number of training batches .* is smaller than the logging interval.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
     ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
     ".*anonymous setting has no effect.*",
     ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off

@@ -31,9 +31,9 @@ def _start_afresh(parser: Any, previous: Any, value: Any) -> None:
     """
     if previous and previous["class_path"] != value["class_path"] and previous.get("init_args"):
         replaced = import_object(previous["class_path"])
-        if isinstance(replaced, type) and issubclass(replaced, (Optimizer, LRScheduler, Network)):
+        if issubclass(replaced, (Optimizer, LRScheduler, Network)):
             previous["init_args"] = Namespace()
-        else:
+        elif issubclass(replaced, (ImageClassifier, ImageDataModule)):
             defaults = _class_parser(replaced).get_defaults()
             for name, default in vars(defaults).items():
                 if name in previous["init_args"] and previous["init_args"][name] == default:

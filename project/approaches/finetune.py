@@ -62,6 +62,7 @@ class FineTuning(ImageClassifier):
                 image_shape, self.num_logits, backbone, weights, hidden, dropout
             )
         self.network.backbone.requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "FineTuning":
         """Set the mode of the head; the frozen backbone always evaluates."""

@@ -85,8 +85,9 @@ class BatchSampler:
     Args:
         num_images: Images in the split.
         batch_size: Images in a batch of one rank.
-        shuffle: Draw a new order each epoch; in training, all ranks then also get equally many
-            batches. Otherwise the order is the split's own and no image is left out or repeated.
+        shuffle: Draw a new order each epoch. All ranks then get equally many batches of equal
+            size, so up to ``world_size - 1`` images sit an epoch out. Otherwise the order is the
+            split's own, and no image is left out or repeated.
         seed: Seed of the run.
         rank: This process among those that train together.
         world_size: Number of those processes.
@@ -135,7 +136,8 @@ class BatchSampler:
         for step, batch in enumerate(torch.split(self._order(per_step), per_step)):
             if step == len(self):
                 return
-            yield batch[self.rank :: self.world_size]
+            equal = len(batch) - len(batch) % self.world_size  # or DDP's mean would be another
+            yield batch[self.rank : equal : self.world_size]
 
     def _order(self, per_step: int) -> Tensor:
         visits = math.ceil(self.steps * per_step / self.num_images) if self.steps else 1

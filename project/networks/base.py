@@ -30,13 +30,17 @@ class Network(nn.Module):
         """Return the layer groups from input to output: group name to names of its submodules.
 
         Each parameter belongs to exactly one group; the last group is ``head``. Modules are given
-        by name (as in ``get_submodule``) because wrappers may replace the objects.
+        by name (as in ``get_submodule``) because wrappers may replace the objects. Parameters that
+        are in no submodule, such as class tokens, belong to the first group, by their own names.
         """
         groups = {
             name: [f"backbone.{name}"]
             for name, child in self.backbone.named_children()
             if any(True for _ in child.parameters())
         }
+        tokens = [f"backbone.{name}" for name, _ in self.backbone.named_parameters(recurse=False)]
+        if groups and tokens:
+            groups[next(iter(groups))] += tokens
         return groups | {"head": ["head"]}
 
 

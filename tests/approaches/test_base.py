@@ -1,0 +1,137 @@
+"""Losses, metrics, optimizers and schedules, against what the libraries compute."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from torchmetrics.functional import classification
+
+from project.approaches import FullTraining, TrainFromScratch, WarmupCosine
+from project.approaches.metrics import EpochMetrics
+from project.data import Batch
+from project.errors import UserError
+from project.networks import CNN
+from tests.conftest import CONFIGS, Run
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_metrics_are_those_of_torchmetrics(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(70, num_classes, generator=generator)
+    labels = torch.randint(num_classes, (70,), generator=generator)
+    labels[labels == 3] = 2  # a class that occurs among predictions only
+    metrics = EpochMetrics(num_classes)
+    for part in (slice(0, 32), slice(32, 64), slice(64, 70)):
+        loss = functional.cross_entropy(scores[part], labels[part])
+        metrics.update(loss, scores[part], labels[part])
+    found = metrics.compute()
+    macro: dict[str, Any] = {"num_classes": num_classes, "average": "macro"}
+    expected = {
+        "loss": functional.cross_entropy(scores, labels),
+        "accuracy": (scores.argmax(1) == labels).float().mean(),
+        "precision": classification.multiclass_precision(scores, labels, **macro),
+        "recall": classification.multiclass_recall(scores, labels, **macro),
+        "f1": classification.multiclass_f1_score(scores, labels, **macro),
+    }
+    torch.testing.assert_close(found, expected)
+    confusion = classification.multiclass_confusion_matrix(scores, labels, num_classes)
+    assert torch.equal(metrics.total_confusion, confusion)
+
+
+def test_one_logit_is_two_class_cross_entropy() -> None:
+    model = TrainFromScratch(2, (1, 4, 4), one_logit=True)
+    logits, labels = torch.randn(9, 1), torch.randint(2, (9,))
+    two = model.class_logits(logits)
+    for smoothing in (0.0, 0.1):
+        torch.testing.assert_close(
+            model.loss(logits, labels, smoothing),
+            functional.cross_entropy(two, labels, label_smoothing=smoothing),
+        )
+    soft = torch.rand(9, 2).softmax(1)
+    torch.testing.assert_close(model.loss(logits, soft), functional.cross_entropy(two, soft))
+
+
+def test_one_logit_needs_two_classes() -> None:
+    with pytest.raises(UserError, match="the data has 3"):
+        TrainFromScratch(3, (1, 4, 4), one_logit=True)
+
+
+def test_norm_and_bias_are_spared_weight_decay_on_request() -> None:
+    network = partial(CNN, batch_norm=True)
+    adamw = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3)
+    model = FullTraining(
+        10, (3, 32, 32), network=network, optimizer=adamw, decay_norm_and_bias=False
+    )
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decayed, spared = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.3 and spared["weight_decay"] == 0
+    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
+    assert {parameter.ndim for parameter in spared["params"]} == {1}
+    count = len(decayed["params"]) + len(spared["params"])
+    assert count == len(list(model.parameters()))
+
+
+def test_warmup_cosine_has_its_closed_form() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    scheduler = WarmupCosine(optimizer, warmup=0.2, end=0.1)
+    scheduler.set_total_steps(100)
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.5 / 21)
+    assert rates[:21] == sorted(rates[:21]) and max(rates) == pytest.approx(0.5)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[60] == pytest.approx(0.5 * (0.1 + 0.9 * (1 + math.cos(math.pi * 0.5)) / 2))
+    assert rates[100] == pytest.approx(0.05)
+
+
+def test_plateau_scheduler_gets_its_metric(run: Callable[..., Run]) -> None:
+    scheduler = "--model.lr_scheduler"
+    finished = run(
+        *("fit", "--trainer.max_epochs=3", "--trainer.logger=false"),
+        f"{scheduler}.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        *(f"{scheduler}.scheduler.patience=0", f"{scheduler}.scheduler.threshold=0.999"),
+        *(f"{scheduler}.scheduler.factor=0.5", f"{scheduler}.monitor=val/accuracy"),
+        f"{scheduler}.scheduler.mode=max",
+    )
+    last = torch.load(finished.path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] < 0.001
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixing_blends_images_and_targets(mixing: dict[str, float]) -> None:
+    model = FullTraining(10, (3, 32, 32), **mixing)
+    batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
+    torch.manual_seed(0)
+    images, targets = model.training_batch(batch)
+    assert targets.shape == (8, 10)
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    assert not torch.equal(images, batch.images)
+    assert model.loss(model(images), targets, 0.1).isfinite()
+
+
+def test_training_stops_when_the_loss_is_not_finite(
+    fails: Callable[..., str], tmp_path: Any
+) -> None:
+    message = fails(
+        *("fit", "--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--trainer.logger=false"),
+        *("--trainer.max_epochs=3", "--run_dir", tmp_path / "nan"),
+    )
+    assert "the training loss became nan in epoch 1; try a lower learning rate" in message
+    assert not list((tmp_path / "nan").rglob("*.ckpt"))
+
+
+def test_checkpoint_of_a_module_made_in_python_loads(run: Callable[..., Run]) -> None:
+    finished = run("fit", "--config", CONFIGS / "quickstart.yaml", "--trainer.max_epochs=1")
+    path = finished.path / "checkpoints" / "best.ckpt"
+    model = TrainFromScratch.load_from_checkpoint(path, map_location="cpu")
+    assert isinstance(model.network, CNN)
+    assert model.hparams["class_names"] == tuple("0123456789")

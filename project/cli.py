@@ -22,6 +22,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project import __version__
 from project.approaches import ImageClassifier
 from project.approaches.finetune import pretrained_input_spec
 from project.callbacks import (
@@ -73,6 +74,11 @@ class ProjectCLI(LightningCLI):
             save_config_callback=None,  # RunRecord writes it, into the run directory
             seed_everything_default=0,
             parser_class=ProjectParser,
+            parser_kwargs={
+                "prog": "python -m project",
+                "description": "Train, evaluate and use an image classifier.",
+                "version": __version__,
+            },
             trainer_defaults={
                 "max_epochs": 10,
                 "enable_model_summary": False,  # RunReport says it in a line

@@ -306,7 +306,10 @@ def _new_run_dir(config: Namespace) -> Path:
 
 def _is_first_rank() -> bool:
     """Whether this process is the first of a run; before Lightning knows it."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return all(
+        os.environ.get(name, "0") == "0"
+        for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    )
 
 
 def main(args: ArgsType = None) -> None:

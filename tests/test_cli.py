@@ -1,5 +1,6 @@
 """What LightningCLI gets wrong, and what a run leaves behind."""
 
+import csv
 import json
 import re
 import subprocess
@@ -95,7 +96,34 @@ def test_command_line_beats_checkpoint(run: Callable[..., Run]) -> None:
     )
     config = yaml.safe_load((resumed.path / "config.yaml").read_text())
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.025
-    assert resumed.best["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.025
+    (state,) = resumed.best["optimizer_states"]
+    assert state["param_groups"][0]["lr"] == pytest.approx(0.025)
+
+
+def test_resumed_schedule_follows_the_new_config(run: Callable[..., Run]) -> None:
+    args = ("fit", "--config", CONFIGS / "quickstart.yaml")
+    first = run(*args, "--trainer.max_epochs=1", "--trainer.logger=false")
+    last = torch.load(first.path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-5)
+    resumed = run(
+        *(*args, "--ckpt_path", first.path, "--trainer.max_epochs=4"),
+        *("--model.optimizer.lr=0.03", "--trainer.logger=CSVLogger"),
+    )
+    (path,) = resumed.path.rglob("metrics.csv")
+    with path.open() as file:
+        rates = [float(row["lr-AdamW"]) for row in csv.DictReader(file) if row["lr-AdamW"]]
+    assert 0.02 < max(rates) < 0.03
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_resume_with_another_optimizer_is_refused(
+    run: Callable[..., Run], fails: Callable[..., str]
+) -> None:
+    first = run("fit", *QUICK, "--model.optimizer=SGD")
+    message = fails(
+        "fit", "--ckpt_path", first.path, "--model.optimizer=Adam", "--trainer.max_epochs=2"
+    )
+    assert "the checkpoint is from torch.optim.SGD" in message
 
 
 def test_checkpoint_imports_nothing(run: Callable[..., Run], tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class ImageClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
+        self._loaded_optimizer: dict[str, Any] | None = None
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
@@ -186,6 +187,8 @@ class ImageClassifier(L.LightningModule):
         self._log_epoch("train", self.train_metrics)
 
     def _log_epoch(self, split: str, metrics: EpochMetrics) -> None:
+        if not metrics.update_called:  # a resumed run may begin with the end of an epoch
+            return
         values = metrics.compute()
         if split == "train":
             values = {name: values[name] for name in ("loss", "accuracy")}
@@ -245,6 +248,41 @@ class ImageClassifier(L.LightningModule):
                 "monitor": self._lr_scheduler.monitor,
             },
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which optimizer the checkpoint is from."""
+        self._loaded_optimizer = checkpoint["hyper_parameters"].get("optimizer")
+
+    def on_train_start(self) -> None:
+        """Let the config win where it gives the optimizer another value than the checkpoint.
+
+        Loading an optimizer's state loads its learning rate and the like, too.
+
+        Raises:
+            UserError: If the optimizer is of another class, whose state is no use.
+        """
+        old, new = self._loaded_optimizer, self.hparams.get("optimizer")
+        if old is None or new is None or old == new:
+            return
+        if old["class_path"] != new["class_path"]:
+            raise UserError(
+                f"model.optimizer: the checkpoint is from {old['class_path']}; a resumed run can "
+                f"change its arguments, but not go on with {new['class_path']}"
+            )
+        changed = {
+            name: value
+            for name, value in new["init_args"].items()
+            if value != old["init_args"].get(name)
+        }
+        factor = changed.pop("lr", old["init_args"]["lr"]) / old["init_args"]["lr"]
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        for group in optimizer.param_groups:
+            group.update(changed)
+            for name in {"lr", "initial_lr"} & group.keys():
+                group[name] *= factor
+        if isinstance(scheduler := self.lr_schedulers(), LRScheduler):
+            scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters that are trained, in groups with and without weight decay."""

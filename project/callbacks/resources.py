@@ -58,6 +58,8 @@ class ResourceMonitor(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's time, throughput and memory."""
         self._stop(trainer)
+        if not self._epoch_images:  # a resumed run that begins with an epoch's end
+            return
         images = self._epoch_images * trainer.world_size
         self.images += images
         pl_module.log_dict(

@@ -1,0 +1,46 @@
+"""The summary belongs to the epoch that was kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Run
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/accuracy", "max")])
+def test_validation_scores_are_those_of_the_best_epoch(
+    monitor: str, mode: str, run: Callable[..., Run]
+) -> None:
+    fitted = run(
+        *("fit", "--trainer.max_epochs=4", "--model.optimizer=SGD", "--model.optimizer.lr=1.5"),
+        *(f"--checkpoint.monitor={monitor}", f"--checkpoint.mode={mode}", "--trainer.logger=false"),
+    )
+    checked = run("validate", "--ckpt_path", fitted.path)
+    for score in ("accuracy", "precision", "recall", "f1", "loss"):
+        assert checked.summary[f"val/{score}"] == pytest.approx(fitted.summary[f"val/{score}"])
+    epochs = [line.split() for line in fitted.out.splitlines() if line.startswith("epoch ")]
+    values = [float(words[words.index(monitor) + 1]) for words in epochs]
+    best = (min if mode == "min" else max)(values)
+    assert fitted.summary[monitor] == pytest.approx(best, abs=1e-4)
+
+
+def test_without_validation_the_last_epoch_is_the_best(run: Callable[..., Run]) -> None:
+    fitted = run("fit", "--data.val_fraction=0", "--trainer.max_epochs=2", "--trainer.logger=false")
+    assert fitted.best["epoch"] == 1
+    assert "val/loss" not in fitted.summary
+    last = torch.load(fitted.path / "checkpoints" / "last.ckpt", weights_only=True)
+    for key, value in last["state_dict"].items():
+        assert torch.equal(value, fitted.best["state_dict"][key])
+
+
+def test_folder_without_test_images_is_not_tested(run: Callable[..., Run], pets: Path) -> None:
+    import shutil
+
+    shutil.rmtree(pets / "test")
+    fitted = run(
+        *("fit", "--data=ImageFolder", f"--data.root={pets}", "--data.image_size=16"),
+        *("--trainer.max_epochs=1", "--trainer.logger=false"),
+    )
+    assert "val/accuracy" in fitted.summary and "test/accuracy" not in fitted.summary

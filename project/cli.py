@@ -9,22 +9,28 @@ import secrets
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import __version__
 from project.approaches import ImageClassifier
-from project.approaches.finetune import pretrained_input_spec
+from project.approaches.finetune import TRUSTED_PACKAGES, pretrained_input_spec
 from project.callbacks import (
     BestAndLast,
     Figures,
@@ -33,6 +39,7 @@ from project.callbacks import (
     RunRecord,
     RunReport,
 )
+from project.callbacks.checkpoint import best_and_last
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.data import ImageDataModule
 from project.errors import UserError
@@ -47,6 +54,7 @@ QUIET = (  # warnings that are about this project's own choices, or that no user
     ".*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
+    ".*loading a checkpoint outside the .fit. stage.*",  # of an average, which is in it
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
     ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
@@ -63,6 +71,7 @@ class ProjectCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self.run_dir = Path()
+        self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
         super().__init__(
@@ -153,7 +162,10 @@ class ProjectCLI(LightningCLI):
         if config.ckpt_path is not None:
             fit = self.subcommand == "fit"
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
-            load_checkpoint(config.ckpt_path)  # for its clear message if it is broken
+            hparams = load_checkpoint(config.ckpt_path).get("hyper_parameters", {})
+            self.known_classes = hparams.get("class_names")
+            if self.subcommand == "predict" and "classes" in config.data.init_args:
+                config.data.init_args.classes = self.known_classes
         elif self.subcommand != "fit":
             raise UserError(
                 f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
@@ -165,7 +177,7 @@ class ProjectCLI(LightningCLI):
             if logger.init_args.get("save_dir") is None:
                 logger.init_args.save_dir = "."  # stands for the run directory
         config.experiment = config.experiment or _experiment(config)
-        self.run_dir = _new_run_dir(config)
+        self.run_dir = _new_run_dir(str(self.subcommand), config)
         config.run_dir = None  # the saved config gets a new directory when it runs again
         saved = self._parser(self.subcommand).dump(config, skip_none=False)
         self.trainer_defaults["callbacks"] = [
@@ -175,8 +187,10 @@ class ProjectCLI(LightningCLI):
             Figures(),
             PredictionWriter(),
         ]
-        if self.subcommand != "fit" and "weights" in config.model.init_args:
-            config.model.init_args.weights = None  # the checkpoint has them
+        network = config.model.init_args.get("network") or Namespace()
+        for arguments in (config.model.init_args, network.get("init_args") or Namespace()):
+            if self.subcommand != "fit" and "weights" in arguments:
+                arguments.weights = None  # the checkpoint has them
         config.trainer.default_root_dir = str(self.run_dir)
         self._configure_loggers(config.trainer)
         self._configure_progress(config.trainer)
@@ -200,10 +214,11 @@ class ProjectCLI(LightningCLI):
         self.trainer_defaults["callbacks"].append(LearningRateMonitor())
 
     def _configure_wandb(self, arguments: Namespace) -> None:
-        if arguments.get("mode") is None and not arguments.get("offline"):
+        chosen = "offline" if arguments.get("offline") else arguments.get("mode")
+        if chosen is None or os.environ.get("WANDB_MODE"):
             arguments.mode, reason = wandb_mode()
         else:
-            reason = "offline, as chosen" if arguments.get("offline") else arguments.mode
+            reason = f"{chosen}, by trainer.logger"
         self.report.tracking = how_to_view(reason, self.run_dir)
         config = self.config[self.subcommand]
         arguments.name = arguments.get("name") or f"{config.experiment}/{self.run_dir.name}"
@@ -212,6 +227,9 @@ class ProjectCLI(LightningCLI):
 
     def _configure_progress(self, trainer: Namespace) -> None:
         """Show a progress bar to a person at a terminal only."""
+        own = any("ProgressBar" in callback.class_path for callback in _callbacks(trainer))
+        if own:
+            return
         if trainer.enable_progress_bar is None:
             trainer.enable_progress_bar = sys.stderr.isatty()
         if trainer.enable_progress_bar:
@@ -223,6 +241,11 @@ class ProjectCLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
             raise UserError(explain(str(error))) from error
+        if self.known_classes and tuple(self.known_classes) != self.model.class_names:
+            raise UserError(
+                f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
+                f"has {', '.join(self.model.class_names)}"
+            )
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Lightning passes it always, and W&B then warns that it has no effect
@@ -230,11 +253,24 @@ class ProjectCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint and show the result."""
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        wanted = self.config[self.subcommand].test_after_fit
-        if wanted and best and self.datamodule.test_images:
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False)
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback._average_model = None  # or it would load the weights it averaged
+        checkpoint = best_and_last(self.trainer)
+        best = checkpoint.best_model_path if checkpoint else None
+        wanted = self.config[self.subcommand].test_after_fit and self.datamodule.test_images
+        if wanted and (best or trainer.fast_dev_run):
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         self.report.show_result(self.trainer, self.model)
+
+    def test(self, **kwargs: Any) -> None:
+        """Test without Lightning's table: the report has one."""
+        self.trainer.test(verbose=False, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate without Lightning's table: the report has one."""
+        self.trainer.validate(verbose=False, **kwargs)
 
     def after_test(self) -> None:
         """Show the result."""
@@ -266,8 +302,34 @@ def _with_config_of_run(args: list[str]) -> list[str]:
         config = find_checkpoint(path).parent.parent / "config.yaml"
         if not config.is_file():
             raise UserError(f"--ckpt_path {path}: no {config} beside it; give --config")
+        _refuse_foreign_classes(config)
         return [args[0], "--config", str(config), *args[1:]]
     return args
+
+
+def _refuse_foreign_classes(config: Path) -> None:
+    """Don't import what a config names that nobody asked for by ``--config``.
+
+    Raises:
+        UserError: If it names a class outside of the trusted packages.
+    """
+
+    def class_paths(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            if isinstance(path := value.get("class_path"), str):
+                yield path
+            value = list(value.values())
+        for item in value if isinstance(value, list) else []:
+            yield from class_paths(item)
+
+    for path in class_paths(yaml.safe_load(config.read_text())):
+        if path.split(".")[0] not in (*TRUSTED_PACKAGES, "lightning"):
+            raise UserError(f"{config} names {path}; if you trust it, give --config {config}")
+
+
+def _callbacks(trainer: Namespace) -> list[Namespace]:
+    chosen = trainer.callbacks or []
+    return list(chosen) if isinstance(chosen, list) else [chosen]
 
 
 def _experiment(config: Namespace) -> str:
@@ -277,7 +339,7 @@ def _experiment(config: Namespace) -> str:
     return name
 
 
-def _new_run_dir(config: Namespace) -> Path:
+def _new_run_dir(subcommand: str, config: Namespace) -> Path:
     """Make the run directory, on the first rank; the others never write to theirs.
 
     Raises:
@@ -290,17 +352,17 @@ def _new_run_dir(config: Namespace) -> Path:
         run_dir = Path(config.run_dir)
     if not _is_first_rank():
         return run_dir
-    resumed = config.ckpt_path is not None and run_dir in Path(config.ckpt_path).parents
+    resumed = (
+        subcommand == "fit"
+        and config.ckpt_path is not None
+        and run_dir.resolve() in Path(config.ckpt_path).resolve().parents
+    )
     if (run_dir / "config.yaml").exists() and not resumed:
         raise UserError(f"--run_dir {run_dir}: holds another run; choose another or delete it")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run directory {run_dir} can't be made: {error.strerror}") from error
-    for name in ("config.yaml", "metrics.csv"):
-        if (run_dir / name).exists():
-            old = run_dir / name
-            old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
     return run_dir
 
 

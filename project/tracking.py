@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Literal, cast, get_args
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 from project.errors import UserError
 
@@ -25,6 +26,7 @@ def wandb_mode() -> tuple[Mode, str]:
         UserError: If ``WANDB_MODE`` is not a mode.
     """
     if chosen := os.environ.get("WANDB_MODE"):
+        chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)
         if chosen not in get_args(Mode):
             raise UserError(f"WANDB_MODE: {chosen} is none of {', '.join(get_args(Mode))}")
         return cast(Mode, chosen), f"{chosen}, by WANDB_MODE"
@@ -36,6 +38,8 @@ def wandb_mode() -> tuple[Mode, str]:
     if not has_key and not read_netrc_auth(host=url):
         return "offline", "offline, because nobody is logged in (wandb login)"
     address = urlparse(url)
+    if address.scheme in getproxies():
+        return "online", "online, through a proxy"
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
         socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()

@@ -35,5 +35,7 @@ def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(two["state"][key], value, atol=2e-6, rtol=1e-5)
     for name in ("test/accuracy", "test/loss", "val/f1", "val/loss", "parameters_total"):
         assert two["summary"][name] == pytest.approx(one["summary"][name], abs=1e-5)
+    again = train(tmp_path / "two", *args, *ddp, f"--ckpt_path={tmp_path / 'two'}")
+    assert (tmp_path / "two" / "summary.json").is_file() and again
     assert two["out"].count("epoch 1/2") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

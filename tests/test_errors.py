@@ -115,6 +115,34 @@ def test_bad_files(fails: Callable[..., str], tmp_path: Path) -> None:
     assert_matches(fails("fit", "--run_dir", "file/run"), "file/run can't be made")
 
 
+def test_checkpoint_and_config_must_fit(
+    run: Callable[..., Any], fails: Callable[..., str], pets: Path
+) -> None:
+    quick = ("--trainer.max_epochs=1", "--trainer.logger=false")
+    folder = ("--data=ImageFolder", f"--data.root={pets}", "--data.image_size=16")
+    fitted = run("fit", *folder, "--data.val_fraction=0", *quick)
+    assert_matches(
+        fails("test", "--ckpt_path", fitted.path, "--model.network.hidden=[3]"),
+        "the checkpoint is of another network",
+    )
+    assert_matches(
+        fails("validate", "--ckpt_path", fitted.path), "no validation images to validate"
+    )
+    for split in ("train", "test"):
+        (pets / split / "cat").rename(pets / split / "lynx")
+    message = fails("test", "--ckpt_path", fitted.path)
+    assert_matches(message, "knows the classes cat, dog, and the data has dog, lynx")
+
+
+def test_broken_image_in_a_worker_is_named(fails: Callable[..., str], pets: Path) -> None:
+    (pets / "train" / "cat" / "4.jpg").write_text("<html>")
+    message = fails(
+        *("fit", "--data=ImageFolder", f"--data.root={pets}", "--data.image_size=16"),
+        *("--data.memory_gb=0", "--data.num_workers=1", "--trainer.logger=false"),
+    )
+    assert_matches(message, "^[^ ]*cat/4.jpg: broken image: not an image$")
+
+
 def picture(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)

@@ -1,6 +1,7 @@
 """What the three approaches share: steps, loss, metrics, optimizer and prediction."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
@@ -102,7 +103,8 @@ class ImageClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
-        self._loaded_optimizer: dict[str, Any] | None = None
+        self._configured: dict[str, Any] = {}
+        self._loaded: dict[str, Any] | None = None
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
@@ -136,6 +138,8 @@ class ImageClassifier(L.LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the training loss of a batch."""
@@ -143,7 +147,7 @@ class ImageClassifier(L.LightningModule):
         logits = self(images)
         loss = self.loss(logits, targets, self.label_smoothing)
         self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
-        if (self.global_step + 1) % self._log_every_n_steps == 0:
+        if self._log_every_n_steps and (self.global_step + 1) % self._log_every_n_steps == 0:
             self.log("train/loss_step", loss.detach(), batch_size=len(images))
         return loss
 
@@ -203,6 +207,20 @@ class ImageClassifier(L.LightningModule):
                 "or 32-bit precision (checkpoints of earlier epochs are kept)"
             )
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights.
+
+        Raises:
+            UserError: If they are of another network.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the checkpoint is of another network: {reason[:400]}") from error
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return what the network says of a batch.
 
@@ -229,16 +247,17 @@ class ImageClassifier(L.LightningModule):
             optimizer = self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
-        if self._lr_scheduler is None:
+        scheduler = self._build_scheduler(optimizer)
+        self._configured = {
+            "optimizer": type(optimizer).__name__,
+            "groups": [
+                {name: value for name, value in group.items() if name != "params"}
+                for group in optimizer.param_groups
+            ],
+            "scheduler": _plain(scheduler.state_dict()) if scheduler else {},
+        }
+        if self._lr_scheduler is None or scheduler is None:
             return optimizer
-        try:
-            scheduler = self._lr_scheduler.scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.lr_scheduler: {error}") from error
-        if isinstance(scheduler, WarmupCosine):
-            if self._lr_scheduler.interval != "step":
-                raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
-            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
@@ -249,40 +268,57 @@ class ImageClassifier(L.LightningModule):
             },
         }
 
+    def _build_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        if self._lr_scheduler is None:
+            return None
+        try:
+            scheduler = self._lr_scheduler.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.lr_scheduler: {error}") from error
+        if isinstance(scheduler, WarmupCosine):
+            if self._lr_scheduler.interval != "step":
+                raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
+            steps = self.trainer.estimated_stepping_batches
+            if steps == math.inf and scheduler.total_steps is None:
+                raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
+            scheduler.set_total_steps(0 if steps == math.inf else int(steps))
+        return scheduler
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how optimizer and scheduler were configured, beside the state they are in now."""
+        checkpoint["configured"] = self._configured
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which optimizer the checkpoint is from."""
-        self._loaded_optimizer = checkpoint["hyper_parameters"].get("optimizer")
+        """Remember how the optimizer of the checkpoint was configured."""
+        self._loaded = checkpoint.get("configured")
 
     def on_train_start(self) -> None:
-        """Let the config win where it gives the optimizer another value than the checkpoint.
+        """Let the config win where it gives optimizer or scheduler another value.
 
-        Loading an optimizer's state loads its learning rate and the like, too.
+        Loading their state loads their learning rate and the like, too.
 
         Raises:
-            UserError: If the optimizer is of another class, whose state is no use.
+            UserError: If the optimizer is another one, for which the state is no use.
         """
-        old, new = self._loaded_optimizer, self.hparams.get("optimizer")
-        if old is None or new is None or old == new:
+        old, new = self._loaded, self._configured
+        if old is None or old == new:
             return
-        if old["class_path"] != new["class_path"]:
+        if old["optimizer"] != new["optimizer"]:
             raise UserError(
-                f"model.optimizer: the checkpoint is from {old['class_path']}; a resumed run can "
-                f"change its arguments, but not go on with {new['class_path']}"
+                f"model.optimizer: the checkpoint is from {old['optimizer']}; a resumed run can "
+                f"change its arguments, but not go on with {new['optimizer']}"
             )
-        changed = {
-            name: value
-            for name, value in new["init_args"].items()
-            if value != old["init_args"].get(name)
-        }
-        factor = changed.pop("lr", old["init_args"]["lr"]) / old["init_args"]["lr"]
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        for group in optimizer.param_groups:
+        for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
+            changed = {name: value for name, value in after.items() if value != before.get(name)}
+            if changed.pop("lr", None) is not None:
+                group["lr"] *= after["lr"] / before["lr"] if before["lr"] else 0
             group.update(changed)
-            for name in {"lr", "initial_lr"} & group.keys():
-                group[name] *= factor
-        if isinstance(scheduler := self.lr_schedulers(), LRScheduler):
-            scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+        scheduler = self.lr_schedulers()
+        for name, value in new["scheduler"].items():
+            if value != old["scheduler"].get(name):
+                setattr(scheduler, name, value)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters that are trained, in groups with and without weight decay."""
@@ -296,3 +332,9 @@ class ImageClassifier(L.LightningModule):
                 "weight_decay": 0.0,
             },
         ]
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """The part of a scheduler's state that ``weights_only`` loads."""
+    kinds = (bool, int, float, str, list, tuple, type(None))
+    return {name: value for name, value in state.items() if isinstance(value, kinds)}

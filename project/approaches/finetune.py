@@ -122,6 +122,7 @@ def _load_network(backbone: str) -> Network:
     init_args: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in hparams["network"].get("init_args", {}).items()
+        if key != "weights"  # the checkpoint has them
     }
     num_logits = 1 if hparams["one_logit"] else hparams["num_classes"]
     build: NetworkFactory = partial(network_class, **init_args)

@@ -9,7 +9,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 class EpochMetrics(Metric):
     """Sums up the loss and the confusion matrix of an epoch, over all ranks.
 
-    A step adds to two tensors on its device and waits for nothing.
+    A step adds to two tensors on its device and waits for nothing. The scores are on the CPU.
 
     Attributes:
         total_confusion: int64 ``[K, K]``, labels by predictions, as of the last ``compute()``.
@@ -25,7 +25,7 @@ class EpochMetrics(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.add_state("loss_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state(
             "confusion",
             torch.zeros(num_classes, num_classes, dtype=torch.long),
@@ -52,11 +52,11 @@ class EpochMetrics(Metric):
         predictions.
         """
         self.total_confusion = self.confusion.clone()  # of all ranks, which only compute() sees
-        confusion = self.confusion.double()
+        confusion = self.confusion.cpu().double()
         correct, predicted, actual = confusion.diagonal(), confusion.sum(0), confusion.sum(1)
         occurs = predicted + actual > 0
         return {
-            "loss": (self.loss_sum / actual.sum()).float(),
+            "loss": (self.loss_sum.cpu() / actual.sum()).float(),
             "accuracy": (correct.sum() / actual.sum()).float(),
             "precision": (correct / predicted.clamp(min=1))[occurs].mean().float(),
             "recall": (correct / actual.clamp(min=1))[occurs].mean().float(),

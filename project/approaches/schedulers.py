@@ -1,7 +1,6 @@
 """Learning rate schedules that torch lacks."""
 
 import math
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,11 +38,6 @@ class WarmupCosine(LambdaLR):
         self.total_steps = self.total_steps or total_steps
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = lr * self._factor(0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the schedule is, but not its shape: that is for the config to say."""
-        shape = ("warmup", "end", "total_steps")
-        return {name: value for name, value in super().state_dict().items() if name not in shape}
 
     def _factor(self, step: int) -> float:
         total = self.total_steps or 1

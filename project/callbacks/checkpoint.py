@@ -6,6 +6,8 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from project.data import ImageDataModule
+
 
 class BestAndLast(ModelCheckpoint):
     """Keeps ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run directory.
@@ -27,9 +29,17 @@ class BestAndLast(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    @property
+    def state_key(self) -> str:
+        """Name of the state in a checkpoint; there is one such callback, whatever it monitors."""
+        return type(self).__name__
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the folder, and whether there is anything to monitor."""
-        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
+        """Choose the folder, and monitor nothing if nothing is validated."""
+        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and not data.val_images and (self.monitor or "").startswith("val/"):
+            self.monitor = None
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -37,8 +47,10 @@ class BestAndLast(ModelCheckpoint):
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Monitor nothing if nothing is validated."""
-        if not sum(trainer.num_val_batches) and (self.monitor or "").startswith("val/"):
-            self.monitor = None
-        super().on_train_start(trainer, pl_module)
+
+def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
+    """Return the run's own checkpoint callback; a config may have added others."""
+    own = [
+        callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)
+    ]
+    return own[0] if own else None

@@ -46,12 +46,11 @@ class PredictionWriter(BasePredictionWriter):
             return
         assert isinstance(pl_module, ImageClassifier)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        folder = isinstance(data, ImageFolder)
         with Path(trainer.default_root_dir, "predictions.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             names = [f"probability_{name}" for name in pl_module.class_names]
             writer.writerow(["image", "class", "probability", *names])
             for index, name, probabilities in sorted(rows):
-                image = data.path(index) if isinstance(data, ImageFolder) and folder else index
+                image = data.path(index) if isinstance(data, ImageFolder) else index
                 digits = [f"{probability:.6f}" for probability in probabilities]
                 writer.writerow([image, name, f"{max(probabilities):.6f}", *digits])

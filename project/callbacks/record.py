@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,17 @@ class RunRecord(L.Callback):
     def __init__(self, config: str, run_dir: Path) -> None:
         self.config = config
         self.run_dir = run_dir
+        self._written = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write and log, once, on the first rank, before anything is trained."""
         path = self.run_dir / "config.yaml"
-        if trainer.global_rank != 0 or (path.exists() and path.read_text() == self.config):
+        if trainer.global_rank != 0 or self._written:
             return
+        self._written = True
+        for name in ("config.yaml", "metrics.csv", "summary.json"):  # of the run that is resumed
+            if (old := self.run_dir / name).exists():
+                old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
         path.write_text(self.config)
         record: dict[str, Any] = {
             **yaml.safe_load(self.config),

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from project.approaches import ImageClassifier
+from project.callbacks.checkpoint import BestAndLast, best_and_last
 from project.callbacks.record import device_name, parameters, versions
 from project.callbacks.resources import ResourceMonitor, peak_memory_mb
 from project.data import ImageDataModule
@@ -87,15 +87,15 @@ class RunReport(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write down what the training cost and what its best epoch reached."""
         count = parameters(pl_module)
-        checkpoint = trainer.checkpoint_callback
-        best = getattr(checkpoint, "best_model_path", "") or None
+        checkpoint = best_and_last(trainer)
+        best = checkpoint.best_model_path if checkpoint else None
         self.summary |= {
             **self._best_epoch(checkpoint),
-            "best_checkpoint": best,
+            "best_checkpoint": best or None,
             "fit_seconds": self.resources.fit_seconds,
             "epoch_seconds": [round(seconds, 4) for seconds in self.resources.epoch_seconds],
             "train_images_per_second": self.resources.images_per_second,
-            "peak_memory_mb": peak_memory_mb(),
+            "peak_memory_mb": peak_memory_mb(pl_module.device),
             "parameters_total": count["total"],
             "parameters_trained": count["trained"],
         }
@@ -105,10 +105,10 @@ class RunReport(L.Callback):
                 logger.experiment.summary.update(scores)
         self._write(trainer, pl_module)
 
-    def _best_epoch(self, checkpoint: Any) -> dict[str, float]:
+    def _best_epoch(self, checkpoint: BestAndLast | None) -> dict[str, float]:
         """Validation scores of the epoch that the best checkpoint is from."""
         epochs = self._epochs
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor is not None:
+        if checkpoint is not None and checkpoint.monitor is not None:
             monitor: str = checkpoint.monitor
             epochs = [epoch for epoch in epochs if monitor in epoch]
             choose = min if checkpoint.mode == "min" else max

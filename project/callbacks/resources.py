@@ -34,6 +34,10 @@ class ResourceMonitor(L.Callback):
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that a resumed run is in the middle of."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_start = time.perf_counter()
@@ -66,7 +70,7 @@ class ResourceMonitor(L.Callback):
             {
                 "resources/epoch_seconds": self.epoch_seconds[-1],
                 "resources/images_per_second": images / self.epoch_seconds[-1],
-                "resources/peak_memory_mb": peak_memory_mb(),
+                "resources/peak_memory_mb": peak_memory_mb(pl_module.device),
             }
         )
 
@@ -87,9 +91,9 @@ class ResourceMonitor(L.Callback):
         return self.images / sum(self.epoch_seconds) if self.epoch_seconds else 0.0
 
 
-def peak_memory_mb() -> float:
-    """Return the peak memory in 10^6 bytes: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in 10^6 bytes: of the GPU if that is used, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

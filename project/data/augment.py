@@ -51,7 +51,7 @@ class Augment:
         Returns:
             ``[B, C, H, W]`` with values in 0 to 255: uint8, or float32 where values were mixed.
         """
-        random = uniform(keys, 10, seed).unbind(dim=1)
+        random = uniform(keys, 11, seed).unbind(dim=1)
         if self.min_scale < 1:
             images = self._crop(images, *random[:4])
         if self.flip or self.shift:
@@ -59,12 +59,12 @@ class Augment:
         if self.brightness or self.contrast:
             images = self._recolour(images, random[7], random[8])
         if self.cutout:
-            images = self._cut(images, random[8], random[9])
+            images = self._cut(images, random[9], random[10])
         return images
 
     def _crop(self, images: Tensor, area: Tensor, ratio: Tensor, x: Tensor, y: Tensor) -> Tensor:
         area = self.min_scale + (1 - self.min_scale) * area
-        stretch = (4 / 3) ** (ratio - 0.5)  # width over height between √3/2 and 2/√3
+        stretch = (4 / 3) ** (ratio - 0.5)  # width over height between 3/4 and 4/3
         width = (area.sqrt() * stretch).clamp(max=1)
         height = (area.sqrt() / stretch).clamp(max=1)
         zero = torch.zeros_like(width)

@@ -87,7 +87,8 @@ class BatchSampler:
         batch_size: Images in a batch of one rank.
         shuffle: Draw a new order each epoch. All ranks then get equally many batches of equal
             size, so up to ``world_size - 1`` images sit an epoch out. Otherwise the order is the
-            split's own, and no image is left out or repeated.
+            split's own, no image is left out or repeated, and all ranks get equally many batches,
+            which DDP needs for networks with batch norm.
         seed: Seed of the run.
         rank: This process among those that train together.
         world_size: Number of those processes.
@@ -125,12 +126,13 @@ class BatchSampler:
         if self.shuffle:
             full, rest = divmod(self.num_images, self.batch_size * self.world_size)
             return full + (rest >= self.world_size)
-        return math.ceil(len(range(self.rank, self.num_images, self.world_size)) / self.batch_size)
+        largest_share = math.ceil(self.num_images / self.world_size)
+        return math.ceil(largest_share / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shuffle and self.steps is None:
             mine = torch.arange(self.num_images)[self.rank :: self.world_size]
-            yield from torch.split(mine, self.batch_size)
+            yield from torch.tensor_split(mine, len(self))
             return
         per_step = self.batch_size * self.world_size
         for step, batch in enumerate(torch.split(self._order(per_step), per_step)):
@@ -184,7 +186,11 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._workers is not None:
-            yield from self._workers
+            try:
+                yield from self._workers
+            except UserError as error:  # of a worker: torch has put its traceback in the message
+                message = str(error).strip().splitlines()[-1]
+                raise UserError(message.removeprefix("project.errors.UserError: ")) from error
         else:
             for index in self.sampler:
                 yield self.images[index]
@@ -322,7 +328,8 @@ class ImageDataModule(L.LightningDataModule):
         train, val, test = self.load()
         if val is None and self.val_fraction:
             kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
-            train, val = train.subset(kept), train.subset(held_out)
+            val = train.subset(held_out) if len(held_out) else None
+            train = train.subset(kept)
         if self.limit_per_class is not None:
             train = train.subset(
                 first_per_class(train.labels, self.limit_per_class, self.split_seed)
@@ -352,18 +359,22 @@ class ImageDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """Return the validation batches; an empty list if there is no validation split."""
-        return self._eval_loader(self.val_images)
+        return self._eval_loader(self.val_images, "validate", "validation")
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
         """Return the test batches; an empty list if there is no test split."""
-        return self._eval_loader(self.test_images)
+        return self._eval_loader(self.test_images, "test", "test")
 
     def predict_dataloader(self) -> BatchLoader | list[Any]:
         """Return the test batches."""
-        return self.test_dataloader()
+        return self._eval_loader(self.test_images, "predict", "test")
 
-    def _eval_loader(self, images: Images | None) -> BatchLoader | list[Any]:
+    def _eval_loader(
+        self, images: Images | None, command: str, split: str
+    ) -> BatchLoader | list[Any]:
         if images is None or len(images) == 0:
+            if self.trainer is not None and self.trainer.state.fn == command:
+                raise UserError(f"data: there are no {split} images to {command}")
             return []
         pixels = math.prod(self.image_shape[1:])
         fitting = self.eval_batch_size or max(self.batch_size, 1000 * 32 * 32 // max(pixels, 1024))
@@ -388,11 +399,13 @@ class ImageDataModule(L.LightningDataModule):
         return batch._replace(images=self.normalize(images))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return images with values in 0 to 255 as normalised float32 ``[B, C, H, W]``."""
+        """Return images with values in 0 to 255 as normalised floats ``[B, C, H, W]``."""
         constants = self.normalization
         std = torch.tensor(constants["std"], device=images.device).view(-1, 1, 1)
         mean = torch.tensor(constants["mean"], device=images.device).view(-1, 1, 1)
-        return torch.addcmul(-mean / std, images.to(torch.float32), 1 / (255 * std))
+        normalized = torch.addcmul(-mean / std, images.to(torch.float32), 1 / (255 * std))
+        true_precision = self.trainer.lightning_module.dtype if self.trainer else torch.float32
+        return normalized.to(true_precision)
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

@@ -51,19 +51,19 @@ def move_into(files: list[Path], folder: Path) -> None:
 
 
 def fetch_archive(url: str, sha256: str, folder: Path) -> None:
-    """Download an archive, check it, and make its content the folder's content.
+    """Download an archive, check it, and make its content the folder, all at once.
 
-    Where all files lie in one folder inside the archive, that folder's content is taken.
+    Where all files lie in one folder inside the archive, that folder is taken.
 
     Args:
         url: Address of a ``.zip`` or ``.tar`` (also ``.tar.gz``, ``.tgz``, ``.tar.xz``) file.
         sha256: Its SHA-256, in hexadecimal.
-        folder: Where the content goes.
+        folder: The folder to make; it must be empty or not exist.
 
     Raises:
         UserError: If the download fails, is another file, or would write outside the folder.
     """
-    with scratch(folder) as temporary:
+    with scratch(folder.parent) as temporary:
         archive = temporary / "archive"
         try:
             with (
@@ -86,10 +86,10 @@ def fetch_archive(url: str, sha256: str, folder: Path) -> None:
             _unpack(archive, unpacked)
         except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
             raise UserError(f"data.url: {url} can't be unpacked: {error}") from error
-        content = [path for path in unpacked.iterdir() if not path.name.startswith(".")]
+        content = [path for path in unpacked.iterdir() if path.name[0] not in "._"]
         if len(content) == 1 and content[0].is_dir():
-            content = list(content[0].iterdir())
-        move_into(content, folder)
+            unpacked = content[0]
+        unpacked.replace(folder)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

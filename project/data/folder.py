@@ -33,6 +33,8 @@ class ImageFolder(ImageDataModule):
         root: The folder.
         test_fraction: Share of each class that becomes the test set if ``root`` holds the class
             folders itself. 0 makes no test set.
+        classes: Names of the classes; null takes the names of the folders. A checkpoint's own are
+            used to predict with it, so that the training images needn't be there.
         resize: ``crop`` scales the shorter side and cuts out the middle, ``squash`` ignores the
             proportions.
         grayscale: One channel instead of three, unless the pretrained backbone says otherwise.
@@ -49,6 +51,7 @@ class ImageFolder(ImageDataModule):
         self,
         root: str = "data/images",
         test_fraction: float = 0.2,
+        classes: tuple[str, ...] | None = None,
         resize: Literal["crop", "squash"] = "crop",
         grayscale: bool = False,
         memory_gb: float = 4.0,
@@ -69,7 +72,7 @@ class ImageFolder(ImageDataModule):
         self.url = url
         self.sha256 = sha256
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
-        self._class_names: tuple[str, ...] | None = None
+        self._class_names = classes
 
     def prepare_data(self) -> None:
         """Fetch and unpack the archive if there is one and the folder isn't there; once per node.
@@ -80,7 +83,7 @@ class ImageFolder(ImageDataModule):
         root = Path(self.root)
         if self.url is None or self.sha256 is None or _subfolders(root):
             return
-        with lock(root):
+        with lock(root.parent):
             if not _subfolders(root):
                 fetch_archive(self.url, self.sha256, root)
 
@@ -112,7 +115,8 @@ class ImageFolder(ImageDataModule):
         train = self._read(train_folder or Path(self.root), every_class=True)
         if train_folder is None and self.test_fraction:
             kept, held_out = stratified_split(train.labels, self.test_fraction, seed=0)
-            return self._loaded(train.subset(kept)), None, self._loaded(train.subset(held_out))
+            test = self._loaded(train.subset(held_out)) if len(held_out) else None
+            return self._loaded(train.subset(kept)), None, test
         val = self._loaded(self._read(val_folder)) if val_folder else None
         test = self._loaded(self._read(test_folder)) if test_folder else None
         return self._loaded(train), val, test
@@ -263,7 +267,9 @@ def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and entry.name[0] != "." and entry.name != "__MACOSX"
     )
 
 

@@ -27,7 +27,7 @@ Variant = Literal[
 
 
 class MNIST(ImageDataModule):
-    """Grey images of 28×28 pixels, 60,000 for training and 10,000 for testing (EMNIST: more).
+    """Grey images of 28×28 pixels: 60,000 for training, 10,000 or more for testing (EMNIST: more).
 
     They are downloaded from torchvision's mirrors into ``root/<variant>/raw``; idx files that are
     there already, also as ``.gz``, are used as they are.

@@ -1,5 +1,6 @@
 """Backbones from torchvision and timm, without their classifiers, and what images they expect."""
 
+import re
 import urllib.error
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -127,7 +128,9 @@ def _state_dict(name: str, weights: str) -> Mapping[str, Tensor]:
         return read_weights(weights)
     published = _published_weights(name, weights)
     try:
-        state: Mapping[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
+        state: Mapping[str, Tensor] = published.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except (urllib.error.URLError, OSError) as error:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise UserError(
@@ -142,14 +145,16 @@ def _timm(name: str, weights: str | None) -> nn.Module:
 
     _check_timm(name)
     is_file = weights is not None and _is_file(weights)
+    tag = f".{weights}" if weights and not is_file and weights != "DEFAULT" else ""
+    if tag and not timm.is_model_pretrained(name.removeprefix(TIMM) + tag):
+        raise UserError(f"model.weights: timm has no weights {weights} of {name}; try DEFAULT")
     try:
         model: nn.Module = timm.create_model(
-            name.removeprefix(TIMM), pretrained=bool(weights) and not is_file, num_classes=0
+            name.removeprefix(TIMM) + tag, pretrained=bool(weights) and not is_file, num_classes=0
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(
-            f"weights of {name} could not be downloaded ({error}); give a file: "
-            "--model.weights FILE"
+            f"weights of {name} could not be had ({error}); give a file: --model.weights FILE"
         ) from error
     if weights and is_file:
         classifier = _timm_config(name).classifier
@@ -177,8 +182,16 @@ def read_weights(path: str) -> Mapping[str, Tensor]:
 def _load(model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: str) -> None:
     """Load ``state`` without the classifier's keys; list all that is missing, unknown or misfit."""
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    state = {key: value for key, value in state.items() if not _below(key, prefixes)}
+    state = {
+        # files of torchvision's DenseNet are older than its names
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value
+        for key, value in state.items()
+        if not _below(key, prefixes)
+    }
     own = model.state_dict()
+    for key, value in own.items():  # which batch norm didn't have before torch 0.4.1
+        if key.endswith(".num_batches_tracked"):
+            state.setdefault(key, value)
     wrong = {
         "missing": [key for key in own if key not in state],
         "unknown": [key for key in state if key not in own],
@@ -216,7 +229,7 @@ def _published_weights(name: str, weights: str | None) -> Any:
     _check_torchvision(name)
     choices = models.get_model_weights(name)
     if weights is None:
-        return next(iter(choices)) if "DEFAULT" not in choices.__members__ else choices.DEFAULT
+        return choices.DEFAULT
     try:
         return choices[weights]
     except KeyError:

@@ -1,4 +1,4 @@
-# docker build -t project .
+# docker build -t project . && mkdir -p runs
 # docker run --rm --gpus all -v "$PWD/runs:/app/runs" project fit --config configs/quickstart.yaml
 #
 # The wheels of torch bring CUDA along; the host needs its driver only. For a small image without

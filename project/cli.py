@@ -5,18 +5,13 @@ Each mended fault is tested in ``tests/test_cli.py``.
 
 import logging
 import os
-import secrets
 import sys
-import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
@@ -30,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import __version__
 from project.approaches import ImageClassifier
-from project.approaches.finetune import TRUSTED_PACKAGES, pretrained_input_spec
+from project.approaches.finetune import pretrained_input_spec
 from project.callbacks import (
     BestAndLast,
     Figures,
@@ -44,10 +39,10 @@ from project.checkpoints import find_checkpoint, load_checkpoint
 from project.data import ImageDataModule
 from project.errors import UserError
 from project.parsing import ProjectParser, explain
+from project.runs import experiment_name, new_run_dir, with_config_of_run
 from project.tracking import how_to_view, wandb_mode
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
-RUNS = Path("runs")
 
 QUIET = (  # warnings that are about this project's own choices, or that no user can act on
     ".*does not have many workers.*",  # whole batches out of memory need none
@@ -142,7 +137,7 @@ class ProjectCLI(LightningCLI):
         """Take the config of the run that a checkpoint belongs to, unless one is given."""
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
-            self.config = parser.parse_args(_with_config_of_run([str(arg) for arg in given]))
+            self.config = parser.parse_args(with_config_of_run([str(arg) for arg in given]))
         else:
             self.config = parser.parse_object(given)
 
@@ -176,8 +171,8 @@ class ProjectCLI(LightningCLI):
         for logger in _listed(config.trainer.logger):
             if logger.init_args.get("save_dir") is None:
                 logger.init_args.save_dir = "."  # stands for the run directory
-        config.experiment = config.experiment or _experiment(config)
-        self.run_dir = _new_run_dir(str(self.subcommand), config)
+        config.experiment = config.experiment or experiment_name(config)
+        self.run_dir = new_run_dir(str(self.subcommand), config)
         config.run_dir = None  # the saved config gets a new directory when it runs again
         saved = self._parser(self.subcommand).dump(config, skip_none=False)
         self.trainer_defaults["callbacks"] = [
@@ -292,86 +287,9 @@ def _listed(loggers: Any) -> list[Namespace]:
     return list(loggers) if isinstance(loggers, list) else [loggers]
 
 
-def _with_config_of_run(args: list[str]) -> list[str]:
-    """Insert ``--config`` of the run that ``--ckpt_path`` belongs to, unless one is given."""
-    if any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args):
-        return args
-    joined = [arg.partition("=")[2] for arg in args if arg.startswith("--ckpt_path=")]
-    separate = [after for arg, after in pairwise(args) if arg == "--ckpt_path"]
-    for path in joined + separate:
-        config = find_checkpoint(path).parent.parent / "config.yaml"
-        if not config.is_file():
-            raise UserError(f"--ckpt_path {path}: no {config} beside it; give --config")
-        _refuse_foreign_classes(config)
-        return [args[0], "--config", str(config), *args[1:]]
-    return args
-
-
-def _refuse_foreign_classes(config: Path) -> None:
-    """Don't import what a config names that nobody asked for by ``--config``.
-
-    Raises:
-        UserError: If it names a class outside of the trusted packages.
-    """
-
-    def class_paths(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            if isinstance(path := value.get("class_path"), str):
-                yield path
-            value = list(value.values())
-        for item in value if isinstance(value, list) else []:
-            yield from class_paths(item)
-
-    for path in class_paths(yaml.safe_load(config.read_text())):
-        if path.split(".")[0] not in (*TRUSTED_PACKAGES, "lightning"):
-            raise UserError(f"{config} names {path}; if you trust it, give --config {config}")
-
-
 def _callbacks(trainer: Namespace) -> list[Namespace]:
     chosen = trainer.callbacks or []
     return list(chosen) if isinstance(chosen, list) else [chosen]
-
-
-def _experiment(config: Namespace) -> str:
-    """The name of the last config file, or of the approach where there is none."""
-    files = config.get("config") or []
-    name: str = Path(str(files[-1])).stem if files else config.model.class_path.rpartition(".")[2]
-    return name
-
-
-def _new_run_dir(subcommand: str, config: Namespace) -> Path:
-    """Make the run directory, on the first rank; the others never write to theirs.
-
-    Raises:
-        UserError: If it holds another run.
-    """
-    if config.run_dir is None:
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        run_dir = Path(RUNS, config.experiment, stamp)
-    else:
-        run_dir = Path(config.run_dir)
-    if not _is_first_rank():
-        return run_dir
-    resumed = (
-        subcommand == "fit"
-        and config.ckpt_path is not None
-        and run_dir.resolve() in Path(config.ckpt_path).resolve().parents
-    )
-    if (run_dir / "config.yaml").exists() and not resumed:
-        raise UserError(f"--run_dir {run_dir}: holds another run; choose another or delete it")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run directory {run_dir} can't be made: {error.strerror}") from error
-    return run_dir
-
-
-def _is_first_rank() -> bool:
-    """Whether this process is the first of a run; before Lightning knows it."""
-    return all(
-        os.environ.get(name, "0") == "0"
-        for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    )
 
 
 def main(args: ArgsType = None) -> None:

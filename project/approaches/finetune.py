@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from project.approaches.base import ImageClassifier, NetworkFactory
-from project.checkpoints import find_checkpoint, load_checkpoint
+from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, load_checkpoint
 from project.errors import UserError
 from project.networks import InputSpec, LibraryNetwork, Network, dense_head, input_spec
 from project.networks.backbone import num_features
-
-TRUSTED_PACKAGES = (__name__.split(".")[0], "torch", "torchvision", "timm")
 
 
 class FineTuning(ImageClassifier):

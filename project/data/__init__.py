@@ -1,7 +1,8 @@
 """The LightningDataModules: one file per source of images."""
 
 from project.data.augment import Augment
-from project.data.base import Batch, ImageDataModule
+from project.data.base import ImageDataModule
+from project.data.batches import Batch
 from project.data.cifar10 import CIFAR10
 from project.data.digits import Digits
 from project.data.folder import ImageFolder

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from project.data.base import ImageDataModule, TensorImages
+from project.data.base import ImageDataModule
+from project.data.batches import TensorImages
 from project.data.download import lock, scratch
 from project.errors import UserError
 

@@ -5,7 +5,8 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from project.data.base import ImageDataModule, TensorImages, stratified_split
+from project.data.base import ImageDataModule, stratified_split
+from project.data.batches import TensorImages
 
 
 class Digits(ImageDataModule):

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from project.data.base import Batch, ImageDataModule, Images, TensorImages, stratified_split
+from project.data.base import ImageDataModule, stratified_split
+from project.data.batches import Batch, Images, TensorImages
 from project.data.download import fetch_archive, lock
 from project.errors import UserError
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torchvision import datasets
 
-from project.data.base import ImageDataModule, TensorImages
+from project.data.base import ImageDataModule
+from project.data.batches import TensorImages
 from project.data.download import lock, move_into, scratch
 from project.errors import UserError
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: quickstart test lint clean
 
-quickstart: .venv/installed  ## train, test and log a classifier of digits, in about 20 seconds
+quickstart: .venv/installed  ## train, test and log a classifier of digits, in under 20 seconds once installed
 	$(BIN)/python -m project fit --config configs/quickstart.yaml
 
 test: .venv/installed  ## the tests, but for those that take minutes

@@ -214,7 +214,9 @@ class ProjectCLI(LightningCLI):
             arguments.mode, reason = wandb_mode()
         else:
             reason = f"{chosen}, by trainer.logger"
-        self.report.tracking = how_to_view(reason, self.run_dir)
+        self.report.tracking = reason
+        if reason.startswith("offline"):
+            self.report.viewing = how_to_view(self.run_dir)
         config = self.config[self.subcommand]
         arguments.name = arguments.get("name") or f"{config.experiment}/{self.run_dir.name}"
         # jsonargparse passes null for what Lightning would default to "allow"

@@ -80,7 +80,7 @@ def explain(message: str) -> str:
         return f"{place}{classes[-1].rpartition('.')[2]} needs {needed[1]}"
     expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
     types = [name for name in expected if name not in ("NoneType", "ImageClassifier")]
-    if types and given:
+    if types and given and "typing.Literal" not in message:
         return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
     if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
         value = f", got {given[0].rstrip('.')}" if given else ""

@@ -48,8 +48,6 @@ def wandb_mode() -> tuple[Mode, str]:
     return "online", "online"
 
 
-def how_to_view(reason: str, run_dir: Path) -> str:
-    """Return the line that says where W&B has the run and how to see it."""
-    if not reason.startswith("offline"):
-        return reason
-    return f"{reason}; view: wandb leet {run_dir}/wandb, upload: wandb sync {run_dir}/wandb/*run-*"
+def how_to_view(run_dir: Path) -> str:
+    """Return the line that says how to see and to upload an offline run."""
+    return f"view: wandb leet {run_dir}/wandb   upload: wandb sync {run_dir}/wandb/*run-*"

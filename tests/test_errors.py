@@ -62,6 +62,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         ["fit", "--model=FullTraining", "--data.image_size=6"],
         "images of 6×6 are too small",
     ),
+    ("precision", ["fit", "--trainer.precision=bf17"], "expected one of .*bf16-mixed.*bf17"),
     ("no device", ["fit", "--trainer.accelerator", "tpu"], "torch_xla"),
     (
         "backbone",

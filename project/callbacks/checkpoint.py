@@ -47,6 +47,12 @@ class BestAndLast(ModelCheckpoint):
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the last checkpoint after every epoch; Lightning does only where one is the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
     """Return the run's own checkpoint callback; a config may have added others."""

@@ -25,12 +25,16 @@ class RunReport(L.Callback):
 
     Args:
         resources: Where times and throughput come from.
-        tracking: One line that says where W&B has the run; empty if it hasn't.
+
+    Attributes:
+        tracking: Whether W&B is online, and why; empty without W&B.
+        viewing: How to see the run in W&B; empty where there is nothing to see.
     """
 
-    def __init__(self, resources: ResourceMonitor, tracking: str = "") -> None:
+    def __init__(self, resources: ResourceMonitor) -> None:
         self.resources = resources
-        self.tracking = tracking
+        self.tracking = ""
+        self.viewing = ""
         self.summary: dict[str, Any] = {}
         self._epochs: list[dict[str, float]] = []
         self._epoch: int | None = None
@@ -162,8 +166,8 @@ class RunReport(L.Callback):
                 f"peak memory {self.summary['peak_memory_mb']:,.0f} MB"
             )
         lines.append(f"run directory: {trainer.default_root_dir}")
-        if self.tracking:
-            lines.append(f"W&B {self.tracking}")
+        if self.viewing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
+            lines.append(self.viewing)
         show("\n".join(lines))
 
 

@@ -35,6 +35,18 @@ def test_without_validation_the_last_epoch_is_the_best(run: Callable[..., Run]) 
         assert torch.equal(value, fitted.best["state_dict"][key])
 
 
+def test_last_checkpoint_is_of_the_last_epoch(run: Callable[..., Run]) -> None:
+    fitted = run(
+        *("fit", "--trainer.max_epochs=6", "--model.optimizer=SGD", "--model.optimizer.lr=1.5"),
+        "--trainer.logger=false",
+    )
+    last = torch.load(fitted.path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert fitted.best["epoch"] < last["epoch"] == 5
+    resumed = run("fit", "--ckpt_path", fitted.path, "--trainer.max_epochs=7")
+    epochs = [line.split()[1] for line in resumed.out.splitlines() if line.startswith("epoch ")]
+    assert epochs == ["7/7"]
+
+
 def test_folder_without_test_images_is_not_tested(run: Callable[..., Run], pets: Path) -> None:
     import shutil
 

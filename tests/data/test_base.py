@@ -1,0 +1,132 @@
+"""Splits, the order of batches, and what happens to a batch on its device."""
+
+import pytest
+import torch
+
+from project.data import Digits
+from project.data.base import first_per_class, stratified_split, to_channels
+from project.data.batches import BatchSampler
+
+
+def epoch(sampler: BatchSampler, number: int = 0) -> list[list[int]]:
+    sampler.set_epoch(number)
+    batches = [batch.tolist() for batch in sampler]
+    assert len(batches) == len(sampler)
+    return batches
+
+
+@pytest.mark.parametrize("num_images", [23, 24, 25, 31])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_visits_each_image_once(num_images: int, shuffle: bool) -> None:
+    batches = epoch(BatchSampler(num_images, 8, shuffle=shuffle))
+    assert sorted(sum(batches, [])) == list(range(num_images))
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    first = BatchSampler(50, 8, shuffle=True, seed=1)
+    assert epoch(first, 3) == epoch(BatchSampler(50, 8, shuffle=True, seed=1), 3)
+    assert epoch(first, 3) != epoch(first, 4)
+    assert epoch(first, 3) != epoch(BatchSampler(50, 8, shuffle=True, seed=2), 3)
+
+
+@pytest.mark.parametrize("num_images", [32, 34, 38])
+def test_two_ranks_share_the_batches_of_one(num_images: int) -> None:
+    one = epoch(BatchSampler(num_images, 8, shuffle=True))
+    ranks = [
+        epoch(BatchSampler(num_images, 4, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)
+    ]
+    assert len(ranks[0]) == len(ranks[1])
+    for whole, left, right in zip(one, *ranks):
+        assert sorted(whole) == sorted(left + right)
+
+
+def test_two_ranks_always_get_equally_many_images() -> None:
+    ranks = [
+        epoch(BatchSampler(37, 4, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)
+    ]
+    assert [[len(batch) for batch in rank] for rank in ranks] == [[4, 4, 4, 4, 2]] * 2
+
+
+def test_two_ranks_evaluate_each_image_once() -> None:
+    ranks = [epoch(BatchSampler(33, 8, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert sorted(sum(ranks[0] + ranks[1], [])) == list(range(33))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(33, 8), (143, 71), (16, 8), (3, 8)])
+def test_ranks_evaluate_equally_many_batches(num_images: int, batch_size: int) -> None:
+    ranks = [epoch(BatchSampler(num_images, batch_size, rank=r, world_size=2)) for r in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    assert max(len(batch) for rank in ranks for batch in rank) <= batch_size
+    assert sorted(sum(ranks[0] + ranks[1], [])) == list(range(num_images))
+
+
+def test_steps_go_through_the_images_as_often_as_it_takes() -> None:
+    batches = epoch(BatchSampler(10, 4, shuffle=True, steps=7))
+    assert [len(batch) for batch in batches] == [4] * 7
+    visits = sum(batches, [])
+    assert len(set(visits)) == 28  # each visit has a number of its own
+    assert sorted(visit % 10 for visit in visits[:20]) == sorted([*range(10), *range(10)])
+
+
+def test_split_keeps_the_share_of_each_class() -> None:
+    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 3)
+    kept, held_out = stratified_split(labels, 0.1, seed=0)
+    assert labels[held_out].bincount().tolist() == [10, 5, 1]
+    assert sorted(torch.cat([kept, held_out]).tolist()) == list(range(153))
+    assert not torch.equal(held_out, stratified_split(labels, 0.1, seed=1)[1])
+
+
+def test_split_leaves_a_class_at_least_one_training_image() -> None:
+    labels = torch.tensor([0, 0, 1])
+    kept, held_out = stratified_split(labels, 0.9, seed=0)
+    assert set(labels[kept].tolist()) == {0, 1}
+    assert len(kept) + len(held_out) == 3
+
+
+def test_limit_per_class() -> None:
+    labels = torch.tensor([0] * 5 + [1] * 2)
+    chosen = first_per_class(labels, 3, seed=0)
+    assert labels[chosen].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_limit_leaves_validation_and_test_whole() -> None:
+    data, limited = Digits(), Digits(limit_per_class=10)
+    for module in (data, limited):
+        module.setup("fit")
+    assert limited.train_images is not None and len(limited.train_images) == 100
+    for split in ("val_images", "test_images"):
+        assert len(getattr(limited, split)) == len(getattr(data, split))
+
+
+def test_splits_do_not_overlap() -> None:
+    data = Digits()
+    data.setup("fit")
+    splits = [data.train_images, data.val_images, data.test_images]
+    assert [len(split) for split in splits if split] == [1295, 143, 359]
+    pictures = [
+        {image.numpy().tobytes() for image in split.images}  # type: ignore[attr-defined]
+        for split in splits
+    ]
+    assert not pictures[0] & pictures[1] and not pictures[0] & pictures[2]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.0, 1.0), (0.1307, 0.3081)])
+def test_normalization_is_that_of_torchvision(mean: float, std: float) -> None:
+    from torchvision.transforms import v2
+
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    usual = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[mean], std=[std])]
+    )
+    torch.testing.assert_close(Digits(mean=mean, std=std).normalize(images), usual(images))
+
+
+def test_images_change_size_and_channels_on_request() -> None:
+    data = Digits(image_size=28)
+    data.setup("fit")
+    assert data.image_shape == (1, 28, 28)
+    assert data.train_images is not None
+    batch = data.on_after_batch_transfer(data.train_images[torch.arange(5)], 0)
+    assert batch.images.shape == (5, 1, 28, 28)
+    assert to_channels(torch.zeros(2, 1, 4, 4), 3).shape == (2, 3, 4, 4)
+    assert to_channels(torch.zeros(2, 3, 4, 4), 1).shape == (2, 1, 4, 4)

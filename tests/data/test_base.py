@@ -41,9 +41,7 @@ def test_two_ranks_share_the_batches_of_one(num_images: int) -> None:
 
 
 def test_two_ranks_always_get_equally_many_images() -> None:
-    ranks = [
-        epoch(BatchSampler(37, 4, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)
-    ]
+    ranks = [epoch(BatchSampler(37, 4, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)]
     assert [[len(batch) for batch in rank] for rank in ranks] == [[4, 4, 4, 4, 2]] * 2
 
 

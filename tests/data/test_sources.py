@@ -59,7 +59,11 @@ def test_digits_are_the_real_ones() -> None:
 
 def test_mnist_reads_idx_files(mnist: Path) -> None:
     data = loaded(MNIST(root=str(mnist), val_fraction=0.1))
-    assert [len(s) for s in (data.train_images, data.val_images, data.test_images)] == [180, 20, 100]
+    assert [len(s) for s in (data.train_images, data.val_images, data.test_images)] == [
+        180,
+        20,
+        100,
+    ]
     images, labels = digits_like(100, 28, seed=100)
     assert torch.equal(data.test_images.images[:, 0], torch.from_numpy(images))
     assert data.test_images.labels.tolist() == labels.tolist()

@@ -25,10 +25,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import __version__
 from project.approaches import ImageClassifier
-from project.approaches.finetune import pretrained_input_spec
+from project.approaches.pretrained import pretrained_input_spec
 from project.callbacks import (
     BestAndLast,
     Figures,
+    FineTuningSchedule,
     PredictionWriter,
     ResourceMonitor,
     RunRecord,
@@ -36,6 +37,7 @@ from project.callbacks import (
 )
 from project.callbacks.checkpoint import best_and_last
 from project.checkpoints import find_checkpoint, load_checkpoint
+from project.commands.plan import PlanningTrainer, prepare_plan
 from project.data import ImageDataModule
 from project.errors import UserError
 from project.parsing import ProjectParser, explain
@@ -54,6 +56,7 @@ QUIET = (  # warnings that are about this project's own choices, or that no user
     ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
     ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
     ".*anonymous setting has no effect.*",
+    ".*dataloader is not resumable.*",  # BatchSampler goes on where the epoch was left
     ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
     ".*Couldn't infer the batch indices.*",  # batches carry their own
     ".*Total length of `list` across ranks is zero.*",  # no validation split
@@ -76,6 +79,7 @@ class ProjectCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=None,  # RunRecord writes it, into the run directory
+            trainer_class=PlanningTrainer,
             seed_everything_default=0,
             parser_class=ProjectParser,
             parser_kwargs={
@@ -84,7 +88,7 @@ class ProjectCLI(LightningCLI):
                 "version": __version__,
             },
             trainer_defaults={
-                "max_epochs": 10,
+                "max_epochs": None,  # what a FineTuningSchedule takes, else 10
                 "enable_model_summary": False,  # RunReport says it in a line
                 "use_distributed_sampler": False,  # BatchSampler shares the images out
             },
@@ -95,7 +99,8 @@ class ProjectCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Leave out what must not be chosen: only ``weights_only=True`` ever loads."""
         hidden = {"weights_only", "verbose", "return_predictions"}
-        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+        commands = {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+        return commands | {"plan": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and what data and model know of each other."""
@@ -130,7 +135,7 @@ class ProjectCLI(LightningCLI):
         parser.link_arguments(
             ("model.init_args.backbone", "model.init_args.weights"),
             "data.init_args.input_spec",
-            compute_fn=lambda backbone, weights: asdict(pretrained_input_spec(backbone, weights)),
+            compute_fn=_input_spec,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -154,6 +159,19 @@ class ProjectCLI(LightningCLI):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError(f"model.{name}: comes from the data; remove it")
+        if config.trainer.max_epochs is None and not _has_schedule(config.trainer):
+            config.trainer.max_epochs = 10
+        if self.subcommand == "plan":
+            prepare_plan(config)
+        else:
+            self._find_checkpoint(config)
+            self._open_run(config)
+        if self.subcommand != "fit":
+            _remove_weights(config.model.init_args)  # the checkpoint has them
+        if config.trainer.max_epochs is None:
+            config.trainer.max_epochs = -1  # FineTuningSchedule sets it
+
+    def _find_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path is not None:
             fit = self.subcommand == "fit"
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
@@ -166,6 +184,8 @@ class ProjectCLI(LightningCLI):
                 f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
                 "would evaluate random weights"
             )
+
+    def _open_run(self, config: Namespace) -> None:
         if config.trainer.logger in (None, False):
             config.trainer.logger = False
         for logger in _listed(config.trainer.logger):
@@ -182,10 +202,6 @@ class ProjectCLI(LightningCLI):
             Figures(),
             PredictionWriter(),
         ]
-        network = config.model.init_args.get("network") or Namespace()
-        for arguments in (config.model.init_args, network.get("init_args") or Namespace()):
-            if self.subcommand != "fit" and "weights" in arguments:
-                arguments.weights = None  # the checkpoint has them
         config.trainer.default_root_dir = str(self.run_dir)
         self._configure_loggers(config.trainer)
         self._configure_progress(config.trainer)
@@ -243,6 +259,10 @@ class ProjectCLI(LightningCLI):
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
                 f"has {', '.join(self.model.class_names)}"
             )
+        trainer: Any = self.trainer
+        for callback in trainer.callbacks:
+            if isinstance(callback, FineTuningSchedule) and self.subcommand == "fit":
+                callback.bind(self.model, self.trainer)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Lightning passes it always, and W&B then warns that it has no effect
@@ -283,6 +303,10 @@ class ProjectCLI(LightningCLI):
             print(f"predictions: {self.run_dir / 'predictions.csv'}")
 
 
+def _input_spec(backbone: str, weights: str | None) -> dict[str, Any]:
+    return asdict(pretrained_input_spec(backbone, weights))
+
+
 def _listed(loggers: Any) -> list[Namespace]:
     if isinstance(loggers, bool):
         return []
@@ -292,6 +316,19 @@ def _listed(loggers: Any) -> list[Namespace]:
 def _callbacks(trainer: Namespace) -> list[Namespace]:
     chosen = trainer.callbacks or []
     return list(chosen) if isinstance(chosen, list) else [chosen]
+
+
+def _remove_weights(model: Namespace) -> None:
+    network = model.get("network") or Namespace()
+    for arguments in (model, network.get("init_args") or Namespace()):
+        if "weights" in arguments:
+            arguments.weights = None
+
+
+def _has_schedule(trainer: Namespace) -> bool:
+    return any(
+        callback.class_path.endswith("FineTuningSchedule") for callback in _callbacks(trainer)
+    )
 
 
 def main(args: ArgsType = None) -> None:

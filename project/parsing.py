@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
+from project.callbacks.phases import preset_phases
 from project.data import ImageDataModule
 from project.networks import Network
 
@@ -50,12 +52,29 @@ class ProjectParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def dump(self, cfg: Namespace, **kwargs: Any) -> str:
+        """Write a config, with the phases of a preset in its place."""
+        cfg = cfg.clone()
+        expand_presets((cfg.get("trainer") or {}).get("callbacks"))
+        text: str = super().dump(cfg, **kwargs)
+        return text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, where, and what would be right; exit with 2."""
         if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
             super().error(message, ex)
         sys.stderr.write(f"error: {explain(message)}\n")
         sys.exit(2)
+
+
+def expand_presets(callbacks: Any) -> None:
+    """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        options = callback.get("init_args") if callback else None
+        if options and options.get("preset") and not options.get("phases"):
+            phases = preset_phases(options.preset, options.epochs)
+            options.phases = [Namespace(asdict(phase)) for phase in phases]
+            options.preset = options.epochs = None
 
 
 def explain(message: str) -> str:

@@ -1,6 +1,7 @@
 """What the three approaches share: steps, loss, metrics, optimizer and prediction."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from project.approaches.metrics import EpochMetrics
 from project.approaches.schedulers import WarmupCosine
@@ -242,12 +243,10 @@ class ImageClassifier(L.LightningModule):
         Raises:
             UserError: If they refuse their arguments.
         """
-        try:
-            groups = self.parameter_groups()
-            optimizer = self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.optimizer: {error}") from error
-        scheduler = self._build_scheduler(optimizer)
+        optimizer = self._build_optimizer()
+        scheduler = self._build_scheduler(
+            optimizer, lambda: self.trainer.estimated_stepping_batches
+        )
         self._configured = {
             "optimizer": type(optimizer).__name__,
             "groups": [
@@ -268,7 +267,21 @@ class ImageClassifier(L.LightningModule):
             },
         }
 
-    def _build_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+    @property
+    def has_lr_scheduler(self) -> bool:
+        """Whether the config names a learning rate scheduler."""
+        return self._lr_scheduler is not None
+
+    def _build_optimizer(self) -> Optimizer:
+        try:
+            groups = self.parameter_groups()
+            return self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.optimizer: {error}") from error
+
+    def _build_scheduler(
+        self, optimizer: Optimizer, total_steps: Callable[[], float]
+    ) -> LRScheduler | None:
         if self._lr_scheduler is None:
             return None
         try:
@@ -278,11 +291,33 @@ class ImageClassifier(L.LightningModule):
         if isinstance(scheduler, WarmupCosine):
             if self._lr_scheduler.interval != "step":
                 raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
-            steps = self.trainer.estimated_stepping_batches
+            steps = total_steps()
             if steps == math.inf and scheduler.total_steps is None:
                 raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
             scheduler.set_total_steps(0 if steps == math.inf else int(steps))
         return scheduler
+
+    def scheduled_learning_rates(self, steps: int, steps_per_epoch: int) -> Tensor:
+        """Return the learning rate of each optimizer step, float32 ``[steps]``, without training.
+
+        ``ReduceLROnPlateau`` is taken to see no plateau.
+
+        Raises:
+            UserError: If the scheduler can't go that far.
+        """
+        optimizer = self._build_optimizer()
+        scheduler = self._build_scheduler(optimizer, lambda: steps)
+        rates = []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+            for step in range(1, steps + 1):
+                rates.append(optimizer.param_groups[0]["lr"])
+                if scheduler is None or self._lr_scheduler is None or step == steps:
+                    continue
+                interval = steps_per_epoch if self._lr_scheduler.interval == "epoch" else 1
+                if step % (interval * self._lr_scheduler.frequency) == 0:
+                    _step_without_metric(scheduler)
+        return torch.tensor(rates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how optimizer and scheduler were configured, beside the state they are in now."""
@@ -313,12 +348,17 @@ class ImageClassifier(L.LightningModule):
         for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
             changed = {name: value for name, value in after.items() if value != before.get(name)}
             if changed.pop("lr", None) is not None:
-                group["lr"] *= after["lr"] / before["lr"] if before["lr"] else 0
+                for name in {"lr", "scheduled_lr"} & group.keys():
+                    group[name] *= after["lr"] / before["lr"] if before["lr"] else 0
             group.update(changed)
         scheduler = self.lr_schedulers()
         for name, value in new["scheduler"].items():
             if value != old["scheduler"].get(name):
                 setattr(scheduler, name, value)
+
+    def num_trained(self) -> int:
+        """Return the number of parameters that the training changes."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters that are trained, in groups with and without weight decay."""
@@ -332,6 +372,15 @@ class ImageClassifier(L.LightningModule):
                 "weight_decay": 0.0,
             },
         ]
+
+
+def _step_without_metric(scheduler: LRScheduler) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return
+    try:
+        scheduler.step()
+    except ValueError as error:
+        raise UserError(f"model.lr_scheduler: {error}") from error
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project.data import ImageDataModule
+from project.errors import UserError
 
 
 class BestAndLast(ModelCheckpoint):
@@ -17,9 +19,16 @@ class BestAndLast(ModelCheckpoint):
     Args:
         monitor: Metric that decides which epoch is the best.
         mode: Whether small or large values of it are good.
+        every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
+            every epoch only.
     """
 
-    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        every_n_steps: int | None = None,
+    ) -> None:
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -28,6 +37,11 @@ class BestAndLast(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(
+                f"checkpoint.every_n_steps: {every_n_steps} must be at least 1, or null"
+            )
+        self.every_n_steps = every_n_steps
 
     @property
     def state_key(self) -> str:
@@ -47,11 +61,38 @@ class BestAndLast(ModelCheckpoint):
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
 
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save the last checkpoint within an epoch, at the end of an optimizer step."""
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every_n_steps is None or not stepped or trainer.is_last_batch:
+            return
+        if trainer.global_step % self.every_n_steps == 0:
+            saved = self._last_global_step_saved
+            self._save_last(trainer)
+            self._last_global_step_saved = saved  # or a validation at this step couldn't save
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the last checkpoint when the run is told to terminate."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last checkpoint after every epoch; Lightning does only where one is the best."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._save_last(trainer)
 
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from project import __version__
+from project.approaches import ImageClassifier
 
 
 class RunRecord(L.Callback):
@@ -52,11 +53,9 @@ class RunRecord(L.Callback):
 
 def parameters(pl_module: L.LightningModule) -> dict[str, int]:
     """Return the number of parameters, in total and trained."""
-    sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters()]
-    return {
-        "total": sum(size for size, _ in sizes),
-        "trained": sum(size for size, trained in sizes if trained),
-    }
+    assert isinstance(pl_module, ImageClassifier)
+    total = sum(parameter.numel() for parameter in pl_module.parameters())
+    return {"total": total, "trained": pl_module.num_trained()}
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ class RunReport(L.Callback):
             for score in SCORES:
                 values = [self.summary[f"{split}/{score}"] for split in splits]
                 table.add_row(score, *(f"{value:.4f}" for value in values))
-            Console().print(table)
+            print_table(table)
         lines = []
         if "fit_seconds" in self.summary:
             lines.append(
@@ -174,3 +175,8 @@ class RunReport(L.Callback):
 def show(text: str) -> None:
     """Print above the progress bar, if there is one."""
     tqdm.write(text)
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as it is where nobody looks through a terminal."""
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -165,6 +165,7 @@ class ImageDataModule(L.LightningDataModule):
         """Return the shuffled training batches."""
         assert self.train_images is not None and self.trainer is not None
         overfit = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set late
+        loop: Any = self.trainer.fit_loop
         sampler = BatchSampler(
             len(self.train_images),
             self.batch_size,
@@ -173,11 +174,11 @@ class ImageDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             steps=self.steps_per_epoch,
+            position=lambda: loop.epoch_loop.batch_progress.current.ready,
         )
         # Lightning sets the epoch of a resumed run too late for worker processes:
         # https://github.com/Lightning-AI/pytorch-lightning/issues/21938
-        progress: Any = self.trainer.fit_loop.epoch_progress
-        sampler.set_epoch(progress.current.processed)
+        sampler.set_epoch(loop.epoch_progress.current.processed)
         return BatchLoader(self.train_images, sampler, self._num_workers(self.train_images))
 
     def val_dataloader(self) -> BatchLoader | list[Any]:

@@ -1,7 +1,7 @@
 """Whole batches: what one holds, in which order they come, and who loads them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -87,6 +87,8 @@ class BatchSampler:
         world_size: Number of those processes.
         steps: Batches per epoch, going through the images as often as that takes; null goes
             through them once.
+        position: Returns how many batches of the epoch are over already, when a resumed run enters
+            it in the middle.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         steps: int | None = None,
+        position: Callable[[], int] = lambda: 0,
     ) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
@@ -107,6 +110,7 @@ class BatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.steps = steps
+        self.position = position
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -128,9 +132,8 @@ class BatchSampler:
             yield from torch.tensor_split(mine, len(self))
             return
         per_step = self.batch_size * self.world_size
-        for step, batch in enumerate(torch.split(self._order(per_step), per_step)):
-            if step == len(self):
-                return
+        batches = torch.split(self._order(per_step), per_step)[: len(self)]
+        for batch in batches[self.position() :]:
             equal = len(batch) - len(batch) % self.world_size  # or DDP's mean would be another
             yield batch[self.rank : equal : self.world_size]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from project.errors import UserError
 from project.networks.base import Network, dense_head
+from project.networks.groups import library_groups
 
 TIMM = "timm/"
 
@@ -64,14 +65,20 @@ class LibraryNetwork(Network):
         dropout: float = 0.0,
     ) -> None:
         backbone = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
-        shape = (3, *image_shape[1:])
-        head = dense_head(num_features(backbone, shape, name), num_classes, hidden, dropout)
-        super().__init__(backbone, head)
+        super().__init__(backbone, nn.Identity())
         self.name = name
+        self.head = dense_head(self.num_features(image_shape, name), num_classes, hidden, dropout)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits ``[B, K]`` of images ``[B, 1 or 3, H, W]``."""
-        return super().forward(images.expand(-1, 3, -1, -1))
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the backbone makes of images ``[B, 1 or 3, H, W]``."""
+        return super().features(images.expand(-1, 3, -1, -1))
+
+    def layer_groups(self) -> dict[str, list[str]]:
+        """Return the layer groups from input to output, as the library or its paper cuts it."""
+        groups = library_groups(self.backbone)
+        return {
+            name: [f"backbone.{member}" for member in members] for name, members in groups.items()
+        } | {"head": ["head"]}
 
 
 def input_spec(name: str, weights: str | None) -> InputSpec:
@@ -88,20 +95,6 @@ def input_spec(name: str, weights: str | None) -> InputSpec:
     published = _published_weights(name, weights if weights and not _is_file(weights) else None)
     preset = published.transforms()
     return InputSpec(3, (preset.crop_size[0],) * 2, tuple(preset.mean), tuple(preset.std))
-
-
-def num_features(backbone: nn.Module, image_shape: tuple[int, ...], name: str) -> int:
-    """Return how many values the backbone makes of one image of this shape."""
-    training = backbone.training
-    try:
-        with torch.no_grad():
-            features: Tensor = backbone.eval()(torch.zeros(1, *image_shape))
-            return features.numel()
-    except (AssertionError, RuntimeError) as error:
-        size = "×".join(str(length) for length in image_shape)
-        raise UserError(f"{name} can't take images of {size}: {error}") from error
-    finally:
-        backbone.train(training)
 
 
 def _torchvision(name: str, weights: str | None) -> nn.Module:

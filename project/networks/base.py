@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+
+from project.errors import UserError
 
 
 class Network(nn.Module):
@@ -21,10 +24,32 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the backbone makes of images ``[B, C, H, W]``: the input of the head."""
+        features: Tensor = self.backbone(images)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``[B, K]`` of images ``[B, C, H, W]``."""
-        logits: Tensor = self.head(self.backbone(images))
+        logits: Tensor = self.head(self.features(images))
         return logits
+
+    def num_features(self, image_shape: tuple[int, int, int], name: str) -> int:
+        """Return how many values the backbone makes of one image of this shape.
+
+        Raises:
+            UserError: If it can't take such images; ``name`` says whose backbone it is.
+        """
+        training = self.backbone.training
+        try:
+            with torch.no_grad():
+                self.backbone.eval()
+                return self.features(torch.zeros(1, *image_shape)).numel()
+        except (AssertionError, RuntimeError) as error:
+            size = "×".join(str(length) for length in image_shape)
+            raise UserError(f"{name} can't take images of {size}: {error}") from error
+        finally:
+            self.backbone.train(training)
 
     def layer_groups(self) -> dict[str, list[str]]:
         """Return the layer groups from input to output: group name to names of its submodules.

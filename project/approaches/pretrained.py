@@ -1,0 +1,81 @@
+"""Pretrained backbones: what images they expect, and those of a run's checkpoint."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from project.approaches.base import NetworkFactory
+from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, load_checkpoint
+from project.errors import UserError
+from project.networks import InputSpec, Network, input_spec
+
+
+def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
+    """Return the images that a backbone expects, by the arguments of :class:`FineTuning`.
+
+    Raises:
+        UserError: If there is no such backbone.
+    """
+    if not is_checkpoint(backbone):
+        return input_spec(backbone, weights)
+    hparams = _hyper_parameters(backbone)
+    channels, height, width = hparams["image_shape"]
+    constants = hparams["normalization"]
+    return InputSpec(channels, (height, width), tuple(constants["mean"]), tuple(constants["std"]))
+
+
+def is_checkpoint(backbone: str) -> bool:
+    """Whether ``backbone`` is a run directory or a checkpoint, not the name of an architecture."""
+    return backbone.endswith(".ckpt") or Path(backbone).is_dir() or Path(backbone).is_file()
+
+
+def _hyper_parameters(backbone: str) -> dict[str, Any]:
+    path = find_checkpoint(backbone)
+    hparams: dict[str, Any] = load_checkpoint(path).get("hyper_parameters", {})
+    network = hparams.get("network")
+    if not isinstance(network, dict) or "class_path" not in network:
+        raise UserError(
+            f"model.backbone: {path} doesn't say which network it holds; give a checkpoint that "
+            "`fit` wrote with FullTraining or TrainFromScratch"
+        )
+    return hparams
+
+
+def load_network(backbone: str) -> Network:
+    """Build the network of a checkpoint, with its weights, from trusted packages alone.
+
+    Raises:
+        UserError: If it is of another class, or isn't trusted.
+    """
+    path = find_checkpoint(backbone)
+    hparams = _hyper_parameters(backbone)
+    class_path: str = hparams["network"]["class_path"]
+    module, _, name = class_path.rpartition(".")
+    if module.split(".")[0] not in TRUSTED_PACKAGES:
+        raise UserError(
+            f"model.backbone: {path} asks for {class_path}, which is outside of "
+            f"{', '.join(TRUSTED_PACKAGES)}; it was not imported"
+        )
+    network_class = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(network_class, type) and issubclass(network_class, Network)):
+        raise UserError(f"model.backbone: {path} asks for {class_path}, which is not a Network")
+    init_args: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in hparams["network"].get("init_args", {}).items()
+        if key != "weights"  # the checkpoint has them
+    }
+    num_logits = 1 if hparams["one_logit"] else hparams["num_classes"]
+    build: NetworkFactory = partial(network_class, **init_args)
+    network = build(tuple(hparams["image_shape"]), num_logits)
+    prefix = "network."
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in load_checkpoint(path)["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"model.backbone: {path} doesn't fit {class_path}: {error}") from error
+    return network

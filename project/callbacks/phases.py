@@ -1,0 +1,213 @@
+"""The phases of a fine-tuning schedule, and presets of them."""
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+from project.approaches.finetune import Norm, Train
+from project.errors import UserError
+
+Preset = Literal["probe", "lp_ft", "gradual", "full"]
+PRESET_EPOCHS = 10
+
+
+@dataclass
+class Plateau:
+    """How long a phase goes on that ends when a validation metric stops improving.
+
+    Args:
+        max_epochs: The phase ends after that many epochs at the latest.
+        min_epochs: The phase doesn't end before.
+        monitor: The metric.
+        mode: Whether small or large values of it are good.
+        patience: Validations without improvement that end the phase.
+        min_delta: What counts as an improvement.
+    """
+
+    max_epochs: int
+    min_epochs: int = 1
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    patience: int = 2
+    min_delta: float = 0.0
+
+
+@dataclass
+class Phase:
+    """A part of the training in which the same parameters train. Give one length.
+
+    Args:
+        name: Name of the phase.
+        train: ``all``, how many of the last layer groups, or a list of layer groups and of globs of
+            modules such as ``backbone.layer4.*.bn*``. All else is frozen.
+        epochs: Length in epochs.
+        steps: Length in optimizer steps.
+        plateau: Goes on until a metric stops improving.
+        lr_scale: Multiplies all learning rates.
+        warmup_steps: Optimizer steps of linear warm-up, for what the phase before didn't train.
+        shape: How the learning rates fall within the phase; null is ``cosine``, and ``constant``
+            where the model has an ``lr_scheduler`` of its own.
+        norm: Batch norm and the like of the backbone, where they train: ``eval`` keeps statistics,
+            weight and bias as they are, ``affine_only`` trains weight and bias and keeps the
+            statistics, ``train`` normalises with the batch and updates the statistics.
+        restore_best: End with the weights of the phase's best validation.
+        cache_features: Compute the features of the frozen backbone once.
+    """
+
+    name: str
+    train: Train
+    epochs: int | None = None
+    steps: int | None = None
+    plateau: Plateau | None = None
+    lr_scale: float = 1.0
+    warmup_steps: int = 0
+    shape: Literal["constant", "cosine", "linear"] | None = None
+    norm: Norm = "eval"
+    restore_best: bool = False
+    cache_features: bool = False
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Largest number of epochs, null for a phase in steps."""
+        return self.plateau.max_epochs if self.plateau else self.epochs
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Return the largest number of optimizer steps."""
+        return self.steps or (self.max_epochs or 0) * steps_per_epoch
+
+    def length_in_words(self) -> str:
+        """Say how many epochs it takes."""
+        if self.plateau:
+            return f"{self.plateau.min_epochs} to {self.plateau.max_epochs}"
+        return str(self.epochs or "")
+
+    def what(self) -> str:
+        """Say what trains."""
+        if isinstance(self.train, int):
+            return f"the last {self.train} layer groups"
+        return self.train if isinstance(self.train, str) else ", ".join(self.train)
+
+    def lr_factor(self, step: int, length: int, shape: str, new: bool) -> float:
+        """Return the factor of a learning rate in the phase.
+
+        Args:
+            step: Optimizer steps since the phase began.
+            length: Optimizer steps of the whole phase.
+            shape: How the learning rate falls.
+            new: Whether the phase before didn't train these parameters.
+        """
+        warmup = (step + 1) / (self.warmup_steps + 1) if new else 1.0
+        progress = min(step / length, 1.0)
+        falling = {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        }
+        return self.lr_scale * min(warmup, 1.0) * falling[shape]
+
+
+def preset_phases(preset: Preset, epochs: int | None = None) -> list[Phase]:
+    """Return the phases of a preset.
+
+    Args:
+        preset: ``probe`` trains the head alone; ``lp_ft`` then trains all, with small learning
+            rates and norm statistics as they are (Kumar et al., 2022); ``gradual`` adds layer
+            groups from the head downwards (Howard and Ruder, 2018); ``full`` trains all at once.
+        epochs: Length of all phases together; null is 10.
+
+    Raises:
+        UserError: If there are fewer epochs than phases.
+    """
+    phases = {
+        "probe": [Phase("probe", ["head"])],
+        "lp_ft": [
+            Phase("probe", ["head"]),
+            Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only"),
+        ],
+        "gradual": [
+            Phase("head", ["head"]),
+            Phase("last 2", 2, lr_scale=0.5, warmup_steps=10, norm="affine_only"),
+            Phase("last 3", 3, lr_scale=0.4, warmup_steps=10, norm="affine_only"),
+            Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only"),
+        ],
+        "full": [Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only")],
+    }[preset]
+    epochs = PRESET_EPOCHS if epochs is None else epochs
+    if epochs < len(phases):
+        raise UserError(f"epochs: {epochs} for the {len(phases)} phases of {preset}")
+    short = max(round(epochs * 0.3), 1) if len(phases) == 2 else epochs // len(phases)
+    for phase in phases[:-1]:
+        phase.epochs = short
+    phases[-1].epochs = epochs - short * (len(phases) - 1)
+    return phases
+
+
+def check_phases(phases: list[Phase]) -> None:
+    """Refuse phases that contradict themselves, before there is a model.
+
+    Raises:
+        UserError: Naming the key, what is wrong and what would be right.
+    """
+    if not phases:
+        raise UserError("phases: there are none; give at least one, or a preset")
+    names: list[str] = []
+    for number, phase in enumerate(phases):
+        key = f"phases[{number}]"
+
+        def refuse(name: str, reason: str, key: str = key) -> None:
+            raise UserError(f"{key}.{name}: {reason}")
+
+        if phase.name in names:
+            refuse("name", f"{phase.name!r} is the name of another phase, too")
+        names.append(phase.name)
+        lengths = [name for name in ("epochs", "steps", "plateau") if getattr(phase, name)]
+        for name in ("epochs", "steps"):
+            value = getattr(phase, name)
+            if value is not None and value < 1:
+                refuse(name, f"{value} must be at least 1")
+        if len(lengths) != 1:
+            given = " and ".join(lengths) or "none"
+            raise UserError(f"{key}: needs one of epochs, steps and plateau; given is {given}")
+        if phase.plateau:
+            _check_plateau(phase.plateau, f"{key}.plateau")
+        if phase.train == []:
+            refuse("train", "nothing; name layer groups, or all")
+        if phase.lr_scale <= 0 or not math.isfinite(phase.lr_scale):
+            refuse("lr_scale", f"{phase.lr_scale} must be greater than 0")
+        if phase.warmup_steps < 0:
+            refuse("warmup_steps", f"{phase.warmup_steps} must be at least 0")
+        if phase.steps and phase.warmup_steps >= phase.steps:
+            refuse("warmup_steps", f"{phase.warmup_steps} of only {phase.steps} steps")
+        if phase.cache_features:
+            refuse("cache_features", "there is no cache yet; set it to false")
+
+
+def _check_plateau(plateau: Plateau, key: str) -> None:
+    if plateau.min_epochs < 1:
+        raise UserError(f"{key}.min_epochs: {plateau.min_epochs} must be at least 1")
+    if plateau.max_epochs < plateau.min_epochs:
+        raise UserError(
+            f"{key}.max_epochs: {plateau.max_epochs} is less than min_epochs {plateau.min_epochs}"
+        )
+    if plateau.patience < 1:
+        raise UserError(f"{key}.patience: {plateau.patience} must be at least 1")
+    if plateau.min_delta < 0:
+        raise UserError(f"{key}.min_delta: {plateau.min_delta} must be at least 0")
+
+
+def differences(old: list[dict[str, Any]], new: list[Phase]) -> list[str]:
+    """Return a line for each key in which two schedules differ."""
+    lines = []
+    now = [asdict(phase) for phase in new]
+    for number, (before, after) in enumerate(zip_longest(old, now)):
+        key = f"phases[{number}]"
+        if before is None or after is None:
+            lines.append(f"{key}: {(before or after)['name']} is {'new' if after else 'gone'}")
+            continue
+        lines += [
+            f"{key}.{name}: {before.get(name)} is now {value}"
+            for name, value in after.items()
+            if value != before.get(name)
+        ]
+    return lines

@@ -73,7 +73,7 @@ def expand_presets(callbacks: Any) -> None:
         options = callback.get("init_args") if callback else None
         if options and options.get("preset") and not options.get("phases"):
             phases = preset_phases(options.preset, options.epochs)
-            options.phases = [Namespace(asdict(phase)) for phase in phases]
+            options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
             options.preset = options.epochs = None
 
 
@@ -115,6 +115,7 @@ def explain(message: str) -> str:
 
 _NOISE = re.compile(
     r"Does not validate against any of|Subtypes: |Errors:|Expected a <class 'NoneType'>|"
+    r"Not a valid subclass of|Subclass types expect one of|a (?:class path|dict) |"
     r"Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
 )
 

@@ -46,7 +46,7 @@ class FineTuningSchedule(L.Callback):
 
     def __init__(
         self,
-        phases: list[Phase] | None = None,
+        phases: tuple[Phase, ...] | None = None,
         preset: Preset | None = None,
         epochs: int | None = None,
         allow_changes: bool = False,
@@ -55,7 +55,8 @@ class FineTuningSchedule(L.Callback):
             raise UserError("FineTuningSchedule: give either phases or a preset")
         if preset is None and epochs is not None:
             raise UserError("FineTuningSchedule.epochs: goes with a preset; phases have their own")
-        self.phases = phases or preset_phases(preset or "lp_ft", epochs)
+        # not a list: jsonargparse merges one from two configs item by item
+        self.phases = tuple(phases or preset_phases(preset or "lp_ft", epochs))
         check_phases(self.phases)
         self.allow_changes = allow_changes
         self.phase = 0
@@ -172,10 +173,8 @@ class FineTuningSchedule(L.Callback):
         model = self.bind(pl_module, trainer)
         self._check_validation(trainer)
         model.set_trained(self.trained[0], self.phases[0].norm)
-        trainer.fit_loop.setup_data()
-        batches = trainer.num_training_batches
-        self._steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        if trainer.max_epochs in (None, -1) or self.max_epochs is None:
+        self._steps_per_epoch = steps_per_epoch(trainer)
+        if trainer.max_epochs in (None, -1):
             steps = sum(phase.length(self._steps_per_epoch) for phase in self.phases)
             trainer.fit_loop.max_epochs = math.ceil(steps / self._steps_per_epoch)
 
@@ -222,7 +221,7 @@ class FineTuningSchedule(L.Callback):
         """Freeze what the phase of a resumed run doesn't train."""
         if self.phase:
             self._apply(trainer, pl_module)
-        trainer.should_stop = self.phase == len(self.phases) - 1 and bool(self._ended)
+        trainer.should_stop = self._in_last and bool(self._ended)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the phases."""
@@ -260,9 +259,12 @@ class FineTuningSchedule(L.Callback):
         batch_idx: int,
     ) -> None:
         """Stop when the last phase is over."""
-        last = self.phase == len(self.phases) - 1
-        if last and self._over(trainer.current_epoch, batch_idx + 1, trainer.global_step):
+        if self._in_last and self._over(trainer.current_epoch, batch_idx + 1, trainer.global_step):
             trainer.should_stop = True
+
+    @property
+    def _in_last(self) -> bool:
+        return self.phase == len(self.phases) - 1
 
     def _over(self, epoch: int, batch: int, step: int) -> str:
         """Why the phase is over before this batch; empty if it isn't."""
@@ -279,7 +281,7 @@ class FineTuningSchedule(L.Callback):
     def _advance(self, trainer: L.Trainer, model: FineTuning, batch_idx: int) -> None:
         position = (trainer.current_epoch, batch_idx)
         reason = self._over(*position, trainer.global_step)
-        if not reason or self.phase == len(self.phases) - 1:
+        if not reason or self._in_last:
             return
         over = self.phases[self.phase].name
         self._restore_best(model)
@@ -347,8 +349,7 @@ class FineTuningSchedule(L.Callback):
                 self._best_weights = self._weights(pl_module)
         if plateau and self._wait >= plateau.patience and self._validations >= plateau.min_epochs:
             self._ended = f"as {monitor} didn't improve in {self._wait} validations"
-            if self.phase == len(self.phases) - 1:
-                trainer.should_stop = True
+            trainer.should_stop = trainer.should_stop or self._in_last
 
     def _weights(self, model: L.LightningModule) -> dict[str, Tensor]:
         """Copy what the phase changes: trained parameters, and all buffers."""
@@ -364,11 +365,19 @@ class FineTuningSchedule(L.Callback):
             state[name].copy_(value)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare the ranks; restore the best weights before the last checkpoint is written."""
+        """Compare the ranks, and end the last phase before the last checkpoint is written."""
         check_ranks(trainer, pl_module)
-        last = self.phase == len(self.phases) - 1
-        if last and self._over(trainer.current_epoch + 1, 0, trainer.global_step):
+        if self._in_last and self._over(trainer.current_epoch + 1, 0, trainer.global_step):
             self._restore_best(pl_module)
+            trainer.should_stop = True
+
+
+def steps_per_epoch(trainer: L.Trainer) -> int:
+    """Return the number of optimizer steps of an epoch."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set late
+    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return math.ceil(batches / trainer.accumulate_grad_batches)
 
 
 def check_ranks(trainer: L.Trainer, model: L.LightningModule) -> None:

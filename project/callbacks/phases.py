@@ -1,6 +1,7 @@
 """The phases of a fine-tuning schedule, and presets of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Literal
@@ -143,7 +144,7 @@ def preset_phases(preset: Preset, epochs: int | None = None) -> list[Phase]:
     return phases
 
 
-def check_phases(phases: list[Phase]) -> None:
+def check_phases(phases: Sequence[Phase]) -> None:
     """Refuse phases that contradict themselves, before there is a model.
 
     Raises:
@@ -196,7 +197,7 @@ def _check_plateau(plateau: Plateau, key: str) -> None:
         raise UserError(f"{key}.min_delta: {plateau.min_delta} must be at least 0")
 
 
-def differences(old: list[dict[str, Any]], new: list[Phase]) -> list[str]:
+def differences(old: list[dict[str, Any]], new: Sequence[Phase]) -> list[str]:
     """Return a line for each key in which two schedules differ."""
     lines = []
     now = [asdict(phase) for phase in new]

@@ -1,6 +1,5 @@
 """``python -m project plan``: a fine-tuning schedule before any of it is run."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from jsonargparse import Namespace
 
 from project.approaches import FineTuning
 from project.callbacks import FineTuningSchedule, Phase
+from project.callbacks.finetuning import steps_per_epoch
 from project.callbacks.preview import PhasePreview, preview, tables
 from project.callbacks.report import print_table, show
 from project.data import ImageDataModule
@@ -39,7 +39,7 @@ class PlanningTrainer(L.Trainer):
         callbacks: list[Any] = self.callbacks  # type: ignore[attr-defined]  # set late
         found = [callback for callback in callbacks if isinstance(callback, FineTuningSchedule)]
         frozen = Phase("frozen", ["head"], epochs=self.max_epochs, shape="constant")
-        schedule = found[0] if found else FineTuningSchedule([frozen])
+        schedule = found[0] if found else FineTuningSchedule((frozen,))
         schedule.bind(model, self)
         steps = self._steps_per_epoch(datamodule)
         rows = preview(schedule, model, steps)
@@ -51,18 +51,15 @@ class PlanningTrainer(L.Trainer):
 
     def _steps_per_epoch(self, data: ImageDataModule) -> int | None:
         try:
+            self.datamodule = data
             data.trainer = self
             data.setup("fit")
         except (UserError, OSError):
             if data.steps_per_epoch is None:
                 show("steps are unknown without the data; an epoch is taken to have 100")
                 return None
-            batches = data.steps_per_epoch
-        else:
-            batches = len(data.train_dataloader())
-        limit = self.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return math.ceil(batches / self.accumulate_grad_batches)
+            return data.steps_per_epoch
+        return steps_per_epoch(self)
 
 
 def prepare_plan(config: Namespace) -> None:

@@ -1,82 +1,27 @@
-"""The schedule of fine-tuning: what trains when, at which learning rate, and after a resume."""
+"""The schedule of fine-tuning: what trains when, and after a resume."""
 
-import shutil
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
+import yaml
+from lightning import Trainer
 
-from tests.conftest import Run
-
-SCHEDULE = """
-trainer:
-  logger: false
-  callbacks:
-    - class_path: FineTuningSchedule
-      init_args:
-        phases:
-          - {name: probe, train: [head], epochs: 2}
-          - {name: top, train: [head, stage2], steps: 6, lr_scale: 0.5, warmup_steps: 2,
-             norm: affine_only, restore_best: true}
-          - {name: all, train: all, norm: train, warmup_steps: 3,
-             plateau: {max_epochs: 2, patience: 1}}
-model:
-  class_path: FineTuning
-  init_args:
-    dropout: 0.2
-    lr_decay: 0.5
-    optimizer:
-      class_path: AdamW
-      init_args: {lr: 0.01}
-data:
-  class_path: Digits
-  init_args:
-    limit_per_class: 6
-    batch_size: 16
-    augment: {shift: 1}
-test_after_fit: false
-"""
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a complete training, with two stages that have batch norm."""
-    from project.cli import main
-
-    path = tmp_path_factory.mktemp("backbone") / "run"
-    main(
-        [
-            *("fit", "--model=FullTraining", "--model.network=CNN", "--run_dir", str(path)),
-            *("--model.network.channels=[4,8]", "--model.network.batch_norm=true"),
-            *("--model.network.hidden=[]", "--data=Digits", "--data.limit_per_class=10"),
-            *("--trainer.max_epochs=1", "--trainer.logger=false", "--test_after_fit=false"),
-        ]
-    )
-    return path
-
-
-@pytest.fixture
-def schedule(tmp_path: Path, backbone: Path) -> tuple[str, ...]:
-    """Arguments of a run of three phases."""
-    file = tmp_path / "schedule.yaml"
-    file.write_text(SCHEDULE)
-    return ("fit", "--config", str(file), f"--model.backbone={backbone}")
-
-
-class KeepAll(L.Callback):
-    """Keeps a copy of the last checkpoint of every step, and of every epoch."""
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        folder = Path(trainer.default_root_dir)
-        if trainer.global_step:
-            shutil.copy(
-                folder / "checkpoints" / "last.ckpt", folder / f"step{trainer.global_step}.ckpt"
-            )
+from project.approaches import FineTuning
+from project.callbacks import FineTuningSchedule, Phase
+from project.cli import main
+from project.networks.groups import matching
+from tests.callbacks.schedules import RECORD, STEPS_PER_EPOCH, States, last, phases
+from tests.conftest import CONFIGS, Run
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -90,23 +35,260 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def last(run: Run) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(
-        run.path / "checkpoints" / "last.ckpt", weights_only=True
+def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
+        assert equal(one[key], other[key]), key
+    name = "FineTuningSchedule"
+    assert equal(one["callbacks"][name], other["callbacks"][name])
+
+
+def check_resume(run: Callable[..., Run], args: tuple[str, ...], steps: list[int]) -> None:
+    args = (*args, "--checkpoint.every_n_steps=1")
+    whole = run(*args, f"{RECORD}KeepAll").path
+    for step in steps:
+        resumed = run(*args, f"--ckpt_path={whole / f'step{step}.ckpt'}")
+        assert_same_end(last(resumed.path), last(whole))
+
+
+@pytest.mark.timeout(120)
+def test_resume_ends_where_the_uninterrupted_run_ends(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    """At the ends of epochs (4, 8, 12, 16), inside of each phase, and where one begins (14)."""
+    check_resume(run, schedule, [2, 4, 8, 10, 12, 14, 16, 18])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_resume_at_every_step(
+    run: Callable[..., Run], schedule: tuple[str, ...], accumulate: int, optimizer: str
+) -> None:
+    args = [f"--trainer.accumulate_grad_batches={accumulate}", f"--model.optimizer={optimizer}"]
+    args += ["--model.optimizer.lr=0.01"]
+    check_resume(run, (*schedule, *args), list(range(1, 21 // accumulate)))
+
+
+def test_resume_of_a_finished_run_trains_no_more(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    """Even if a plateau ended it before its cap of epochs."""
+    plateau = "{name: a, train: all, plateau: {max_epochs: 9, patience: 1, min_delta: 9}}"
+    whole = run(*schedule, phases(plateau)).path
+    assert last(whole)["global_step"] == 2 * STEPS_PER_EPOCH
+    again = run(*schedule, phases(plateau), f"--ckpt_path={whole}")
+    assert "epoch 3" not in again.out
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_run_goes_on(
+    kill: signal.Signals, schedule: tuple[str, ...], tmp_path: Path, run: Callable[..., Run]
+) -> None:
+    every = 1 if kill == signal.SIGKILL else 10000  # SIGTERM has the time to save
+    args = (*schedule, f"--checkpoint.every_n_steps={every}", "--data.steps_per_epoch=200")
+    args = (*args, phases("{name: p, train: [head], epochs: 1}", "{name: a, train: 2, epochs: 2}"))
+    path = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "project", *args, "--run_dir", str(path)],
+        cwd=CONFIGS.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
     )
-    return checkpoint
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (path / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(kill)
+    assert process.wait(30) == (143 if kill == signal.SIGTERM else -kill)
+    assert 0 < last(path)["global_step"] < 600
+    resumed = run(*args, f"--ckpt_path={path}")
+    assert_same_end(last(resumed.path), last(run(*args).path))
 
 
-@pytest.mark.timeout(180)
-def test_resume_at_every_step(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
-    args = (*schedule, "--checkpoint.every_n_steps=1")
-    whole = run(*args, f"--trainer.callbacks+={__name__}.KeepAll")
-    expected = last(whole)
-    steps = expected["global_step"]
-    assert steps > 14
-    for step in (2, 4, 8, 10, 12, 14, 16, 18, 20):
-        resumed = last(run(*args, f"--ckpt_path={whole.path / f'step{step}.ckpt'}"))
-        for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
-            assert equal(resumed[key], expected[key]), (step, key)
-        for name in ("FineTuningSchedule",):
-            assert equal(resumed["callbacks"][name], expected["callbacks"][name]), step
+def test_frozen_groups_stay_bit_for_bit(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    """Weights and statistics, in a schedule that also freezes again."""
+    given = (
+        *("{name: probe, train: [head], epochs: 1}", "{name: low, train: [stage1], epochs: 1}"),
+        "{name: all, train: all, norm: train, epochs: 1}",
+        "{name: top, train: [head, stage2], norm: train, epochs: 1}",
+    )
+    run(*schedule, phases(*given), f"{RECORD}States")
+    trained = [{"head"}, {"backbone.stage1"}, {"head", "backbone.stage1", "backbone.stage2"}]
+    trained.append({"head", "backbone.stage2"})
+    for step, (before, after) in enumerate(pairwise(States.states), start=1):
+        changing = trained[step // STEPS_PER_EPOCH]
+        for name, value in before["weights"].items():
+            below = any(name.startswith(f"{group}.") for group in changing)
+            norm_is_frozen = step < 2 * STEPS_PER_EPOCH and ".1." in name  # norm: eval
+            moved = not torch.equal(value, after["weights"][name])
+            assert moved == (below and not norm_is_frozen), (step, name)
+        for name, frozen in after["frozen"].items():
+            assert frozen or any(name.startswith(f"{group}.") for group in changing), name
+
+
+def test_frozen_prefix_evaluates() -> None:
+    """In train mode it computes what it computes in evaluation, statistics and dropout included."""
+    model = FineTuning(5, (3, 32, 32), backbone="mobilenet_v3_small", dropout=0.5)
+    images = torch.randn(4, 3, 32, 32)
+    top = model.trained_by(["head", "stage5"], "train")
+    for trained in (model.trained_by(["head"]), top, model.trained_by(["head"])):
+        model.set_trained(trained, "train")
+        backbone: Any = model.network.backbone
+        model.train()
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        in_training = backbone.features[:9](images)
+        model.eval()
+        assert torch.equal(in_training, backbone.features[:9](images))
+        model.train()
+        assert backbone.features[9].training == (trained == top)
+        assert backbone.classifier[2].training == (trained == top)  # dropout
+        assert all(module.training for module in model.network.head.modules())
+        assert equal(dict(model.state_dict()), state)
+
+
+@pytest.mark.parametrize(
+    ("norm", "affine", "statistics"),
+    [("eval", False, False), ("affine_only", True, False), ("train", True, True)],
+)
+def test_norm_policy(
+    norm: str,
+    affine: bool,
+    statistics: bool,
+    run: Callable[..., Run],
+    schedule: tuple[str, ...],
+    backbone: Path,
+) -> None:
+    phase = f"{{name: all, train: all, epochs: 1, norm: {norm}}}"
+    state = last(run(*schedule, phases(phase)).path)["state_dict"]
+    before = last(backbone)["state_dict"]
+    for stage in ("stage1", "stage2"):
+        for name, moves in (("weight", affine), ("bias", affine), ("running_mean", statistics)):
+            key = f"network.backbone.{stage}.1.{name}"
+            assert torch.equal(state[key], before[key]) != moves, key
+        key = f"network.backbone.{stage}.0.weight"
+        assert not torch.equal(state[key], before[key])
+
+
+def test_gradients_are_gone_when_a_group_is_frozen() -> None:
+    """A stale gradient would go on moving it: momentum and weight decay need no new one."""
+    model = FineTuning(5, (3, 32, 32), backbone="resnet18")
+    model.set_trained(model.trained_by("all"))
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    model.set_trained(model.trained_by(["head"]))
+    for name, parameter in model.network.named_parameters():
+        assert (parameter.grad is None) != name.startswith("head."), name
+
+
+def test_every_parameter_is_in_the_optimizer_once() -> None:
+    """By identity: layers with equal values are different parameters."""
+    model = FineTuning(5, (3, 32, 32), backbone="resnet18", decay_norm_and_bias=False)
+    for parameter in model.network.parameters():
+        torch.nn.init.ones_(parameter)
+    schedule = FineTuningSchedule(
+        (
+            Phase("a", ["head", "backbone.layer4.*.conv?"], epochs=1),
+            Phase("b", ["backbone.layer4.0", "backbone.layer1.*.bn*"], epochs=1, norm="train"),
+        )
+    )
+    schedule.bind(model, Trainer(max_epochs=2, logger=False, accelerator="cpu"))
+    groups = model.parameter_groups()
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.network.parameters())
+    names = [group["name"] for group in groups]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if name.startswith("layer4") and "decay" not in name] == [
+        "layer4",
+        "layer4:backbone.layer4.*.conv?",
+        "layer4:backbone.layer4.*.conv?:backbone.layer4.0",
+        "layer4:backbone.layer4.0",
+    ]
+    for group in groups:
+        assert (group.get("weight_decay") == 0) == group["name"].endswith("/no_decay")
+        assert all((p.ndim <= 1) == group["name"].endswith("/no_decay") for p in group["params"])
+
+
+def test_globs_stop_at_module_boundaries() -> None:
+    names = [f"backbone.layer{number}.{part}.weight" for number in (1, 10) for part in ("bn1", "c")]
+    assert matching(names, "backbone.layer1") == {names[0], names[1]}
+    assert matching(names, "backbone.layer1?") == {names[2], names[3]}
+    assert matching(names, "backbone.*.bn?") == {names[0], names[2]}
+    assert matching(names, "layer1") == set()
+
+
+def test_plateau_ends_a_phase(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    """After its floor of epochs, when it is out of patience, and at its cap."""
+    never_better = "plateau: {max_epochs: 5, patience: 2, min_delta: 9"
+    out = run(
+        *schedule,
+        phases(
+            f"{{name: floor, train: [head], {never_better}, min_epochs: 4}}}}",
+            f"{{name: patience, train: 2, {never_better}}}}}",
+            "{name: cap, train: all, plateau: {max_epochs: 1}}",
+        ),
+    ).out
+    assert "floor ended as val/loss didn't improve in 3 validations" in out
+    assert "phase 3/3 cap: trains all" in out
+    assert len(re.findall(r"^epoch ", out, re.MULTILINE)) == 4 + 3 + 1
+
+
+def test_restore_best(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    """A phase that makes things worse ends with the weights of its best epoch."""
+    two = (
+        "{name: a, train: all, epochs: 3, shape: constant, restore_best: true}",
+        "{name: b, train: 1, epochs: 1}",
+    )
+    args = (*schedule, phases(*two), "--model.optimizer.lr=9", "--checkpoint.every_n_steps=1")
+    whole = run(*args, f"{RECORD}KeepAll")
+    losses = [float(loss) for loss in re.findall(r"val/loss (\S+)", whole.out)]
+    best = losses.index(min(losses[:3]))
+    assert best < 2  # or there is nothing to restore
+    path = whole.path / f"step{STEPS_PER_EPOCH * (best + 1)}.ckpt"
+    kept = torch.load(path, weights_only=True)["state_dict"]
+    for name, value in last(whole.path)["state_dict"].items():
+        assert torch.equal(value, kept[name]) == ("backbone" in name), name
+
+
+def test_average_starts_again_with_each_phase(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    """An average over the phase before would hold the random head back."""
+    two = ("{name: a, train: [head], epochs: 1}", "{name: b, train: all, epochs: 1}")
+    average = "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.5}}"
+    path = run(*schedule, phases(*two), average).path
+    assert last(path)["averaging_state"]["n_averaged"] == STEPS_PER_EPOCH
+
+
+def test_presets_print_their_phases(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for preset, count in (("probe", 1), ("lp_ft", 2), ("gradual", 4), ("full", 1)):
+        file = tmp_path / f"{preset}.yaml"
+        file.write_text(
+            "model: {class_path: FineTuning, init_args: {backbone: resnet18}}\ntrainer:\n  "
+            "callbacks:\n    - class_path: FineTuningSchedule\n      init_args: "
+            f"{{preset: {preset}, epochs: 9}}\n"
+        )
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(file), "--print_config"])
+        printed = yaml.safe_load(capfd.readouterr().out)
+        options = printed["trainer"]["callbacks"][0]["init_args"]
+        assert options["preset"] is None and len(options["phases"]) == count
+        assert sum(phase["epochs"] for phase in options["phases"]) == 9
+        assert FineTuningSchedule(preset=preset, epochs=9).phases == tuple(  # type: ignore[arg-type]
+            Phase(**phase) for phase in options["phases"]
+        )
+
+
+def test_changed_schedule_on_resume(
+    run: Callable[..., Run], fails: Callable[..., str], schedule: tuple[str, ...]
+) -> None:
+    one = ("{name: a, train: [head], epochs: 1}", "{name: b, train: 2, epochs: 1}")
+    other = ("{name: a, train: [head], epochs: 1}", "{name: b, train: all, epochs: 2}")
+    whole = run(*schedule, phases(*one)).path
+    error = fails(*schedule, phases(*other), f"--ckpt_path={whole}")
+    assert "phases[1].train: 2 is now all; phases[1].epochs: 1 is now 2" in error
+    allow = "--trainer.callbacks.init_args.allow_changes=true"
+    again = run(*schedule, phases(*other), allow, f"--ckpt_path={whole}")
+    assert last(again.path)["global_step"] == 3 * STEPS_PER_EPOCH
+    gone = phases("{name: c, train: all, epochs: 3}")
+    assert "'b', which is gone" in fails(*schedule, gone, allow, f"--ckpt_path={whole}")

@@ -52,7 +52,7 @@ class FineTuningSchedule(L.Callback):
         allow_changes: bool = False,
     ) -> None:
         if (phases is None) == (preset is None):
-            raise UserError("FineTuningSchedule: give either phases or a preset")
+            raise UserError("FineTuningSchedule: give phases or a preset, and null for the other")
         if preset is None and epochs is not None:
             raise UserError("FineTuningSchedule.epochs: goes with a preset; phases have their own")
         # not a list: jsonargparse merges one from two configs item by item

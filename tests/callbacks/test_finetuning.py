@@ -233,9 +233,10 @@ def test_plateau_ends_a_phase(run: Callable[..., Run], schedule: tuple[str, ...]
 
 
 def test_restore_best(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
-    """Here the best epoch is the one with the largest loss, since that falls from the first on."""
+    """Here the epoch of the largest loss is the best, which is not the last one."""
     two = (
-        "{name: a, train: all, restore_best: true, plateau: {max_epochs: 3, patience: 3, mode: max}}",
+        "{name: a, train: all, restore_best: true, "
+        "plateau: {max_epochs: 3, patience: 3, mode: max}}",
         "{name: b, train: 1, epochs: 1}",
     )
     args = (*schedule, phases(*two), "--checkpoint.every_n_steps=1")

@@ -82,6 +82,8 @@ def explain(message: str) -> str:
 
     It lists what each alternative of a type has to say, inside each class that the key passes.
     """
+    # a list of callbacks is tried as a single callback, too
+    message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
     keys = re.findall(r'Parser key "([^"]+)"', message)
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)

@@ -312,7 +312,7 @@ class ImageClassifier(L.LightningModule):
             warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
             for step in range(1, steps + 1):
                 rates.append(optimizer.param_groups[0]["lr"])
-                if scheduler is None or self._lr_scheduler is None or step == steps:
+                if scheduler is None or self._lr_scheduler is None:
                     continue
                 interval = steps_per_epoch if self._lr_scheduler.interval == "epoch" else 1
                 if step % (interval * self._lr_scheduler.frequency) == 0:

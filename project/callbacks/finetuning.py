@@ -56,7 +56,7 @@ class FineTuningSchedule(L.Callback):
         if preset is None and epochs is not None:
             raise UserError("FineTuningSchedule.epochs: goes with a preset; phases have their own")
         # not a list: jsonargparse merges one from two configs item by item
-        self.phases = tuple(phases or preset_phases(preset or "lp_ft", epochs))
+        self.phases = preset_phases(preset, epochs) if preset else phases or ()
         check_phases(self.phases)
         self.allow_changes = allow_changes
         self.phase = 0

@@ -108,7 +108,7 @@ class Phase:
         return self.lr_scale * min(warmup, 1.0) * falling[shape]
 
 
-def preset_phases(preset: Preset, epochs: int | None = None) -> list[Phase]:
+def preset_phases(preset: Preset, epochs: int | None = None) -> tuple[Phase, ...]:
     """Return the phases of a preset.
 
     Args:
@@ -141,7 +141,7 @@ def preset_phases(preset: Preset, epochs: int | None = None) -> list[Phase]:
     for phase in phases[:-1]:
         phase.epochs = short
     phases[-1].epochs = epochs - short * (len(phases) - 1)
-    return phases
+    return tuple(phases)
 
 
 def check_phases(phases: Sequence[Phase]) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from jsonargparse import Namespace
 
 from project.approaches import FineTuning
@@ -92,7 +91,7 @@ def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: P
     from matplotlib.figure import Figure
 
     groups = model.optimizer_groups()
-    colors = colormaps["viridis"](torch.linspace(0, 1, len(groups)))
+    colors = [colormaps["viridis"](place / len(groups)) for place in range(len(groups))]
     figure = Figure(figsize=(9, 3.5 + 0.3 * len(groups)), layout="constrained")
     bars, curves = figure.subplots(2, 1, sharex=True, height_ratios=(len(groups), 9))
     start = 0
@@ -101,7 +100,7 @@ def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: P
         for group, curve in row.learning_rates.items():
             place = groups.index(group)
             bars.barh(place, length, left=start, color=colors[place], align="center")
-            curves.plot(range(start, start + length), curve, color=colors[place])
+            curves.plot(range(start, start + length), curve.tolist(), color=colors[place])
         cost = "" if row.gflop is None else f"\n{row.gflop:.3g} GFLOP/image"
         middle = start + length / 2
         bars.text(middle, len(groups) - 0.4, row.name + cost, ha="center", va="bottom", fontsize=8)

@@ -1,0 +1,175 @@
+"""Schedules that can't work, and what a person is told."""
+
+from collections.abc import Callable
+
+import pytest
+from lightning import Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+
+from project.approaches import FineTuning
+from project.callbacks import FineTuningSchedule
+from project.errors import UserError
+from tests.callbacks.schedules import phases
+
+HEAD = "{name: head, train: [head], epochs: 1}"
+OPTION = "--trainer.callbacks.init_args"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([phases()], "phases: there are none; give at least one, or a preset"),
+        (
+            [phases("{name: a, train: [haed], epochs: 1}")],
+            "phases[0].train: 'haed' is no layer group and matches no module; did you mean head?",
+        ),
+        (
+            [phases(HEAD, "{name: b, train: [backbone.stage9.*], epochs: 1}")],
+            "phases[1].train: 'backbone.stage9.*' is no layer group and matches no module; "
+            "known are stage1, stage2, head",
+        ),
+        (
+            [phases("{name: a, train: 4, epochs: 1}")],
+            "phases[0].train: the last 4 of 3 layer groups: stage1, stage2, head",
+        ),
+        ([phases("{name: a, train: 0, epochs: 1}")], "phases[0].train: the last 0 of 3 layer"),
+        (
+            [phases("{name: a, train: [], epochs: 1}")],
+            "phases[0].train: nothing; name layer groups",
+        ),
+        (
+            [phases("{name: a, train: [stage1], epochs: 1}")],
+            "phases: no phase trains head.2.bias, head.2.weight of the new head",
+        ),
+        (
+            [phases(HEAD, "{name: b, train: [backbone.*.1], epochs: 1}")],
+            "phases[1].train: nothing is left to train with norm: eval",
+        ),
+        (
+            [phases("{name: a, train: all}")],
+            "phases[0]: needs one of epochs, steps and plateau; given is none",
+        ),
+        (
+            [phases("{name: a, train: all, epochs: 1, steps: 5}")],
+            "phases[0]: needs one of epochs, steps and plateau; given is epochs and steps",
+        ),
+        ([phases("{name: a, train: all, epochs: 0}")], "phases[0].epochs: 0 must be at least 1"),
+        ([phases("{name: a, train: all, steps: -5}")], "phases[0].steps: -5 must be at least 1"),
+        (
+            [phases("{name: a, train: all, epochs: 1.5}")],
+            "phases.epochs: expected int, got '1.5'",
+        ),
+        (
+            [phases("{name: a, train: all, plateau: {max_epochs: 2, min_epochs: 3}}")],
+            "phases[0].plateau.max_epochs: 2 is less than min_epochs 3",
+        ),
+        (
+            [phases("{name: a, train: all, plateau: {patience: 3}}")],
+            "Plateau needs max_epochs",
+        ),
+        (
+            [phases("{name: a, train: all, plateau: {max_epochs: 2, patience: 0}}")],
+            "phases[0].plateau.patience: 0 must be at least 1",
+        ),
+        (
+            [phases("{name: a, train: all, plateau: {max_epochs: 2, monitor: val/acuracy}}")],
+            "phases[0].plateau.monitor: there is no 'val/acuracy'; known are ",
+        ),
+        (
+            [
+                phases("{name: a, train: all, epochs: 2, restore_best: true}"),
+                "--data.val_fraction=0",
+            ],
+            "phases[0].restore_best: there are no validation images",
+        ),
+        (
+            [phases(HEAD, "{name: head, train: all, epochs: 1}")],
+            "phases[1].name: 'head' is the name of another phase, too",
+        ),
+        (
+            [phases("{name: a, train: all, epochs: 1, lr_scale: 0}")],
+            "phases[0].lr_scale: 0.0 must be greater than 0",
+        ),
+        (
+            [phases("{name: a, train: all, epochs: 1, warmup_steps: -1}")],
+            "phases[0].warmup_steps: -1 must be at least 0",
+        ),
+        (
+            [phases("{name: a, train: all, steps: 5, warmup_steps: 5}")],
+            "phases[0].warmup_steps: 5 of only 5 steps",
+        ),
+        (
+            [phases("{name: a, train: all, epochs: 1, norm: frozen}")],
+            "expected one of 'eval', 'train', 'affine_only', got frozen",
+        ),
+        (
+            [phases("{name: a, train: all, epochs: 1, shape: cubic}")],
+            "expected one of 'constant', 'cosine', 'linear', got cubic",
+        ),
+        (
+            [phases("{name: a, train: [head], epochs: 1, cache_features: true}")],
+            "phases[0].cache_features: there is no cache yet; set it to false",
+        ),
+        (
+            [phases("{name: a, train: all, epcohs: 1}")],
+            "Phase has no option 'epcohs'; did you mean",
+        ),
+        ([f"{OPTION}.preset=probe"], "give phases or a preset, and null for the other"),
+        ([f"{OPTION}.epochs=3"], "epochs: goes with a preset; phases have their own"),
+        (
+            [f"{OPTION}.phases=null", f"{OPTION}.preset=gradual", f"{OPTION}.epochs=3"],
+            "epochs: 3 for the 4 phases of gradual",
+        ),
+        (
+            [f"{OPTION}.phases=null", f"{OPTION}.preset=lpft"],
+            "expected one of 'probe', 'lp_ft', 'gradual', 'full', got lpft",
+        ),
+        (
+            [phases(HEAD), "--trainer.max_epochs=7"],
+            "trainer.max_epochs: 7, but the phases take 1 epochs; remove it, or change the phases",
+        ),
+        (
+            [phases(HEAD), "--trainer.max_steps=7"],
+            "trainer.max_steps: the phases say how long the training is; remove it",
+        ),
+        (
+            [
+                phases("{name: a, train: all, epochs: 1, shape: linear}"),
+                "--model.lr_scheduler={scheduler: {class_path: StepLR, init_args: {step_size: 1}}}",
+            ],
+            "phases[0].shape: linear, but model.lr_scheduler shapes the learning rates already",
+        ),
+        (
+            [
+                phases(HEAD),
+                "--trainer.callbacks+={class_path: StochasticWeightAveraging, "
+                "init_args: {swa_lrs: 0.1, device: null}}",
+            ],
+            "trainer.callbacks: StochasticWeightAveraging resets the statistics of frozen",
+        ),
+        ([phases(HEAD), "--model.lr_decay=1.5"], "model.lr_decay: 1.5 must be in (0, 1]"),
+        (
+            [phases(HEAD), "--model.group_lr={stage3: 0.1}"],
+            "model.group_lr: no layer group 'stage3'; known are stage1, stage2, head",
+        ),
+    ],
+)
+def test_bad_schedules(
+    args: list[str], message: str, fails: Callable[..., str], schedule: tuple[str, ...]
+) -> None:
+    error = fails(*schedule, *args)
+    assert message in error
+    assert len(error) < 400, error
+
+
+def test_schedule_needs_fine_tuning(fails: Callable[..., str]) -> None:
+    args = ("fit", "--trainer.callbacks=FineTuningSchedule", f"{OPTION}.preset=probe")
+    assert "the model is TrainFromScratch; it needs FineTuning" in fails(*args)
+
+
+def test_sharded_strategies_are_refused() -> None:
+    model = FineTuning(5, (3, 32, 32), backbone="resnet18")
+    trainer = Trainer(max_epochs=1, logger=False, accelerator="cpu")
+    trainer._accelerator_connector.strategy = FSDPStrategy()
+    with pytest.raises(UserError, match="FSDPStrategy shards parameters, and what trains can't"):
+        FineTuningSchedule(preset="probe", epochs=1).bind(model, trainer)

@@ -15,6 +15,7 @@ REFERENCE_JOBS = {  # parameters in total and trained
     "finetune_folder": (16_812_353, 2_097_665),
 }
 EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedules").glob("*.yaml"))
 DEBUG = sorted(path.stem for path in (CONFIGS / "debug").glob("*.yaml"))
 
 
@@ -22,7 +23,11 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
     """Arguments that point a config to small data and make it short."""
     roots = {"MNIST": mnist, "CIFAR10": cifar10, "ImageFolder": pets}
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    args: list[Any] = ["--config", CONFIGS / f"{name}.yaml", "--trainer.max_epochs", 1]
+    args: list[Any] = ["--config", CONFIGS / f"{name}.yaml"]
+    if "FineTuningSchedule" in str(config["trainer"]):  # which says how long it takes
+        args += ["--trainer.callbacks.init_args.epochs", 2]
+    else:
+        args += ["--trainer.max_epochs", 1]
     if root := roots.get(config["data"]["class_path"]):
         args += ["--data.root", root]
     if config["model"]["class_path"] == "FineTuning":
@@ -73,6 +78,16 @@ def test_print_config_round_trips(
 def test_first_lines_say_how_to_run_it(name: str) -> None:
     first = (CONFIGS / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith(f"# python -m project fit --config configs/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule(name: str, run: Callable[..., Run], pets: Path) -> None:
+    first, schedule = CONFIGS / "finetune_folder_best.yaml", CONFIGS / "schedules" / f"{name}.yaml"
+    finished = run(
+        *("fit", "--config", first, "--config", schedule, "--data.root", pets),
+        *("--model.weights", "null", "--data.image_size", 32),
+    )
+    assert "phase 4/4 all: trains all" in finished.out
 
 
 @pytest.mark.parametrize("name", DEBUG)

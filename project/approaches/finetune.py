@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from project.approaches.base import ImageClassifier
 from project.approaches.pretrained import is_checkpoint, load_network
 from project.errors import UserError
-from project.networks import LibraryNetwork, dense_head
+from project.networks import LibraryNetwork, Network, dense_head
 from project.networks.groups import evaluate_frozen, group_of_parameters, matching, norm_layers
 
 Train = Literal["all"] | int | list[str]
@@ -64,18 +64,7 @@ class FineTuning(ImageClassifier):
             decay_norm_and_bias=decay_norm_and_bias,
             **kwargs,
         )
-        if is_checkpoint(backbone):
-            if weights is not None:
-                raise UserError(
-                    f"model.weights: {backbone} brings its own weights; leave weights null"
-                )
-            self.network = load_network(backbone)
-            features = self.network.num_features(image_shape, backbone)
-            self.network.head = dense_head(features, self.num_logits, hidden, dropout)
-        else:
-            self.network = LibraryNetwork(
-                image_shape, self.num_logits, backbone, weights, hidden, dropout
-            )
+        self.network = self.build_network(image_shape, backbone, weights, hidden, dropout)
         self._layer_groups = self.network.layer_groups()
         self._layer_group = group_of_parameters(self.network, self._layer_groups)
         self._group = dict(self._layer_group)  # of the optimizer: finer where globs cut
@@ -86,6 +75,24 @@ class FineTuning(ImageClassifier):
         self._scheduled = False
         self._lr_factors: Mapping[str, float] = {}
         self.set_trained(self.trained_by(["head"]))
+
+    def build_network(
+        self,
+        image_shape: tuple[int, int, int],
+        backbone: str,
+        weights: str | None,
+        hidden: tuple[int, ...],
+        dropout: float,
+    ) -> Network:
+        """Return the backbone with a new head; a subclass may bring a network of its own."""
+        if not is_checkpoint(backbone):
+            return LibraryNetwork(image_shape, self.num_logits, backbone, weights, hidden, dropout)
+        if weights is not None:
+            raise UserError(f"model.weights: {backbone} brings its own weights; leave weights null")
+        network = load_network(backbone)
+        features = network.num_features(image_shape, backbone)
+        network.head = dense_head(features, self.num_logits, hidden, dropout)
+        return network
 
     def layer_groups(self) -> dict[str, list[str]]:
         """Return the layer groups from input to output, by names of submodules of ``network``."""

@@ -375,8 +375,12 @@ class FineTuningSchedule(L.Callback):
 def steps_per_epoch(trainer: L.Trainer) -> int:
     """Return the number of optimizer steps of an epoch."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set late
-    batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if data is None:  # the loaders were given to the trainer
+        trainer.fit_loop.setup_data()
+        batches = int(trainer.num_training_batches)
+    else:  # setup_data would begin to iterate, and callbacks could no longer copy the model
+        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return math.ceil(batches / trainer.accumulate_grad_batches)
 
 

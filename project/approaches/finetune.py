@@ -232,6 +232,23 @@ class FineTuning(ImageClassifier):
         self._apply_learning_rates(optimizer)
         return configured
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the groups of the optimizer by name: torch would match them by position.
+
+        Raises:
+            UserError: If a run is resumed with other groups.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if not (self.trainer.training and checkpoint.get("optimizer_states")):
+            return
+        saved = [group.get("name") for group in checkpoint["optimizer_states"][0]["param_groups"]]
+        now = [group["name"] for group in self.parameter_groups()]
+        if saved != now:
+            raise UserError(
+                f"the optimizer of the checkpoint has the groups {', '.join(map(str, saved))}, and "
+                f"not {', '.join(now)}: its FineTuningSchedule or decay_norm_and_bias was another"
+            )
+
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Let the scheduler change its own learning rates, then apply the factors to them."""
         for group in scheduler.optimizer.param_groups:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from project.approaches import FineTuning
@@ -38,6 +38,7 @@ class PhasePreview:
     parameters: int
     norm: str
     gflop: float | None
+    share: float | None
     epochs: str
     steps: int | None
     learning_rates: dict[str, Tensor]
@@ -57,6 +58,8 @@ def preview(
     nominal = steps_per_epoch or 100
     lengths = [phase.length(nominal) for phase in schedule.phases]
     scheduled = torch.split(model.scheduled_learning_rates(sum(lengths), nominal), lengths)
+    cost = _Cost(model)
+    full = cost.gflop({name for name, _ in model.network.named_parameters()})
     rows = []
     for number, phase in enumerate(schedule.phases):
         names = schedule.trained[number]
@@ -71,7 +74,8 @@ def preview(
                 tensors=len(sizes),
                 parameters=sum(sizes),
                 norm=phase.norm if model.has_trainable_norm(phase.train) else "",
-                gflop=_gflop(model, names),
+                gflop=(gflop := cost.gflop(names)),
+                share=gflop / full if gflop and full else None,
                 epochs=phase.length_in_words(),
                 steps=lengths[number] if steps_per_epoch or phase.steps else None,
                 learning_rates={
@@ -95,31 +99,41 @@ def _convolution_backward(
 CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
-def _gflop(model: FineTuning, trained: set[str]) -> float | None:
-    """Count on meta tensors, which have shapes and no values."""
-    network = copy.deepcopy(model.network).to("meta").eval()
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in trained)
-    assert isinstance(model.example_input_array, Tensor)
-    try:
-        with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
-            network(model.example_input_array.to("meta")).sum().backward()
-    except (NotImplementedError, RuntimeError):  # an operation that needs values
-        return None
-    return float(counter.get_total_flops()) / 1e9
+class _Cost:
+    """Counts operations on a copy of the network on the meta device: shapes without values."""
+
+    def __init__(self, model: FineTuning) -> None:
+        assert isinstance(model.example_input_array, Tensor)
+        self.images = model.example_input_array.to("meta")
+        tensors: dict[int, Tensor] = {}
+        for parameter in model.network.parameters():
+            tensors[id(parameter)] = nn.Parameter(parameter.to("meta"))
+        for buffer in model.network.buffers():
+            tensors[id(buffer)] = buffer.to("meta")
+        self.network = copy.deepcopy(model.network, tensors).eval()  # copies no values
+
+    def gflop(self, trained: set[str]) -> float | None:
+        """Return 1e9 operations for one image; null if an operation needs values."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in trained)
+        try:
+            with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
+                self.network(self.images).sum().backward()
+        except (NotImplementedError, RuntimeError):
+            return None
+        return float(counter.get_total_flops()) / 1e9
 
 
 def tables(rows: list[PhasePreview], model: FineTuning) -> list[Table]:
     """Return a table of the phases, and one of the learning rates in them."""
-    full = _gflop(model, {name for name, _ in model.network.named_parameters()})
     phases = Table(title="phases")
     columns = ("phase", "trains", "norm", "tensors", "parameters", "GFLOP/image", "of full")
     for name in (*columns, "epochs", "steps"):
         phases.add_column(name, justify="left" if name in ("phase", "trains", "norm") else "right")
     for row in rows:
-        cost = ("?", "?") if row.gflop is None else (f"{row.gflop:.3g}", "?")
-        if row.gflop is not None and full:
-            cost = (cost[0], f"{row.gflop / full:.0%}")
+        cost = ("?", "?")
+        if row.gflop is not None and row.share is not None:
+            cost = (f"{row.gflop:.3g}", f"{row.share:.0%}")
         steps = "?" if row.steps is None else f"{row.steps:,}"
         counts = (f"{row.tensors:,}", f"{row.parameters:,}")
         phases.add_row(row.name, row.train, row.norm, *counts, *cost, row.epochs, steps)

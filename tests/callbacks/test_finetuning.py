@@ -292,3 +292,12 @@ def test_changed_schedule_on_resume(
     assert last(again.path)["global_step"] == 3 * STEPS_PER_EPOCH
     gone = phases("{name: c, train: all, epochs: 3}")
     assert "'b', which is gone" in fails(*schedule, gone, allow, f"--ckpt_path={whole}")
+
+
+def test_resume_with_other_parameter_groups(
+    run: Callable[..., Run], fails: Callable[..., str], schedule: tuple[str, ...]
+) -> None:
+    """A frozen backbone's optimizer holds the head alone."""
+    frozen = run(*schedule, "--trainer.callbacks=null", "--trainer.max_epochs=1").path
+    error = fails(*schedule, f"--ckpt_path={frozen}")
+    assert "the optimizer of the checkpoint has the groups head, head/no_decay, and not" in error

@@ -109,6 +109,7 @@ def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: P
         start += length
     bars.set_yticks(range(len(groups)), groups)
     bars.set_ylim(-0.5, len(groups) - 0.5)
-    curves.set(yscale="log", ylabel="learning rate", xlim=(0, start))
+    highest = max(float(curve.max()) for row in rows for curve in row.learning_rates.values())
+    curves.set(yscale="log", ylabel="learning rate", xlim=(0, start), ylim=(highest / 1e5, None))
     curves.set_xlabel("optimizer step" if steps else "optimizer step, if an epoch had 100 of them")
     figure.savefig(path, dpi=150)

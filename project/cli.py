@@ -326,9 +326,10 @@ def _remove_weights(model: Namespace) -> None:
 
 
 def _has_schedule(trainer: Namespace) -> bool:
-    return any(
-        callback.class_path.endswith("FineTuningSchedule") for callback in _callbacks(trainer)
-    )
+    found = [c for c in _callbacks(trainer) if c.class_path.endswith("FineTuningSchedule")]
+    if len(found) > 1:
+        raise UserError("trainer.callbacks: there are two FineTuningSchedules; leave one")
+    return bool(found)
 
 
 def main(args: ArgsType = None) -> None:

@@ -82,8 +82,9 @@ def explain(message: str) -> str:
 
     It lists what each alternative of a type has to say, inside each class that the key passes.
     """
-    # a list of callbacks is tried as a single callback, too
+    # callbacks are tried as a list and as a single one, too
     message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
+    message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
     keys = re.findall(r'Parser key "([^"]+)"', message)
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
@@ -112,6 +113,8 @@ def explain(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     lines = [re.sub(r'^Parser key "[^"]*": ', "", line) for line in lines]
+    if not lines and given:
+        return f"{place}can't be {given[0]}"
     return re.sub(r"^Call to compute_fn of link .* failed: ", "", place + "; ".join(lines))
 
 

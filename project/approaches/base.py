@@ -101,7 +101,7 @@ class ImageClassifier(L.LightningModule):
         self.example_input_array = torch.zeros(1, *image_shape)
         self.label_smoothing = label_smoothing
         self.one_logit = one_logit
-        self._optimizer = optimizer
+        self._optimizer = _Shared(optimizer) if optimizer else None
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
         self._configured: dict[str, Any] = {}
@@ -244,9 +244,7 @@ class ImageClassifier(L.LightningModule):
             UserError: If they refuse their arguments.
         """
         optimizer = self._build_optimizer()
-        scheduler = self._build_scheduler(
-            optimizer, lambda: self.trainer.estimated_stepping_batches
-        )
+        scheduler = self._build_scheduler(optimizer, self.total_steps)
         self._configured = {
             "optimizer": type(optimizer).__name__,
             "groups": [
@@ -272,12 +270,18 @@ class ImageClassifier(L.LightningModule):
         """Whether the config names a learning rate scheduler."""
         return self._lr_scheduler is not None
 
+    def total_steps(self) -> float:
+        """Return the number of optimizer steps of the whole training."""
+        return self.trainer.estimated_stepping_batches
+
     def _build_optimizer(self) -> Optimizer:
         try:
             groups = self.parameter_groups()
-            return self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
+            optimizer = self._optimizer(groups) if self._optimizer else Adam(groups, lr=0.001)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.optimizer: {error}") from error
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
 
     def _build_scheduler(
         self, optimizer: Optimizer, total_steps: Callable[[], float]
@@ -372,6 +376,19 @@ class ImageClassifier(L.LightningModule):
                 "weight_decay": 0.0,
             },
         ]
+
+
+class _Shared:
+    """A function that copies of the model share: copying it may copy the whole command line."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+        return self
 
 
 def _step_without_metric(scheduler: LRScheduler) -> None:

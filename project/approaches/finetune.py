@@ -13,7 +13,7 @@ from project.errors import UserError
 from project.networks import LibraryNetwork, Network, dense_head
 from project.networks.groups import evaluate_frozen, group_of_parameters, matching, norm_layers
 
-Train = Literal["all"] | int | list[str]
+Train = int | str | list[str]
 Norm = Literal["eval", "train", "affine_only"]
 
 
@@ -73,6 +73,7 @@ class FineTuning(ImageClassifier):
         self.group_lr = group_lr or {}
         self._check_learning_rates()
         self._scheduled = False
+        self.scheduled_steps: int | None = None  # of all phases
         self._lr_factors: Mapping[str, float] = {}
         self.set_trained(self.trained_by(["head"]))
 
@@ -116,9 +117,11 @@ class FineTuning(ImageClassifier):
         elif isinstance(train, int):
             if not 1 <= train <= len(groups):
                 raise UserError(
-                    f"the last {train} of {len(groups)} layer groups: {', '.join(groups)}"
+                    f"the last {train} layer groups, of {len(groups)}: {', '.join(groups)}"
                 )
             train = groups[-train:]
+        elif isinstance(train, str):
+            train = [train]
         trained = {name for wanted in train for name in self._named(wanted)}
         if norm == "eval":
             for layer in norm_layers(self.network.backbone):
@@ -219,6 +222,10 @@ class FineTuning(ImageClassifier):
         self._base_lr: float = optimizer.defaults["lr"]
         return optimizer
 
+    def total_steps(self) -> float:
+        """Return the number of optimizer steps of the whole training."""
+        return self.scheduled_steps or super().total_steps()
+
     def configure_optimizers(self) -> Any:
         """Build optimizer and scheduler.
 
@@ -278,6 +285,8 @@ class FineTuning(ImageClassifier):
         """Return the learning rate of an optimizer group, as a multiple of the optimizer's own."""
         layer_group = self._owner[group]
         if layer_group in self.group_lr:
+            if self._base_lr == 0:
+                raise UserError("model.group_lr: needs an optimizer with lr greater than 0")
             return self.group_lr[layer_group] / self._base_lr
         groups = list(self.layer_groups())
         depth = len(groups) - 1 - groups.index(layer_group)

@@ -5,9 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from project.approaches import FineTuning
@@ -20,6 +19,12 @@ from project.callbacks.phases import (
 )
 from project.callbacks.preview import preview, tables
 from project.callbacks.report import print_table, show
+from project.callbacks.requirements import (
+    check_length,
+    check_ranks,
+    check_trainer,
+    steps_per_epoch,
+)
 from project.errors import UserError
 
 
@@ -67,7 +72,7 @@ class FineTuningSchedule(L.Callback):
         self._start = (0, 0)  # epoch and batch in which the phase began
         self._start_step = 0
         self._ended = ""  # why the phase is over, once a validation has decided so
-        self._validations = self._wait = 0
+        self._wait = 0  # validations since the best one
         self._best: float | None = None
         self._best_weights: dict[str, Tensor] = {}
 
@@ -81,7 +86,7 @@ class FineTuningSchedule(L.Callback):
             raise UserError(
                 f"FineTuningSchedule: the model is {type(model).__name__}; it needs FineTuning"
             )
-        self._check_trainer(trainer)
+        check_trainer(trainer, self.phases)
         self.trained = []
         for number, phase in enumerate(self.phases):
             try:
@@ -106,44 +111,6 @@ class FineTuningSchedule(L.Callback):
                     "learning rates already; leave one of them out"
                 )
         return model
-
-    def _check_trainer(self, trainer: L.Trainer) -> None:
-        strategy = trainer.strategy
-        if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
-            raise UserError(
-                f"trainer.strategy: {type(strategy).__name__} shards parameters, and what trains "
-                "can't change under it; FineTuningSchedule works on one device and with ddp"
-            )
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set late
-            if isinstance(callback, StochasticWeightAveraging):
-                raise UserError(
-                    "trainer.callbacks: StochasticWeightAveraging resets the statistics of frozen "
-                    "batch norms and destroys the backbone; use EMAWeightAveraging"
-                )
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
-            return
-        if trainer.max_steps != -1:
-            raise UserError("trainer.max_steps: the phases say how long the training is; remove it")
-        epochs = self.max_epochs
-        if epochs is not None and trainer.max_epochs not in (None, -1, epochs):
-            raise UserError(
-                f"trainer.max_epochs: {trainer.max_epochs}, but the phases take {epochs} epochs; "
-                "remove it, or change the phases"
-            )
-
-    def _check_validation(self, trainer: L.Trainer) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set late
-        validated = trainer.limit_val_batches != 0 and (data is None or data.val_images)
-        for number, phase in enumerate(self.phases):
-            if (phase.plateau or phase.restore_best) and not validated:
-                name = "plateau" if phase.plateau else "restore_best"
-                raise UserError(f"phases[{number}].{name}: there are no validation images")
-
-    @property
-    def max_epochs(self) -> int | None:
-        """Largest number of epochs of all phases, null if any is in steps."""
-        epochs = [phase.max_epochs for phase in self.phases]
-        return None if None in epochs else sum(count for count in epochs if count)
 
     def lr_factors(
         self, model: FineTuning, number: int, step: int, steps_per_epoch: int
@@ -171,12 +138,12 @@ class FineTuningSchedule(L.Callback):
         if stage != "fit":
             return
         model = self.bind(pl_module, trainer)
-        self._check_validation(trainer)
         model.set_trained(self.trained[0], self.phases[0].norm)
         self._steps_per_epoch = steps_per_epoch(trainer)
+        epochs = check_length(trainer, self.phases, self._steps_per_epoch)
+        model.scheduled_steps = sum(p.length(self._steps_per_epoch) for p in self.phases)
         if trainer.max_epochs in (None, -1):
-            steps = sum(phase.length(self._steps_per_epoch) for phase in self.phases)
-            trainer.fit_loop.max_epochs = math.ceil(steps / self._steps_per_epoch)
+            trainer.fit_loop.max_epochs = epochs
 
     def state_dict(self) -> dict[str, Any]:
         """Return the schedule, the phase, and where in it the training is."""
@@ -186,7 +153,6 @@ class FineTuningSchedule(L.Callback):
             "start": self._start,
             "start_step": self._start_step,
             "ended": self._ended,
-            "validations": self._validations,
             "wait": self._wait,
             "best": self._best,
             "best_weights": self._best_weights,
@@ -212,7 +178,6 @@ class FineTuningSchedule(L.Callback):
         self._start = tuple(state_dict["start"])
         self._start_step = state_dict["start_step"]
         self._ended = state_dict["ended"]
-        self._validations = state_dict["validations"]
         self._wait = state_dict["wait"]
         self._best = state_dict["best"]
         self._best_weights = state_dict["best_weights"]
@@ -221,7 +186,10 @@ class FineTuningSchedule(L.Callback):
         """Freeze what the phase of a resumed run doesn't train."""
         if self.phase:
             self._apply(trainer, pl_module)
-        trainer.should_stop = self._in_last and bool(self._ended)
+        if self._start_step:  # earlier phases may have been longer, if the schedule has changed
+            steps = sum(p.length(self._steps_per_epoch) for p in self.phases[self.phase :])
+            longest = math.ceil((self._start_step + steps) / self._steps_per_epoch)
+            trainer.fit_loop.max_epochs = longest
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the phases."""
@@ -229,6 +197,10 @@ class FineTuningSchedule(L.Callback):
         if trainer.global_rank == 0:
             for table in tables(preview(self, pl_module, self._steps_per_epoch), pl_module):
                 print_table(table)
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self._in_last and self._over(trainer.current_epoch, batch, trainer.global_step):
+            show("all phases are over; to go on, add a phase and set allow_changes")
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the next phase if this one is over, before learning rates are logged."""
@@ -288,8 +260,11 @@ class FineTuningSchedule(L.Callback):
         self.phase += 1
         self._start, self._start_step = position, trainer.global_step
         self._ended, self._best, self._best_weights = "", None, {}
-        self._validations = self._wait = 0
+        self._wait = 0
         self._apply(trainer, model)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set late
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback._average_model.n_averaged.zero_()  # what it averaged is of another phase
         self._news = f", as {over} ended {reason}"
         if batch_idx:
             self._log(trainer)
@@ -304,9 +279,6 @@ class FineTuningSchedule(L.Callback):
         if changed and isinstance(strategy, DDPStrategy):
             strategy.model = model
             strategy.configure_ddp()
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set late
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                callback._average_model.n_averaged.zero_()  # what it averaged is of another phase
         check_ranks(trainer, model)
 
     def _announce(self, trainer: L.Trainer, model: L.LightningModule) -> None:
@@ -327,29 +299,40 @@ class FineTuningSchedule(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look whether the metric still improves, and keep the best weights."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking:
+            self._check_monitors(trainer)
             return
         phase = self.phases[self.phase]
         plateau = phase.plateau
         if not (plateau or phase.restore_best):
             return
         monitor, mode = (plateau.monitor, plateau.mode) if plateau else ("val/loss", "min")
-        if monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(trainer.callback_metrics))
-            raise UserError(
-                f"phases[{self.phase}].plateau.monitor: there is no {monitor!r}; known are {known}"
-            )
         value = trainer.strategy.reduce(trainer.callback_metrics[monitor], reduce_op="mean")
         score = float(value) if mode == "max" else -float(value)
-        self._validations += 1
         self._wait += 1
         if self._best is None or score > self._best + (plateau.min_delta if plateau else 0):
             self._best, self._wait = score, 0
             if phase.restore_best:
                 self._best_weights = self._weights(pl_module)
-        if plateau and self._wait >= plateau.patience and self._validations >= plateau.min_epochs:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        position = (trainer.current_epoch, progress.current.ready)
+        if progress.is_last_batch:
+            position = (trainer.current_epoch + 1, 0)
+        floor = (self._start[0] + plateau.min_epochs, self._start[1]) if plateau else (0, 0)
+        if plateau and self._wait >= plateau.patience and position >= floor:
             self._ended = f"as {monitor} didn't improve in {self._wait} validations"
             trainer.should_stop = trainer.should_stop or self._in_last
+
+    def _check_monitors(self, trainer: L.Trainer) -> None:
+        known = ", ".join(sorted(trainer.callback_metrics))
+        for number, phase in enumerate(self.phases):
+            if phase.plateau and phase.plateau.monitor not in trainer.callback_metrics:
+                monitor = phase.plateau.monitor
+                raise UserError(
+                    f"phases[{number}].plateau.monitor: there is no {monitor!r}; known are {known}"
+                )
 
     def _weights(self, model: L.LightningModule) -> dict[str, Tensor]:
         """Copy what the phase changes: trained parameters, and all buffers."""
@@ -370,39 +353,3 @@ class FineTuningSchedule(L.Callback):
         if self._in_last and self._over(trainer.current_epoch + 1, 0, trainer.global_step):
             self._restore_best(pl_module)
             trainer.should_stop = True
-
-
-def steps_per_epoch(trainer: L.Trainer) -> int:
-    """Return the number of optimizer steps of an epoch."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set late
-    if data is None:  # the loaders were given to the trainer
-        trainer.fit_loop.setup_data()
-        batches = int(trainer.num_training_batches)
-    else:  # setup_data would begin to iterate, and callbacks could no longer copy the model
-        batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return math.ceil(batches / trainer.accumulate_grad_batches)
-
-
-def check_ranks(trainer: L.Trainer, model: L.LightningModule) -> None:
-    """Compare the parameters of all ranks, by a sum of each that any change would change.
-
-    Raises:
-        UserError: If they differ.
-    """
-    if trainer.world_size == 1:
-        return
-    names = [name for name, _ in model.named_parameters()]
-    sums = torch.stack(
-        [parameter.detach().sum(dtype=torch.float64) for parameter in model.parameters()]
-    )
-    largest, smallest = (
-        trainer.strategy.reduce(sums.clone(), reduce_op=which) for which in ("max", "min")
-    )
-    equal = (largest == smallest) | largest.isnan()
-    if not equal.all():
-        wrong = [name for name, same in zip(names, equal.tolist()) if not same]
-        raise UserError(
-            f"the ranks have drifted apart in epoch {trainer.current_epoch + 1}: {len(wrong)} "
-            f"parameters differ, the first is {wrong[0]}; something changed the model of one rank"
-        )

@@ -40,19 +40,21 @@ class Phase:
 
     Args:
         name: Name of the phase.
-        train: ``all``, how many of the last layer groups, or a list of layer groups and of globs of
+        train: ``all``, how many of the last layer groups, or layer groups by name and globs of
             modules such as ``backbone.layer4.*.bn*``. All else is frozen.
         epochs: Length in epochs.
         steps: Length in optimizer steps.
         plateau: Goes on until a metric stops improving.
         lr_scale: Multiplies all learning rates.
-        warmup_steps: Optimizer steps of linear warm-up, for what the phase before didn't train.
+        warmup_steps: Optimizer steps of linear warm-up, for what the phase before didn't train; at
+            most half of the phase.
         shape: How the learning rates fall within the phase; null is ``cosine``, and ``constant``
             where the model has an ``lr_scheduler`` of its own.
         norm: Batch norm and the like of the backbone, where they train: ``eval`` keeps statistics,
             weight and bias as they are, ``affine_only`` trains weight and bias and keeps the
             statistics, ``train`` normalises with the batch and updates the statistics.
-        restore_best: End with the weights of the phase's best validation.
+        restore_best: End with the weights of the phase's best validation, by the metric of
+            ``plateau``, else by ``val/loss``.
         cache_features: Compute the features of the frozen backbone once.
     """
 
@@ -87,7 +89,7 @@ class Phase:
         """Say what trains."""
         if isinstance(self.train, int):
             return f"the last {self.train} layer groups"
-        return self.train if isinstance(self.train, str) else ", ".join(self.train)
+        return ", ".join(self.train) if isinstance(self.train, list) else self.train
 
     def lr_factor(self, step: int, length: int, shape: str, new: bool) -> float:
         """Return the factor of a learning rate in the phase.
@@ -98,7 +100,8 @@ class Phase:
             shape: How the learning rate falls.
             new: Whether the phase before didn't train these parameters.
         """
-        warmup = (step + 1) / (self.warmup_steps + 1) if new else 1.0
+        warmup_steps = min(self.warmup_steps, length // 2)
+        warmup = (step + 1) / (warmup_steps + 1) if new else 1.0
         progress = min(step / length, 1.0)
         falling = {
             "constant": 1.0,
@@ -136,7 +139,7 @@ def preset_phases(preset: Preset, epochs: int | None = None) -> tuple[Phase, ...
     }[preset]
     epochs = PRESET_EPOCHS if epochs is None else epochs
     if epochs < len(phases):
-        raise UserError(f"epochs: {epochs} for the {len(phases)} phases of {preset}")
+        raise UserError(f"epochs: {epochs} is too few for the {len(phases)} phases of {preset}")
     short = max(round(epochs * 0.3), 1) if len(phases) == 2 else epochs // len(phases)
     for phase in phases[:-1]:
         phase.epochs = short

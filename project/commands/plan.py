@@ -8,9 +8,9 @@ from jsonargparse import Namespace
 
 from project.approaches import FineTuning
 from project.callbacks import FineTuningSchedule, Phase
-from project.callbacks.finetuning import steps_per_epoch
 from project.callbacks.preview import PhasePreview, preview, tables
 from project.callbacks.report import print_table, show
+from project.callbacks.requirements import check_length, steps_per_epoch
 from project.data import ImageDataModule
 from project.errors import UserError
 
@@ -18,7 +18,13 @@ from project.errors import UserError
 class PlanningTrainer(L.Trainer):
     """A trainer that can also say what it would do."""
 
-    def plan(self, model: L.LightningModule, datamodule: Any, plot: str | None = None) -> None:
+    def plan(
+        self,
+        model: L.LightningModule,
+        datamodule: Any,
+        plot: str | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
         """Show what each phase of a fine-tuning trains, at which learning rates, at what cost.
 
         Nothing is trained, downloaded or written but the picture.
@@ -27,6 +33,7 @@ class PlanningTrainer(L.Trainer):
             model: A :class:`FineTuning`.
             datamodule: The data, which needn't be there.
             plot: PNG file to draw phases and learning rates into.
+            ckpt_path: Not used; configs of ``fit`` have it.
 
         Raises:
             UserError: If the schedule can't work.
@@ -41,6 +48,8 @@ class PlanningTrainer(L.Trainer):
         schedule = found[0] if found else FineTuningSchedule((frozen,))
         schedule.bind(model, self)
         steps = self._steps_per_epoch(datamodule)
+        if steps is not None:
+            check_length(self, schedule.phases, steps)
         rows = preview(schedule, model, steps)
         for table in tables(rows, model):
             print_table(table)

@@ -1,15 +1,17 @@
 """Schedules that can't work, and what a person is told."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from lightning import Trainer
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from project.approaches import FineTuning
 from project.callbacks import FineTuningSchedule
+from project.cli import main
 from project.errors import UserError
-from tests.callbacks.schedules import phases
+from tests.callbacks.schedules import SCHEDULE, phases
 
 HEAD = "{name: head, train: [head], epochs: 1}"
 OPTION = "--trainer.callbacks.init_args"
@@ -30,9 +32,12 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [phases("{name: a, train: 4, epochs: 1}")],
-            "phases[0].train: the last 4 of 3 layer groups: stage1, stage2, head",
+            "phases[0].train: the last 4 layer groups, of 3: stage1, stage2, head",
         ),
-        ([phases("{name: a, train: 0, epochs: 1}")], "phases[0].train: the last 0 of 3 layer"),
+        (
+            [phases("{name: a, train: 0, epochs: 1}")],
+            "phases[0].train: the last 0 layer groups, of 3",
+        ),
         (
             [phases("{name: a, train: [], epochs: 1}")],
             "phases[0].train: nothing; name layer groups",
@@ -118,7 +123,7 @@ OPTION = "--trainer.callbacks.init_args"
         ([f"{OPTION}.epochs=3"], "epochs: goes with a preset; phases have their own"),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=gradual", f"{OPTION}.epochs=3"],
-            "epochs: 3 for the 4 phases of gradual",
+            "epochs: 3 is too few for the 4 phases of gradual",
         ),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=lpft"],
@@ -126,11 +131,11 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [phases(HEAD), "--trainer.max_epochs=7"],
-            "trainer.max_epochs: 7, but the phases take 1 epochs; remove it, or change the phases",
+            "trainer.max_epochs: 7, but the phases take 1 epoch; remove it, or change the phases",
         ),
         (
             [phases(HEAD), "--trainer.max_steps=7"],
-            "trainer.max_steps: the phases say how long the training is; remove it",
+            "trainer.max_steps: the phases say how long it takes; remove it",
         ),
         (
             [
@@ -146,6 +151,49 @@ OPTION = "--trainer.callbacks.init_args"
                 "init_args: {swa_lrs: 0.1, device: null}}",
             ],
             "trainer.callbacks: StochasticWeightAveraging resets the statistics of frozen",
+        ),
+        (
+            [
+                phases(HEAD),
+                "--trainer.callbacks+={class_path: GradientAccumulationScheduler, "
+                "init_args: {scheduling: {0: 1, 1: 4}}}",
+            ],
+            "GradientAccumulationScheduler changes how long an epoch is; use accumulate_grad",
+        ),
+        (
+            [
+                phases("{name: a, train: all, epochs: 1, restore_best: true}"),
+                "--trainer.callbacks+=EMAWeightAveraging",
+            ],
+            "EMAWeightAveraging validates its average; leave restore_best false with it",
+        ),
+        (
+            [phases(HEAD), "--trainer.callbacks+=FineTuningSchedule"],
+            "trainer.callbacks: there are two FineTuningSchedules; leave one",
+        ),
+        ([phases(HEAD), "--trainer.min_epochs=2"], "trainer.min_epochs: the phases say how long"),
+        (
+            [phases(HEAD), "--trainer.limit_train_batches=0"],
+            "trainer.limit_train_batches: leaves no batch to train on",
+        ),
+        (
+            [phases(HEAD, "{name: b, train: all, steps: 20}"), "--trainer.max_epochs=3"],
+            "trainer.max_epochs: 3, but the phases take 6 epochs; remove it",
+        ),
+        (
+            [
+                phases("{name: a, train: all, epochs: 1, restore_best: true}"),
+                "--trainer.check_val_every_n_epoch=5",
+            ],
+            "phases[0].restore_best: the phase is over before it is validated; make it longer",
+        ),
+        (
+            [phases("{name: a, train: all, plateau: 3}")],
+            "trainer.callbacks.phases.plateau: can't be 3",
+        ),
+        (
+            [phases(HEAD), "--model.optimizer.lr=0", "--model.group_lr={head: 0.1}"],
+            "model.group_lr: needs an optimizer with lr greater than 0",
         ),
         ([phases(HEAD), "--model.lr_decay=1.5"], "model.lr_decay: 1.5 must be in (0, 1]"),
         (
@@ -167,9 +215,30 @@ def test_schedule_needs_fine_tuning(fails: Callable[..., str]) -> None:
     assert "the model is TrainFromScratch; it needs FineTuning" in fails(*args)
 
 
-def test_sharded_strategies_are_refused() -> None:
+def test_one_callback_needs_no_list(
+    schedule: tuple[str, ...], fails: Callable[..., str], tmp_path: Path
+) -> None:
+    one = SCHEDULE.replace("    - class_path: FineT", "    class_path: FineT")
+    one = one.replace("      init_args:\n        phases:", "    init_args:\n        phases:")
+    (tmp_path / "schedule.yaml").write_text(one.replace("warmup_steps: 2", "warmup_steps: -1"))
+    assert fails(*schedule) == "phases[1].warmup_steps: -1 must be at least 0"
+
+
+def test_a_wrong_metric_is_found_before_training(
+    schedule: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "{name: b, train: all, plateau: {max_epochs: 2, monitor: val/acc}}"
+    with pytest.raises(SystemExit):
+        main([*schedule, phases(HEAD, wrong)])
+    said = capfd.readouterr()
+    assert "phases[1].plateau.monitor: there is no 'val/acc'; known are" in said.err
+    assert "epoch 1" not in said.out
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_sharded_strategies_are_refused(strategy: type) -> None:
     model = FineTuning(5, (3, 32, 32), backbone="resnet18")
     trainer = Trainer(max_epochs=1, logger=False, accelerator="cpu")
-    trainer._accelerator_connector.strategy = FSDPStrategy()
-    with pytest.raises(UserError, match="FSDPStrategy shards parameters, and what trains can't"):
+    trainer._accelerator_connector.strategy = strategy.__new__(strategy)
+    with pytest.raises(UserError, match="Strategy shards parameters, and what trains can't"):
         FineTuningSchedule(preset="probe", epochs=1).bind(model, trainer)

@@ -70,15 +70,45 @@ def test_resume_at_every_step(
     check_resume(run, (*schedule, *args), list(range(1, 21 // accumulate)))
 
 
+EARLY = "{name: a, train: all, norm: train, plateau: {max_epochs: 9, patience: 1, min_delta: 9}}"
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ([EARLY], 8),  # ended before its cap of epochs
+        ([EARLY, "{name: b, train: all, epochs: 2, shape: constant}"], 16),
+        ([EARLY, "{name: b, train: all, steps: 6, shape: constant}"], 14),
+    ],
+)
 def test_resume_of_a_finished_run_trains_no_more(
+    given: list[str], steps: int, run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    whole = run(*schedule, phases(*given)).path
+    assert last(whole)["global_step"] == steps
+    again = run(*schedule, phases(*given), f"--ckpt_path={whole}")
+    assert not re.search(r"^(epoch|phase \d)", again.out, re.MULTILINE)
+
+
+def test_resume_with_an_average(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    two = phases("{name: a, train: [head], epochs: 1}", "{name: b, train: all, epochs: 2}")
+    average = "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9}}"
+    args = (*schedule, two, average, "--checkpoint.every_n_steps=1")
+    whole = run(*args, f"{RECORD}KeepAll").path
+    for step in (2, 4, 6, 8, 10):
+        resumed = run(*args, f"--ckpt_path={whole / f'step{step}.ckpt'}")
+        for key in ("state_dict", "current_model_state", "averaging_state"):
+            assert equal(last(resumed.path)[key], last(whole)[key]), (step, key)
+
+
+def test_floor_of_a_plateau_is_in_epochs(
     run: Callable[..., Run], schedule: tuple[str, ...]
 ) -> None:
-    """Even if a plateau ended it before its cap of epochs."""
-    plateau = "{name: a, train: all, plateau: {max_epochs: 9, patience: 1, min_delta: 9}}"
-    whole = run(*schedule, phases(plateau)).path
-    assert last(whole)["global_step"] == 2 * STEPS_PER_EPOCH
-    again = run(*schedule, phases(plateau), f"--ckpt_path={whole}")
-    assert "epoch 3" not in again.out
+    floor = "plateau: {max_epochs: 6, min_epochs: 3, patience: 1, min_delta: 9}"
+    often = run(
+        *schedule, phases(f"{{name: a, train: all, {floor}}}"), "--trainer.val_check_interval=0.25"
+    )
+    assert last(often.path)["global_step"] == 3 * STEPS_PER_EPOCH
 
 
 @pytest.mark.timeout(120)
@@ -290,6 +320,9 @@ def test_changed_schedule_on_resume(
     allow = "--trainer.callbacks.init_args.allow_changes=true"
     again = run(*schedule, phases(*other), allow, f"--ckpt_path={whole}")
     assert last(again.path)["global_step"] == 3 * STEPS_PER_EPOCH
+    shorter = ("{name: b, train: 2, epochs: 3}",)  # the phase that is over is gone
+    again = run(*schedule, phases(*shorter), allow, f"--ckpt_path={whole}")
+    assert last(again.path)["global_step"] == 4 * STEPS_PER_EPOCH
     gone = phases("{name: c, train: all, epochs: 3}")
     assert "'b', which is gone" in fails(*schedule, gone, allow, f"--ckpt_path={whole}")
 

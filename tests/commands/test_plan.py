@@ -81,6 +81,28 @@ def test_plan_says_what_fit_does(
     ]
 
 
+def test_plan_of_a_scheduler_over_phases_in_steps(
+    plan: Callable[..., list[list[str]]], schedule: tuple[str, ...], run: Callable[..., Run]
+) -> None:
+    """Whose total is that of the phases, not of whole epochs."""
+    two = phases("{name: a, train: [head], steps: 3}", "{name: b, train: all, steps: 3}")
+    cosine = "{scheduler: {class_path: WarmupCosine, init_args: {warmup: 0}}, interval: step}"
+    args = (*schedule[1:], two, f"--model.lr_scheduler={cosine}")
+    rows = plan(*args)
+    run("fit", *args, f"{RECORD}States")
+    rates = [f"{state['lr']['head']:.2g}" for state in States.states]
+    assert rows[-1][1:] == [
+        "  ".join(rates[i] for i in (0, 0, 2)),
+        "  ".join(rates[i] for i in (3, 3, 5)),
+    ]
+
+
+def test_plan_takes_the_config_of_a_run(
+    plan: Callable[..., list[list[str]]], schedule: tuple[str, ...], run: Callable[..., Run]
+) -> None:
+    assert plan("--config", str(run(*schedule).path / "config.yaml")) == plan(*schedule[1:])
+
+
 def test_plan_draws(
     plan: Callable[..., list[list[str]]], schedule: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -95,6 +117,7 @@ def test_plan_draws(
         (["--model=TrainFromScratch"], "plan: needs model FineTuning, not TrainFromScratch"),
         (["--plot=plan.jpg"], "--plot plan.jpg: must be a .png file in a folder that exists"),
         (["--plot=nowhere/plan.png"], "--plot nowhere/plan.png: must be a .png file"),
+        (["--data.val_fraction=0"], "phases[1].restore_best: there are no validation images"),
         ([phases("{name: a, train: [haed], epochs: 1}")], "phases[0].train: 'haed' is no layer"),
         (
             [

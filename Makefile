@@ -8,7 +8,7 @@ quickstart: .venv/installed  ## train, test and log a classifier of digits, in u
 	$(BIN)/python -m project fit --config configs/quickstart.yaml
 
 test: .venv/installed  ## the tests, but for those that take minutes
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 lint: .venv/installed  ## lint, format and types
 	$(BIN)/ruff check .

@@ -39,3 +39,15 @@ def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "summary.json").is_file() and again
     assert two["out"].count("epoch 1/2") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.timeout(120)
+def test_average_with_an_optimizer_of_the_config(tmp_path: Path) -> None:
+    """The average is a copy of the model, which holds a factory that can't be copied."""
+    found = train(
+        tmp_path / "run",
+        *("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.devices=2"),
+        *("--trainer.strategy=ddp", "--model.optimizer=AdamW", "--trainer.logger=false"),
+        *("--trainer.callbacks=EMAWeightAveraging", "--data.limit_per_class=10"),
+    )
+    assert found["summary"]["test/accuracy"] > 0

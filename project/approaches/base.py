@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
-from typing import Any, Literal
+from dataclasses import is_dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,33 +13,22 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches.metrics import EpochMetrics
-from project.approaches.schedulers import WarmupCosine
+from project.approaches.schedulers import (
+    Scheduler,
+    Shared,
+    WarmupCosine,
+    plain_state,
+    step_without_metric,
+)
 from project.data import Batch
 from project.errors import UserError
 from project.networks import Network
 from project.randomness import mix, run_seed
 
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
-
-
-@dataclass
-class Scheduler:
-    """A learning rate scheduler and when it steps, by the names that Lightning gives them.
-
-    Args:
-        scheduler: Any torch scheduler, or ``WarmupCosine``.
-        interval: Step after every optimizer step or after every epoch.
-        frequency: How many of those intervals lie between two steps.
-        monitor: Metric that ``ReduceLROnPlateau`` looks at.
-    """
-
-    scheduler: Callable[[Optimizer], LRScheduler]
-    interval: Literal["step", "epoch"] = "epoch"
-    frequency: int = 1
-    monitor: str = "val/loss"
 
 
 class ImageClassifier(L.LightningModule):
@@ -101,7 +90,7 @@ class ImageClassifier(L.LightningModule):
         self.example_input_array = torch.zeros(1, *image_shape)
         self.label_smoothing = label_smoothing
         self.one_logit = one_logit
-        self._optimizer = _Shared(optimizer) if optimizer else None
+        self._optimizer = Shared(optimizer) if optimizer else None
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
         self._configured: dict[str, Any] = {}
@@ -251,7 +240,7 @@ class ImageClassifier(L.LightningModule):
                 {name: value for name, value in group.items() if name != "params"}
                 for group in optimizer.param_groups
             ],
-            "scheduler": _plain(scheduler.state_dict()) if scheduler else {},
+            "scheduler": plain_state(scheduler.state_dict()) if scheduler else {},
         }
         if self._lr_scheduler is None or scheduler is None:
             return optimizer
@@ -320,7 +309,7 @@ class ImageClassifier(L.LightningModule):
                     continue
                 interval = steps_per_epoch if self._lr_scheduler.interval == "epoch" else 1
                 if step % (interval * self._lr_scheduler.frequency) == 0:
-                    _step_without_metric(scheduler)
+                    step_without_metric(scheduler)
         return torch.tensor(rates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -376,31 +365,3 @@ class ImageClassifier(L.LightningModule):
                 "weight_decay": 0.0,
             },
         ]
-
-
-class _Shared:
-    """A function that copies of the model share: copying it may copy the whole command line."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
-        return self
-
-
-def _step_without_metric(scheduler: LRScheduler) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        return
-    try:
-        scheduler.step()
-    except ValueError as error:
-        raise UserError(f"model.lr_scheduler: {error}") from error
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """The part of a scheduler's state that ``weights_only`` loads."""
-    kinds = (bool, int, float, str, list, tuple, type(None))
-    return {name: value for name, value in state.items() if isinstance(value, kinds)}

@@ -1,9 +1,31 @@
-"""Learning rate schedules that torch lacks."""
+"""Learning rate schedulers: when they step, and one that torch lacks."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from project.errors import UserError
+
+
+@dataclass
+class Scheduler:
+    """A learning rate scheduler and when it steps, by the names that Lightning gives them.
+
+    Args:
+        scheduler: Any torch scheduler, or ``WarmupCosine``.
+        interval: Step after every optimizer step or after every epoch.
+        frequency: How many of those intervals lie between two steps.
+        monitor: Metric that ``ReduceLROnPlateau`` looks at.
+    """
+
+    scheduler: Callable[[Optimizer], LRScheduler]
+    interval: Literal["step", "epoch"] = "epoch"
+    frequency: int = 1
+    monitor: str = "val/loss"
 
 
 class WarmupCosine(LambdaLR):
@@ -46,3 +68,37 @@ class WarmupCosine(LambdaLR):
             return (step + 1) / (warmup_steps + 1)
         progress = min((step - warmup_steps) / max(total - warmup_steps, 1), 1.0)
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Shared:
+    """A function that copies of the model share: copying it may copy the whole command line."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
+        return self
+
+
+def step_without_metric(scheduler: LRScheduler) -> None:
+    """Step a scheduler as if no metric ever changed.
+
+    Raises:
+        UserError: If it can't go on.
+    """
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return
+    try:
+        scheduler.step()
+    except ValueError as error:
+        raise UserError(f"model.lr_scheduler: {error}") from error
+
+
+def plain_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a scheduler's state that ``weights_only`` loads."""
+    kinds = (bool, int, float, str, list, tuple, type(None))
+    return {name: value for name, value in state.items() if isinstance(value, kinds)}

@@ -257,7 +257,7 @@ class ProjectCLI(LightningCLI):
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
-                f"has {', '.join(self.model.class_names)}"
+                f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
         for callback in trainer.callbacks:

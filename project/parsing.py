@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, _typehints
 from jsonargparse._util import import_object
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -151,7 +151,9 @@ def _class_names(key: str) -> list[str]:
         "network": Network,
         "optimizer": Optimizer,
         "scheduler": LRScheduler,
+        "callbacks": Callback,
     }
+    key = key.rpartition(".")[2]
     return sorted(_subclasses(bases[key])) if key in bases else []
 
 

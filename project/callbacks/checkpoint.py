@@ -1,5 +1,6 @@
 """The two checkpoints that a run keeps."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project.checkpoints import load_checkpoint
 from project.data import ImageDataModule
 from project.errors import UserError
 
@@ -50,6 +52,7 @@ class BestAndLast(ModelCheckpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose the folder, and monitor nothing if nothing is validated."""
+        self._first_rank = trainer.is_global_zero
         self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and not data.val_images and (self.monitor or "").startswith("val/"):
@@ -57,9 +60,24 @@ class BestAndLast(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of a checkpoint, if it is of the same run directory."""
-        if state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
+        """Go on from the state of a checkpoint, with the best one of its run, if it is still there.
+
+        Where the run has another directory, that is copied; a later best is not that of the state.
+        """
+        old, best = state_dict["dirpath"], Path(state_dict["best_model_path"])
+        if old != self.dirpath:
+            if not best.is_file() or _best_score(best) != state_dict["best_model_score"]:
+                return
+            if self._first_rank:
+                Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)
+                shutil.copy(best, Path(str(self.dirpath), best.name))
+            state_dict = {key: self._moved(value, old) for key, value in state_dict.items()}
+        super().load_state_dict(state_dict)
+
+    def _moved(self, value: Any, old: str) -> Any:
+        if isinstance(value, dict):
+            return {self._moved(key, old): score for key, score in value.items()}
+        return value.replace(old, str(self.dirpath)) if isinstance(value, str) else value
 
     def on_train_batch_end(
         self,
@@ -84,6 +102,9 @@ class BestAndLast(ModelCheckpoint):
         """Save the last checkpoint when the run is told to terminate."""
         if isinstance(exception, SIGTERMException) and trainer.training:
             self._save_last(trainer)
+            if trainer.global_rank == 0:
+                run_dir = trainer.default_root_dir
+                print(f"terminated at step {trainer.global_step}; --ckpt_path {run_dir} goes on")
 
     def _save_last(self, trainer: L.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
@@ -93,6 +114,10 @@ class BestAndLast(ModelCheckpoint):
         """Save the last checkpoint after every epoch; Lightning does only where one is the best."""
         super().on_train_epoch_end(trainer, pl_module)
         self._save_last(trainer)
+
+
+def _best_score(best: Path) -> Any:
+    return load_checkpoint(best)["callbacks"].get(BestAndLast.__name__, {}).get("best_model_score")
 
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:

@@ -56,10 +56,13 @@ class FineTuningSchedule(L.Callback):
         epochs: int | None = None,
         allow_changes: bool = False,
     ) -> None:
-        if (phases is None) == (preset is None):
-            raise UserError("FineTuningSchedule: give phases or a preset, and null for the other")
-        if preset is None and epochs is not None:
-            raise UserError("FineTuningSchedule.epochs: goes with a preset; phases have their own")
+        if phases is None and preset is None:
+            raise UserError("FineTuningSchedule: needs phases or a preset")
+        if phases is not None and (preset, epochs) != (None, None):
+            raise UserError(
+                "FineTuningSchedule: has phases and a preset; set preset: null and epochs: null, "
+                "or phases: null"
+            )
         # not a list: jsonargparse merges one from two configs item by item
         self.phases = preset_phases(preset, epochs) if preset else phases or ()
         check_phases(self.phases)
@@ -95,7 +98,8 @@ class FineTuningSchedule(L.Callback):
                 raise UserError(f"phases[{number}].train: {error}") from error
             if not trained:
                 raise UserError(
-                    f"phases[{number}].train: nothing is left to train with norm: {phase.norm}"
+                    f"phases[{number}].train: nothing but norm layers, which norm: eval leaves "
+                    "as they are; set norm: affine_only"
                 )
             self.trained.append(trained)
         head = model.trained_by(["head"])

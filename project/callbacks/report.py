@@ -64,6 +64,23 @@ class RunReport(L.Callback):
         }
         show("\n".join(f"{name:<6} {text}" for name, text in rows.items() if text))
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the scores of all epochs, so that a resumed run knows those of its best one."""
+        checkpoint["epochs"] = [*self._epochs, _metrics(trainer)]
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the scores of the epochs before."""
+        self._epochs = list(checkpoint.get("epochs", []))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where a resumed run goes on."""
+        if trainer.global_step and trainer.global_rank == 0:
+            show(f"goes on in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch before; only now are all of its metrics there."""
         self._close_epoch(trainer)
@@ -76,7 +93,7 @@ class RunReport(L.Callback):
     def _close_epoch(self, trainer: L.Trainer) -> None:
         if self._epoch is None:
             return
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        metrics = _metrics(trainer)
         self._epochs.append(metrics)
         if trainer.global_rank == 0:
             last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
@@ -114,10 +131,8 @@ class RunReport(L.Callback):
         """Validation scores of the epoch that the best checkpoint is from."""
         epochs = self._epochs
         if checkpoint is not None and checkpoint.monitor is not None:
-            monitor: str = checkpoint.monitor
-            epochs = [epoch for epoch in epochs if monitor in epoch]
-            choose = min if checkpoint.mode == "min" else max
-            epochs = [choose(epochs, key=lambda epoch: epoch[monitor])] if epochs else []
+            monitor, score = checkpoint.monitor, checkpoint.best_model_score
+            epochs = [epoch for epoch in epochs if epoch.get(monitor) == score][:1]
         last = epochs[-1] if epochs else {}
         return {name: value for name, value in last.items() if name.startswith("val/")}
 
@@ -170,6 +185,10 @@ class RunReport(L.Callback):
         if self.viewing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
             lines.append(self.viewing)
         show("\n".join(lines))
+
+
+def _metrics(trainer: L.Trainer) -> dict[str, float]:
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
 def show(text: str) -> None:

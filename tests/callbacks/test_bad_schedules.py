@@ -48,7 +48,7 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [phases(HEAD, "{name: b, train: [backbone.*.1], epochs: 1}")],
-            "phases[1].train: nothing is left to train with norm: eval",
+            "phases[1].train: nothing but norm layers, which norm: eval leaves as they are",
         ),
         (
             [phases("{name: a, train: all}")],
@@ -119,8 +119,13 @@ OPTION = "--trainer.callbacks.init_args"
             [phases("{name: a, train: all, epcohs: 1}")],
             "Phase has no option 'epcohs'; did you mean",
         ),
-        ([f"{OPTION}.preset=probe"], "give phases or a preset, and null for the other"),
-        ([f"{OPTION}.epochs=3"], "epochs: goes with a preset; phases have their own"),
+        ([f"{OPTION}.preset=probe"], "has phases and a preset; set preset: null and epochs: null"),
+        ([f"{OPTION}.epochs=3"], "has phases and a preset; set preset: null and epochs: null"),
+        ([f"{OPTION}.phases=null"], "FineTuningSchedule: needs phases or a preset"),
+        (
+            ["--trainer.callbacks=FineTuneSchedule"],
+            "trainer.callbacks: no class 'FineTuneSchedule'; did you mean FineTuningSchedule?",
+        ),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=gradual", f"{OPTION}.epochs=3"],
             "epochs: 3 is too few for the 4 phases of gradual",

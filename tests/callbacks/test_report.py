@@ -56,3 +56,19 @@ def test_folder_without_test_images_is_not_tested(run: Callable[..., Run], pets:
         *("--trainer.max_epochs=1", "--trainer.logger=false"),
     )
     assert "val/accuracy" in fitted.summary and "test/accuracy" not in fitted.summary
+
+
+@pytest.mark.parametrize("same_directory", [True, False])
+def test_a_resumed_run_keeps_the_best_epoch_before(
+    same_directory: bool, run: Callable[..., Run]
+) -> None:
+    args = ("fit", "--trainer.logger=false", "--model.optimizer=SGD")
+    first = run(*args, "--trainer.max_epochs=2", "--model.optimizer.lr=0.1")
+    before = (first.summary, first.best["state_dict"])
+    worse = ("--trainer.max_epochs=3", "--model.optimizer.lr=50", f"--ckpt_path={first.path}")
+    resumed = run(*args, *worse, run_dir=first.path if same_directory else None)
+    assert "goes on in epoch 3, after step" in resumed.out
+    for name in ("val/loss", "val/accuracy", "test/loss", "test/accuracy"):
+        assert resumed.summary[name] == before[0][name]
+    for name, value in resumed.best["state_dict"].items():
+        assert torch.equal(value, before[1][name])

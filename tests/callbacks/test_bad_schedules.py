@@ -200,6 +200,10 @@ OPTION = "--trainer.callbacks.init_args"
             [phases(HEAD), "--model.optimizer.lr=0", "--model.group_lr={head: 0.1}"],
             "model.group_lr: needs an optimizer with lr greater than 0",
         ),
+        (
+            [phases(HEAD), "--model.lr_scheduler=StepLR"],
+            "model.lr_scheduler: no class 'StepLR'; give it as model.lr_scheduler.scheduler",
+        ),
         ([phases(HEAD), "--model.lr_decay=1.5"], "model.lr_decay: 1.5 must be in (0, 1]"),
         (
             [phases(HEAD), "--model.group_lr={stage3: 0.1}"],

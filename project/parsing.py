@@ -110,7 +110,7 @@ def explain(message: str) -> str:
     if missing := re.search(r"Expected a dot import path string: (\S+)", message):
         close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
         if keys and keys[-1].endswith("lr_scheduler"):
-            close = f"; give it as {keys[-1]}.scheduler"
+            close = f"; give it as {'.'.join(keys)}.scheduler"
         return f"{place}no class {missing[1]!r}{close}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]

@@ -105,8 +105,9 @@ class FineTuningSchedule(L.Callback):
         head = model.trained_by(["head"])
         if never := head - set().union(*self.trained):
             raise UserError(f"phases: no phase trains {', '.join(sorted(never))} of the new head")
-        lists = [phase.train for phase in self.phases if isinstance(phase.train, list)]
-        model.begin_schedule([n for names in lists for n in names], set().union(*self.trained))
+        model.begin_schedule(
+            [name for phase in self.phases for name in phase.names()], set().union(*self.trained)
+        )
         self._groups = [model.groups_of(names) for names in self.trained]
         for number, phase in enumerate(self.phases):
             if model.has_lr_scheduler and phase.shape not in (None, "constant"):

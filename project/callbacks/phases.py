@@ -85,6 +85,12 @@ class Phase:
             return f"{self.plateau.min_epochs} to {self.plateau.max_epochs}"
         return str(self.epochs or "")
 
+    def names(self) -> list[str]:
+        """Return the layer groups and globs that it names."""
+        if isinstance(self.train, int) or self.train == "all":
+            return []
+        return [self.train] if isinstance(self.train, str) else self.train
+
     def what(self) -> str:
         """Say what trains."""
         if isinstance(self.train, int):

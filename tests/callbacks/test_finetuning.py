@@ -220,9 +220,10 @@ def test_every_parameter_is_in_the_optimizer_once() -> None:
         (
             Phase("a", ["head", "backbone.layer4.*.conv?"], epochs=1),
             Phase("b", ["backbone.layer4.0", "backbone.layer1.*.bn*"], epochs=1, norm="train"),
+            Phase("c", "backbone.layer3.0", epochs=1),
         )
     )
-    schedule.bind(model, Trainer(max_epochs=2, logger=False, accelerator="cpu"))
+    schedule.bind(model, Trainer(max_epochs=3, logger=False, accelerator="cpu"))
     groups = model.parameter_groups()
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.network.parameters())
@@ -233,6 +234,7 @@ def test_every_parameter_is_in_the_optimizer_once() -> None:
         "layer4:backbone.layer4.*.conv?:backbone.layer4.0",
         "layer4:backbone.layer4.0",
     ]
+    assert {"layer3", "layer3:backbone.layer3.0"} < set(names)
     for group in groups:
         assert (group.get("weight_decay") == 0) == group["name"].endswith("/no_decay")
         assert all((p.ndim <= 1) == group["name"].endswith("/no_decay") for p in group["params"])

@@ -203,6 +203,7 @@ class FineTuningSchedule(L.Callback):
             for table in tables(preview(self, pl_module, self._steps_per_epoch), pl_module):
                 print_table(table)
         batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        batch %= int(trainer.num_training_batches)  # at the end of an epoch, of the next one
         if self._in_last and self._over(trainer.current_epoch, batch, trainer.global_step):
             show("all phases are over; to go on, add a phase and set allow_changes")
             trainer.should_stop = True

@@ -42,10 +42,10 @@ def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert equal(one["callbacks"][name], other["callbacks"][name])
 
 
-def check_resume(run: Callable[..., Run], args: tuple[str, ...], steps: list[int]) -> None:
+def check_resume(run: Callable[..., Run], args: tuple[str, ...], every: int = 1) -> None:
     args = (*args, "--checkpoint.every_n_steps=1")
     whole = run(*args, f"{RECORD}KeepAll").path
-    for step in steps:
+    for step in range(every, last(whole)["global_step"], every):
         resumed = run(*args, f"--ckpt_path={whole / f'step{step}.ckpt'}")
         assert_same_end(last(resumed.path), last(whole))
 
@@ -54,8 +54,8 @@ def check_resume(run: Callable[..., Run], args: tuple[str, ...], steps: list[int
 def test_resume_ends_where_the_uninterrupted_run_ends(
     run: Callable[..., Run], schedule: tuple[str, ...]
 ) -> None:
-    """At the ends of epochs (4, 8, 12, 16), inside of each phase, and where one begins (14)."""
-    check_resume(run, schedule, [2, 4, 8, 10, 12, 14, 16, 18])
+    """Also at the ends of epochs (4, 8, …), and in the middle of one where a phase begins (14)."""
+    check_resume(run, schedule, every=2)
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_resume_at_every_step(
 ) -> None:
     args = [f"--trainer.accumulate_grad_batches={accumulate}", f"--model.optimizer={optimizer}"]
     args += ["--model.optimizer.lr=0.01"]
-    check_resume(run, (*schedule, *args), list(range(1, 21 // accumulate)))
+    check_resume(run, (*schedule, *args))
 
 
 EARLY = "{name: a, train: all, norm: train, plateau: {max_epochs: 9, patience: 1, min_delta: 9}}"

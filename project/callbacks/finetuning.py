@@ -307,8 +307,8 @@ class FineTuningSchedule(L.Callback):
         """Look whether the metric still improves, and keep the best weights."""
         if trainer.state.fn != "fit":
             return
+        self._check_monitors(trainer)
         if trainer.sanity_checking:
-            self._check_monitors(trainer)
             return
         phase = self.phases[self.phase]
         plateau = phase.plateau

@@ -27,6 +27,7 @@ class PhasePreview:
         norm: What happens to norm layers that train; empty if the phase trains none.
         gflop: 1e9 floating point operations of forward and backward pass for one image; null if
             the network can't be traced without data.
+        share: ``gflop`` as a share of what training everything costs; null likewise.
         epochs: Length in epochs, as words.
         steps: Largest number of optimizer steps; null if the data isn't there.
         learning_rates: Of each optimizer group that trains, for each of these steps, ``[steps]``.

@@ -82,6 +82,13 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [
+                phases("{name: a, train: all, plateau: {max_epochs: 2, monitor: val/acuracy}}"),
+                "--trainer.num_sanity_val_steps=0",
+            ],
+            "phases[0].plateau.monitor: there is no 'val/acuracy'; known are ",
+        ),
+        (
+            [
                 phases("{name: a, train: all, epochs: 2, restore_best: true}"),
                 "--data.val_fraction=0",
             ],

@@ -347,6 +347,8 @@ def main(args: ArgsType = None) -> None:
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("WANDB_SILENT", "true")
     torch.set_float32_matmul_precision("high")
+    if not torch.cuda.is_available():  # or optimizers load the GPU's library again in each step
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     failed = 1
     try:
         ProjectCLI(args)

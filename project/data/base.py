@@ -99,6 +99,7 @@ class ImageDataModule(L.LightningDataModule):
         self.train_images: Images | None = None
         self.val_images: Images | None = None
         self.test_images: Images | None = None
+        self._constants: tuple[Tensor, Tensor] | None = None  # of the normalisation, per pixel
 
     def load(self) -> tuple[Images, Images | None, Images | None]:
         """Return all training images, the source's own validation images if any, test images.
@@ -224,12 +225,17 @@ class ImageDataModule(L.LightningDataModule):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images with values in 0 to 255 as normalised floats ``[B, C, H, W]``."""
-        constants = self.normalization
-        std = torch.tensor(constants["std"], device=images.device).view(-1, 1, 1)
-        mean = torch.tensor(constants["mean"], device=images.device).view(-1, 1, 1)
-        normalized = torch.addcmul(-mean / std, images.to(torch.float32), 1 / (255 * std))
+        shift, scale = self._shift_and_scale(images.device)
+        normalized = torch.addcmul(shift, images.to(torch.float32), scale)
         true_precision = self.trainer.lightning_module.dtype if self.trainer else torch.float32
         return normalized.to(true_precision)
+
+    def _shift_and_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._constants is None or self._constants[0].device != device:
+            std = torch.tensor(self.normalization["std"], device=device).view(-1, 1, 1)
+            mean = torch.tensor(self.normalization["mean"], device=device).view(-1, 1, 1)
+            self._constants = -mean / std, 1 / (255 * std)
+        return self._constants
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

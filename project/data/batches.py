@@ -61,7 +61,7 @@ class TensorImages:
 
     def __getitem__(self, index: Tensor) -> Batch:
         place = index % len(self)
-        return Batch(self.images[place], self.labels[place], index)
+        return Batch(self.images.index_select(0, place), self.labels[place], index)
 
     def subset(self, index: Tensor) -> "TensorImages":
         """Return the images of these indices, in that order."""

@@ -104,12 +104,24 @@ class ImageClassifier(L.LightningModule):
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``[B, K]`` (``[B, 1]`` for one logit) of images ``[B, C, H, W]``."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
+    def forward(self, images: Tensor, depth: int = 0) -> Tensor:
+        """Return logits ``[B, K]``, ``[B, 1]`` for one logit.
+
+        Args:
+            images: ``[B, C, H, W]``, or what the first ``depth`` stages of the network made of it.
+            depth: Number of those stages.
+        """
+        logits: Tensor = self.network(self._in_layout(images), depth)
         return logits
+
+    def prefix(self, images: Tensor, depth: int) -> Tensor:
+        """Return what the first ``depth`` stages of the network make of ``[B, C, H, W]``."""
+        return self.network.prefix(self._in_layout(images), depth)
+
+    def _in_layout(self, images: Tensor) -> Tensor:
+        if self.channels_last and images.ndim == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def configure_model(self) -> None:
         """Lay the weights out in memory; Lightning calls this before it wraps the model."""
@@ -146,7 +158,7 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the training loss of a batch."""
         images, targets = self.training_batch(batch)
-        logits = self(images)
+        logits = self(images, batch.depth)
         loss = self.loss(logits, targets, self.label_smoothing)
         self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
         if self._log_every_n_steps and (self.global_step + 1) % self._log_every_n_steps == 0:
@@ -171,7 +183,7 @@ class ImageClassifier(L.LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> None:
-        logits = self(batch.images)
+        logits = self(batch.images, batch.depth)
         metrics.update(self.loss(logits, batch.labels), self.class_logits(logits), batch.labels)
 
     def on_validation_epoch_start(self) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from project.approaches import FineTuning
+from project.callbacks.features import FeatureCache
 from project.callbacks.phases import (
     Phase,
     Preset,
@@ -25,6 +26,7 @@ from project.callbacks.requirements import (
     check_trainer,
     steps_per_epoch,
 )
+from project.data import ImageDataModule
 from project.errors import UserError
 
 
@@ -197,7 +199,7 @@ class FineTuningSchedule(L.Callback):
             trainer.fit_loop.max_epochs = longest
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the phases."""
+        """Show the phases, and cache the features that the first one needs."""
         assert isinstance(pl_module, FineTuning)
         if trainer.global_rank == 0:
             for table in tables(preview(self, pl_module, self._steps_per_epoch), pl_module):
@@ -207,11 +209,16 @@ class FineTuningSchedule(L.Callback):
         if self._in_last and self._over(trainer.current_epoch, batch, trainer.global_step):
             show("all phases are over; to go on, add a phase and set allow_changes")
             trainer.should_stop = True
+        elif not self._over(trainer.current_epoch, batch, trainer.global_step):
+            self._cache_features(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the next phase if this one is over, before learning rates are logged."""
         self._begin_step(trainer, pl_module, batch_idx=0)
         self._log(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        if isinstance(data, ImageDataModule) and data.train_features:
+            data.train_features.epoch = trainer.current_epoch
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -237,8 +244,9 @@ class FineTuningSchedule(L.Callback):
         batch_idx: int,
     ) -> None:
         """Stop when the last phase is over."""
-        if self._in_last and self._over(trainer.current_epoch, batch_idx + 1, trainer.global_step):
-            trainer.should_stop = True
+        if self._over(trainer.current_epoch, batch_idx + 1, trainer.global_step):
+            trainer.should_stop = trainer.should_stop or self._in_last
+            self._train_on_images(trainer)
 
     @property
     def _in_last(self) -> bool:
@@ -268,6 +276,7 @@ class FineTuningSchedule(L.Callback):
         self._ended, self._best, self._best_weights = "", None, {}
         self._wait = 0
         self._apply(trainer, model)
+        self._cache_features(trainer, model)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set late
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
                 callback._average_model.n_averaged.zero_()  # what it averaged is of another phase
@@ -286,6 +295,27 @@ class FineTuningSchedule(L.Callback):
             strategy.model = model
             strategy.configure_ddp()
         check_ranks(trainer, model)
+
+    def _cache_features(self, trainer: L.Trainer, model: FineTuning) -> None:
+        phase = self.phases[self.phase]
+        self._forget_features(trainer)
+        if phase.cache_features:
+            said = FeatureCache(trainer, model, phase.views).fill()
+            if trainer.global_rank == 0:
+                show(said)
+
+    def _train_on_images(self, trainer: Any) -> None:
+        """Load the next batch as images: a batch is there before the phase that it begins."""
+        if isinstance(trainer.datamodule, ImageDataModule):
+            trainer.datamodule.train_features = None
+
+    def _forget_features(self, trainer: Any) -> None:
+        if isinstance(trainer.datamodule, ImageDataModule):
+            trainer.datamodule.train_features = trainer.datamodule.val_features = None
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Go back to images: what comes after a training may change the network."""
+        self._forget_features(trainer)
 
     def _announce(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         news, self._news = self._news, None
@@ -328,6 +358,7 @@ class FineTuningSchedule(L.Callback):
             position = (trainer.current_epoch + 1, 0)
         floor = (self._start[0] + plateau.min_epochs, self._start[1]) if plateau else (0, 0)
         if plateau and self._wait >= plateau.patience and position >= floor:
+            self._train_on_images(trainer)
             self._ended = f"as {monitor} didn't improve in {self._wait} validations"
             trainer.should_stop = trainer.should_stop or self._in_last
 

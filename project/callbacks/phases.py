@@ -55,7 +55,10 @@ class Phase:
             statistics, ``train`` normalises with the batch and updates the statistics.
         restore_best: End with the weights of the phase's best validation, by the metric of
             ``plateau``, else by ``val/loss``.
-        cache_features: Compute the features of the frozen backbone once.
+        cache_features: Compute what the frozen layers before those that train make of the images
+            once, and train on that.
+        views: Random views of each training image to compute features of, one after the other in
+            the epochs; needed where ``data.augment`` makes them differ.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Phase:
     norm: Norm = "eval"
     restore_best: bool = False
     cache_features: bool = False
+    views: int | None = None
 
     @property
     def max_epochs(self) -> int | None:
@@ -189,8 +193,10 @@ def check_phases(phases: Sequence[Phase]) -> None:
             refuse("warmup_steps", f"{phase.warmup_steps} must be at least 0")
         if phase.steps and phase.warmup_steps >= phase.steps:
             refuse("warmup_steps", f"{phase.warmup_steps} of only {phase.steps} steps")
-        if phase.cache_features:
-            refuse("cache_features", "there is no cache yet; set it to false")
+        if phase.views is not None and phase.views < 1:
+            refuse("views", f"{phase.views} must be at least 1")
+        if phase.views is not None and not phase.cache_features:
+            refuse("views", "are of cached features; set cache_features: true")
 
 
 def _check_plateau(plateau: Plateau, key: str) -> None:

@@ -25,8 +25,8 @@ class PhasePreview:
         tensors: Number of parameter tensors that train.
         parameters: Number of parameters that train.
         norm: What happens to norm layers that train; empty if the phase trains none.
-        gflop: 1e9 floating point operations of forward and backward pass for one image; null if
-            the network can't be traced without data.
+        gflop: 1e9 floating point operations of forward and backward pass for one image, without
+            what is cached; null if the network can't be traced without data.
         share: ``gflop`` as a share of what training everything costs; null likewise.
         epochs: Length in epochs, as words.
         steps: Largest number of optimizer steps; null if the data isn't there.
@@ -75,7 +75,7 @@ def preview(
                 tensors=len(sizes),
                 parameters=sum(sizes),
                 norm=phase.norm if model.has_trainable_norm(phase.train) else "",
-                gflop=(gflop := cost.gflop(names)),
+                gflop=(gflop := cost.gflop(names, phase.cache_features)),
                 share=gflop / full if gflop and full else None,
                 epochs=phase.length_in_words(),
                 steps=lengths[number] if steps_per_epoch or phase.steps else None,
@@ -113,14 +113,21 @@ class _Cost:
             tensors[id(buffer)] = buffer.to("meta")
         self.network = copy.deepcopy(model.network, tensors).eval()  # copies no values
 
-    def gflop(self, trained: set[str]) -> float | None:
-        """Return 1e9 operations for one image; null if an operation needs values."""
+    def gflop(self, trained: set[str], cached: bool = False) -> float | None:
+        """Return 1e9 operations for one image; null if an operation needs values.
+
+        Args:
+            trained: Names of the parameters that train.
+            cached: Whether what the frozen stages before them make of it is known already.
+        """
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in trained)
         try:
+            depth = self.network.frozen_depth() if cached else 0
+            inputs = self.network.prefix(self.images, depth) if depth else self.images
             with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
-                self.network(self.images).sum().backward()
-        except (NotImplementedError, RuntimeError):
+                self.network(inputs, depth).sum().backward()
+        except (NotImplementedError, RuntimeError, TypeError):
             return None
         return float(counter.get_total_flops()) / 1e9
 

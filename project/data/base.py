@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from project.data.augment import Augment
-from project.data.batches import Batch, BatchLoader, BatchSampler, Images
+from project.data.batches import Batch, BatchLoader, BatchSampler, CachedFeatures, Images
+from project.data.cache import CacheDir
 from project.errors import UserError
 from project.networks import InputSpec
 from project.randomness import mix, run_seed
@@ -47,6 +49,9 @@ class ImageDataModule(L.LightningDataModule):
         std: Standard deviation of the pixel values; null as for ``mean``.
         split_seed: Seed of the split and of ``limit_per_class``. It isn't the seed of the run, so
             that runs with several seeds see the same split.
+        cache_dir: Folder for what is computed once and used by later runs: decoded images of an
+            ``ImageFolder``. It may be deleted when nothing runs.
+        cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
         input_spec: What the pretrained backbone expects; given by the model.
 
     Raises:
@@ -70,6 +75,8 @@ class ImageDataModule(L.LightningDataModule):
         mean: float | tuple[float, ...] | None = None,
         std: float | tuple[float, ...] | None = None,
         split_seed: int = 0,
+        cache_dir: str = "cache",
+        cache_gb: float = 20.0,
         input_spec: InputSpec | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +89,7 @@ class ImageDataModule(L.LightningDataModule):
             "image_size": image_size,
         }.items():
             _check(name, value, value is None or value > 0, "at least 1, or null")
+        _check("cache_gb", cache_gb, cache_gb >= 0, "at least 0")
         _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0")
         self.root = root
         self.batch_size = batch_size
@@ -95,10 +103,13 @@ class ImageDataModule(L.LightningDataModule):
         self.mean = mean
         self.std = std
         self.split_seed = split_seed
+        self.cache_dir = CacheDir(Path(cache_dir), cache_gb)
         self.input_spec = input_spec
         self.train_images: Images | None = None
         self.val_images: Images | None = None
         self.test_images: Images | None = None
+        self.train_features: CachedFeatures | None = None  # to be used instead of the images
+        self.val_features: CachedFeatures | None = None
         self._constants: tuple[Tensor, Tensor] | None = None  # of the normalisation, per pixel
 
     def load(self) -> tuple[Images, Images | None, Images | None]:
@@ -180,7 +191,12 @@ class ImageDataModule(L.LightningDataModule):
         # Lightning sets the epoch of a resumed run too late for worker processes:
         # https://github.com/Lightning-AI/pytorch-lightning/issues/21938
         sampler.set_epoch(loop.epoch_progress.current.processed)
-        return BatchLoader(self.train_images, sampler, self._num_workers(self.train_images))
+        return BatchLoader(
+            self.train_images,
+            sampler,
+            self.num_workers_for(self.train_images),
+            lambda: self.train_features,
+        )
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """Return the validation batches; an empty list if there is no validation split."""
@@ -201,27 +217,51 @@ class ImageDataModule(L.LightningDataModule):
             if self.trainer is not None and self.trainer.state.fn == command:
                 raise UserError(f"data: there are no {split} images to {command}")
             return []
-        pixels = math.prod(self.image_shape[1:])
-        fitting = self.eval_batch_size or max(self.batch_size, 1000 * 32 * 32 // max(pixels, 1024))
         world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(len(images), fitting, rank=world[0], world_size=world[1])
-        return BatchLoader(images, sampler, self._num_workers(images))
+        sampler = BatchSampler(
+            len(images), self.fitting_eval_batch_size, rank=world[0], world_size=world[1]
+        )
+        workers = self.num_workers_for(images)
+        return BatchLoader(
+            images, sampler, workers, lambda: self.val_features if split == "validation" else None
+        )
 
-    def _num_workers(self, images: Images) -> int:
+    @property
+    def fitting_eval_batch_size(self) -> int:
+        """Images in a batch that isn't trained on."""
+        pixels = math.prod(self.image_shape[1:])
+        return self.eval_batch_size or max(self.batch_size, 1000 * 32 * 32 // max(pixels, 1024))
+
+    def num_workers_for(self, images: Images) -> int:
+        """Return how many processes load these images."""
         if self.num_workers is not None:
             return self.num_workers
         return 0 if images.in_memory else min(os.cpu_count() or 1, 8)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Resize, augment (in training) and normalise the whole batch, on its device."""
+        if batch.depth:  # cached features
+            return batch
+        seed = None
+        if self.trainer is not None and self.trainer.training:
+            seed = mix(run_seed(), self.trainer.current_epoch)
+        return batch._replace(images=self.transform(batch.images, batch.indices, seed))
+
+    def transform(self, images: Tensor, indices: Tensor, seed: int | None) -> Tensor:
+        """Return images as the model gets them.
+
+        Args:
+            images: uint8 ``[B, C, H, W]``.
+            indices: int64 ``[B]``; an image's index and the seed determine its augmentation.
+            seed: Of the augmentation; null makes none.
+        """
         channels, *size = self.image_shape
-        images = to_channels(batch.images, channels)
+        images = to_channels(images, channels)
         if list(images.shape[2:]) != size:
             images = functional.resize(images, size, antialias=True)
-        if self.augment is not None and self.trainer is not None and self.trainer.training:
-            seed = mix(run_seed(), self.trainer.current_epoch)
-            images = self.augment(images, batch.indices, seed)
-        return batch._replace(images=self.normalize(images))
+        if self.augment is not None and seed is not None:
+            images = self.augment(images, indices, seed)
+        return self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images with values in 0 to 255 as normalised floats ``[B, C, H, W]``."""

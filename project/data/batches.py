@@ -1,5 +1,6 @@
 """Whole batches: what one holds, in which order they come, and who loads them."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -20,15 +21,23 @@ class Batch(NamedTuple):
         labels: int64 ``[B]``.
         indices: int64 ``[B]``, the place of each image in its split. Where an epoch visits an image
             several times, the later visits count on from the number of images.
+        depth: Number of the network's stages that the images have gone through already: 0, unless
+            they are cached features.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    depth: int = 0
 
 
 class Images(Protocol):
-    """One split: anything that has a length and returns the batch of some indices."""
+    """One split: anything that has a length and returns the batch of some indices.
+
+    Attributes:
+        labels: int64 ``[N]``.
+        in_memory: Whether the images are decoded already, so that workers would only be slower.
+    """
 
     labels: Tensor
     in_memory: bool
@@ -39,6 +48,10 @@ class Images(Protocol):
 
     def subset(self, index: Tensor) -> "Images":
         """Return the images of these indices, in that order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256, in hexadecimal, of what pixels, labels and order come from."""
         ...
 
 
@@ -61,11 +74,46 @@ class TensorImages:
 
     def __getitem__(self, index: Tensor) -> Batch:
         place = index % len(self)
+        # With one index for whole images, torch copies them several times faster than by [place].
         return Batch(self.images.index_select(0, place), self.labels[place], index)
 
     def subset(self, index: Tensor) -> "TensorImages":
         """Return the images of these indices, in that order."""
         return TensorImages(self.images[index], self.labels[index])
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of images and labels."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class CachedFeatures:
+    """The features of one split.
+
+    Args:
+        features: ``[views * N, ...]``, all images in their first view, then in their second.
+        labels: int64 ``[N]``.
+        depth: Number of stages that made them.
+        epoch: Chooses which view of each image comes next.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, depth: int, epoch: int) -> None:
+        self.features = features
+        self.labels = labels
+        self.depth = depth
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        place = index % len(self)
+        views = len(self.features) // len(self)
+        view = (index // len(self) + self.epoch) % views
+        features = self.features.index_select(0, view * len(self) + place)
+        return Batch(features, self.labels[place], index, self.depth)
 
 
 class BatchSampler:
@@ -159,13 +207,22 @@ class BatchLoader:
         images: The split.
         sampler: Yields the indices of each batch.
         num_workers: Worker processes; 0 loads in this process.
+        features: Returns the cached features of the split to yield instead, from the next batch on,
+            where there are some.
     """
 
     batch_sampler = None  # Lightning looks for it wherever there is a sampler
 
-    def __init__(self, images: Images, sampler: BatchSampler, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        images: Images,
+        sampler: BatchSampler,
+        num_workers: int = 0,
+        features: Callable[[], CachedFeatures | None] = lambda: None,
+    ) -> None:
         self.images = images
         self.sampler = sampler
+        self.features = features
         self._workers: DataLoader[Any] | None = None
         if num_workers:
             self._workers = DataLoader(
@@ -181,7 +238,7 @@ class BatchLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._workers is not None:
+        if self._workers is not None and self.features() is None:
             try:
                 yield from self._workers
             except UserError as error:  # of a worker: torch has put its traceback in the message
@@ -189,4 +246,4 @@ class BatchLoader:
                 raise UserError(message.removeprefix("project.errors.UserError: ")) from error
         else:
             for index in self.sampler:
-                yield self.images[index]
+                yield (self.features() or self.images)[index]

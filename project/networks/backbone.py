@@ -69,9 +69,9 @@ class LibraryNetwork(Network):
         self.name = name
         self.head = dense_head(self.num_features(image_shape, name), num_classes, hidden, dropout)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return what the backbone makes of images ``[B, 1 or 3, H, W]``."""
-        return super().features(images.expand(-1, 3, -1, -1))
+    def adapt(self, images: Tensor) -> Tensor:
+        """Return images ``[B, 1 or 3, H, W]`` with three channels."""
+        return images.expand(-1, 3, -1, -1)
 
     def layer_groups(self) -> dict[str, list[str]]:
         """Return the layer groups from input to output, as the library or its paper cuts it."""

@@ -24,15 +24,56 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
 
+    def adapt(self, images: Tensor) -> Tensor:
+        """Return images ``[B, C, H, W]`` as the backbone takes them."""
+        return images
+
     def features(self, images: Tensor) -> Tensor:
         """Return what the backbone makes of images ``[B, C, H, W]``: the input of the head."""
-        features: Tensor = self.backbone(images)
+        features: Tensor = self.backbone(self.adapt(images))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits ``[B, K]`` of images ``[B, C, H, W]``."""
-        logits: Tensor = self.head(self.features(images))
+    def forward(self, inputs: Tensor, depth: int = 0) -> Tensor:
+        """Return the logits ``[B, K]``.
+
+        Args:
+            inputs: Images ``[B, C, H, W]``, or what :meth:`prefix` made of them.
+            depth: Number of stages that ``inputs`` have gone through.
+        """
+        if depth == 0:
+            inputs = self.features(inputs)
+        else:
+            for stage in self.stages()[depth:]:
+                inputs = stage(inputs)
+        logits: Tensor = self.head(inputs)
         return logits
+
+    def stages(self) -> list[nn.Module]:
+        """Return the modules between which the backbone can be cut, from input to output.
+
+        They are the children of the backbone and of any ``nn.Sequential`` in it. Whether they are
+        the backbone when they run one after the other is for the caller to see: a forward method
+        may do anything.
+        """
+        return _in_sequence(self.backbone) or [self.backbone]
+
+    def frozen_depth(self) -> int:
+        """Return how many stages come before the first that trains."""
+        stages = self.stages()
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            return len(stages)
+        trained = [any(p.requires_grad for p in stage.parameters()) for stage in stages]
+        return trained.index(True) if any(trained) else 0
+
+    def prefix(self, images: Tensor, depth: int) -> Tensor:
+        """Return what the first ``depth`` stages make of images ``[B, C, H, W]``."""
+        stages = self.stages()
+        if depth == len(stages):
+            return self.features(images)
+        images = self.adapt(images)
+        for stage in stages[:depth]:
+            images = stage(images)
+        return images
 
     def num_features(self, image_shape: tuple[int, int, int], name: str) -> int:
         """Return how many values the backbone makes of one image of this shape.
@@ -67,6 +108,14 @@ class Network(nn.Module):
         if groups and tokens:
             groups[next(iter(groups))] += tokens
         return groups | {"head": ["head"]}
+
+
+def _in_sequence(module: nn.Module) -> list[nn.Module]:
+    stages: list[nn.Module] = []
+    for child in module.children():
+        plain = isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward
+        stages += _in_sequence(child) if plain else [child]
+    return stages
 
 
 def dense_head(

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from project.callbacks.features import FeatureCache
+
 SCHEDULE = """
 trainer:
   logger: false
@@ -128,3 +130,37 @@ class Drift(L.Callback):
         if trainer.global_rank == 1 and trainer.global_step == 6:
             weight: Tensor = pl_module.network.head[-1].weight.data  # type: ignore
             weight[0, 0] += 1e-6
+
+
+class Inputs(L.Callback):
+    """Keeps index and first values of everything that is trained on, for each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[list[tuple[int, Tensor]]] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs.append([])
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        rows = batch.images.flatten(1).float()
+        self.epochs[-1] += zip(batch.indices.tolist(), rows.clone())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.save(self.epochs, Path(trainer.default_root_dir, "inputs.pt"))
+
+
+class CountComputed(L.Callback):
+    """Writes how many images each rank puts through the frozen layers for the cache."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        file = Path(trainer.default_root_dir, f"rank{trainer.global_rank}.txt")
+        compute = FeatureCache._compute
+
+        def counted(cache: FeatureCache, batch: Any, view: int | None) -> Tensor:
+            with file.open("a") as lines:
+                lines.write(f"{len(batch.labels)}\n")
+            return compute(cache, batch, view)
+
+        FeatureCache._compute = counted  # type: ignore[method-assign]

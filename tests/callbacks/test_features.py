@@ -1,0 +1,225 @@
+"""The feature cache: the same training, without the frozen layers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from project.callbacks.features import FeatureCache
+from project.networks import Network
+from tests.callbacks.schedules import RECORD, last, phases
+from tests.callbacks.test_finetuning import assert_same_end, check_resume
+from tests.callbacks.test_ranks import two_ranks
+from tests.conftest import Run
+
+PLAIN = "--data.augment=null"
+HEAD = "name: head, train: [head], epochs: 2"
+TOP = "name: top, train: [head, stage2], steps: 6, norm: train"
+
+
+def cached(*given: str, more: str = "") -> str:
+    return phases(*(f"{{{phase}, cache_features: true{more}}}" for phase in given))
+
+
+def uncached(*given: str) -> str:
+    return phases(*(f"{{{phase}}}" for phase in given))
+
+
+class Sum(nn.Module):
+    """A backbone that is more than a sequence of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.stage2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first: Tensor = self.stage1(images)
+        return first + self.stage2(first)
+
+
+class SumNetwork(Network):
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(Sum(), nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes)))
+        self(torch.zeros(1, *image_shape))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images went through the frozen layers, for each batch of them."""
+    sizes: list[int] = []
+    compute = FeatureCache._compute
+
+    def counted(self: FeatureCache, batch: Any, view: int | None) -> Tensor:
+        sizes.append(len(batch.labels))
+        return compute(self, batch, view)
+
+    monkeypatch.setattr(FeatureCache, "_compute", counted)
+    return sizes
+
+
+def epochs(run: Run) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = last(run.path)["epochs"]
+    return found
+
+
+def test_cached_and_uncached_training_are_the_same(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    """A head with dropout, then half of the backbone, in phases that begin inside of epochs."""
+    given = ["name: first, train: [head], steps: 6", TOP, HEAD]
+    with_cache = run(*schedule, cached(*given), PLAIN)
+    without = run(*schedule, uncached(*given), PLAIN)
+    assert with_cache.out.count("features computed") == 3  # the norm of stage2 has learnt
+    for one, other in zip(epochs(with_cache), epochs(without), strict=True):
+        for name in ("train/loss", "val/loss"):
+            assert one[name] == pytest.approx(other[name], abs=1e-5)
+    for name, value in last(without.path)["state_dict"].items():
+        torch.testing.assert_close(last(with_cache.path)["state_dict"][name], value)
+
+
+def test_what_is_frozen_is_computed_once(
+    run: Callable[..., Run], schedule: tuple[str, ...], computed: list[int]
+) -> None:
+    first = run(*schedule, cached(HEAD), PLAIN)
+    assert sum(computed) == 60 + 143 + 8 + 8  # training, validation, and to look for old ones
+    computed.clear()
+    second = run(*schedule, cached(HEAD), PLAIN)
+    assert sum(computed) == 8 + 8
+    assert "features found" in second.out
+    assert_same_end(last(first.path), last(second.path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--model.backbone={other}",
+        "--data.mean=0.4",
+        "--data.limit_per_class=5",
+        "--data.split_seed=1",
+    ],
+)
+def test_other_weights_or_data_have_other_features(
+    change: str, run: Callable[..., Run], schedule: tuple[str, ...], backbone: Path, tmp_path: Path
+) -> None:
+    run(*schedule, cached(HEAD), PLAIN)
+    checkpoint = torch.load(backbone / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.backbone.stage1.0.weight"][0, 0, 0, 0] += 1e-3
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    change = change.format(other=tmp_path / "other.ckpt")
+    assert "features computed" in run(*schedule, cached(HEAD), PLAIN, change).out
+
+
+def test_features_of_changed_code_are_not_used(
+    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
+) -> None:
+    first = run(*schedule, cached(HEAD), PLAIN)
+    for file in (tmp_path / "cache").glob("[!.]*.npy"):
+        features = np.load(file, mmap_mode="r+")
+        features[:] = np.maximum(features, 0.5)
+        features.flush()
+    second = run(*schedule, cached(HEAD), PLAIN)
+    assert "features computed" in second.out
+    assert_same_end(last(first.path), last(second.path))
+
+
+def test_augmented_images_need_views(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    refused = run(*schedule, cached(HEAD))
+    assert "features not cached: the training images are augmented; set views" in refused.out
+    assert_weights_equal(refused, run(*schedule, uncached(HEAD)))
+
+
+def assert_weights_equal(one: Run, other: Run) -> None:
+    for name, value in last(other.path)["state_dict"].items():
+        assert torch.equal(last(one.path)["state_dict"][name], value), name
+
+
+def test_views_take_turns(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    head = HEAD.replace("2", "4")
+    result = run(*schedule, cached(head, more=", views: 2"), f"{RECORD}Inputs")
+    inputs = torch.load(result.path / "inputs.pt", weights_only=True)
+    seen = [{index: tuple(row.tolist()) for index, row in epoch} for epoch in inputs]
+    assert seen[0] == seen[2]
+    assert seen[1] == seen[3]
+    assert sum(seen[0][index] != seen[1][index] for index in seen[0]) > 50  # shifted, of 60
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (
+            [cached("name: all, train: all, epochs: 1"), PLAIN],
+            "nothing is frozen before what trains",
+        ),
+        ([cached(HEAD), PLAIN, "--data.cache_gb=0"], "data.cache_dir: [Errno 28]"),
+    ],
+)
+def test_where_it_cannot_apply_the_training_goes_on(
+    args: list[str], reason: str, run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    out = run(*schedule, *args).out
+    assert f"features not cached: {reason}" in out
+    assert out.count("features not cached") == 1
+
+
+@pytest.mark.parametrize(("train", "works"), [("[head]", True), ("[head, stage2]", False)])
+def test_a_backbone_that_is_no_sequence_is_cached_whole(
+    train: str,
+    works: bool,
+    run: Callable[..., Run],
+    schedule: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("project.approaches.pretrained.TRUSTED_PACKAGES", ("tests",))
+    network = f"{SumNetwork.__module__}.SumNetwork"
+    source = run(
+        *("fit", "--model=FullTraining", f"--model.network={network}", "--data=Digits"),
+        *("--data.limit_per_class=5", "--trainer.max_epochs=1", "--trainer.logger=false"),
+    )
+    phase = f"name: a, train: {train}, epochs: 1"
+    result = run(*schedule, cached(phase), PLAIN, f"--model.backbone={source.path}")
+    assert ("Sum does more than" in result.out) != works
+    assert_weights_equal(
+        result, run(*schedule, uncached(phase), PLAIN, f"--model.backbone={source.path}")
+    )
+
+
+def test_resume_inside_of_cached_phases(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    given = cached("name: head, train: [head], steps: 6", TOP, more=", views: 3")
+    check_resume(run, (*schedule, given), every=3)
+
+
+def test_features_have_the_precision_of_the_training(
+    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
+) -> None:
+    args = (*schedule, PLAIN, "--trainer.precision=bf16-mixed")
+    result = run(*args, cached(HEAD))
+    assert {np.load(file).dtype for file in (tmp_path / "cache").glob("[!.]*.npy")} == {
+        np.dtype("int16")
+    }
+    without = run(*args, uncached(HEAD))
+    for one, other in zip(epochs(result), epochs(without), strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-3)
+
+
+@pytest.mark.timeout(120)
+def test_each_rank_computes_its_share(
+    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
+) -> None:
+    top = TOP.replace("norm: train", "norm: affine_only")  # statistics are of each rank alone
+    args = (*schedule, PLAIN, cached(HEAD, top), "--model.dropout=0", f"{RECORD}CountComputed")
+    cache = f"--data.cache_dir={tmp_path / 'cache'}"
+    done = two_ranks(tmp_path / "two", *args, cache)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        images = [int(line) for line in (tmp_path / "two" / f"rank{rank}.txt").read_text().split()]
+        assert sum(images) == 2 * (30 + 8 + (71 if rank else 72) + 8)
+    one = run(*args, "--data.batch_size=8", f"--data.cache_dir={tmp_path / 'other'}").path
+    for name, value in last(one)["state_dict"].items():
+        torch.testing.assert_close(
+            last(tmp_path / "two")["state_dict"][name], value, atol=1e-6, rtol=0
+        )

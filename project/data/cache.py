@@ -1,0 +1,156 @@
+"""A folder of large arrays that all ranks and later runs share, and that stays below a size."""
+
+import errno
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import DTypeLike
+
+ABANDONED_SECONDS = 24 * 3600
+
+_used: set[Path] = set()  # entries of this process, in whichever folder
+
+
+class CacheDir:
+    """Entries are files that are named by a key of what they hold, and appear whole or not at all.
+
+    ::
+
+        with cache.lock(key):  # one process makes an entry, the others wait
+            if not cache.path(key).is_file():
+                temporary = cache.create(key, shape, np.uint8)
+                ...  # fill it, from any process that knows the path
+                cache.publish(temporary, key)
+
+    Hidden files are locks and entries in the making.
+
+    Args:
+        folder: Where the entries are; it is made when the first one is.
+        max_gb: Gigabytes that it may hold. Those entries go first that were used longest ago.
+    """
+
+    def __init__(self, folder: Path, max_gb: float) -> None:
+        self.folder = folder.absolute()
+        self.max_bytes = int(max_gb * 1e9)
+
+    def path(self, key: str, suffix: str = ".npy") -> Path:
+        """Return where the entry of a key is; there is no file as long as it isn't finished.
+
+        If there is one, it counts as used now, and this process doesn't remove it any more.
+        """
+        path = self.folder / f"{key}{suffix}"
+        if path.is_file():
+            _used.add(path)
+            with suppress(OSError):  # of somebody else, or on a disk that can only be read
+                os.utime(path)
+        return path
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Let one process at a time make the entry of this key; remove what a killed one left.
+
+        Raises:
+            OSError: If the folder can't be written to.
+        """
+        with self._lock(f".{key}.lock"):
+            for file in self.folder.glob(f".{key}.*.tmp*"):
+                file.unlink(missing_ok=True)
+            yield
+
+    def create(self, key: str, shape: tuple[int, ...], dtype: DTypeLike) -> Path:
+        """Make a ``.npy`` of this shape under a temporary name, with all of its disk space.
+
+        Args:
+            key: Key of the entry that it is to become.
+            shape: Shape of the array.
+            dtype: Type of its values.
+
+        Returns:
+            Path of the file, for ``numpy.load(path, mmap_mode="r+")`` in any process.
+
+        Raises:
+            OSError: If it doesn't fit, or the folder can't be written to.
+        """
+        path = self.folder / f".{key}.{secrets.token_hex(4)}.tmp.npy"
+        with self._lock(".lock"):
+            self._make_room(math.prod(shape) * np.dtype(dtype).itemsize)
+            try:
+                np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+                _allocate(path)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        return path
+
+    def publish(self, temporary: Path, key: str) -> Path:
+        """Make a filled file of :meth:`create` the entry of the key.
+
+        Returns:
+            Path of the entry.
+
+        Raises:
+            OSError: If the disk fails.
+        """
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name with zeros
+        temporary.replace(self.folder / f"{key}{temporary.suffix}")
+        return self.path(key, temporary.suffix)
+
+    def reserve(self, num_bytes: int) -> None:
+        """Remove the entries that were used longest ago until so many bytes more fit.
+
+        :meth:`create` does it by itself. What is abandoned in the making goes, too.
+
+        Raises:
+            OSError: ENOSPC if they can never fit; then no entry is removed.
+        """
+        with self._lock(".lock"):
+            self._make_room(num_bytes)
+
+    def _make_room(self, num_bytes: int) -> None:
+        entries, total = [], 0
+        for file in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # published or removed by another process
+                status = file.stat()
+                if file.name[0] != ".":
+                    entries.append((status.st_mtime_ns, status.st_size, file))
+                elif status.st_mtime < time.time() - ABANDONED_SECONDS and file.name != ".lock":
+                    file.unlink()
+                    continue
+                total += status.st_size
+        free = shutil.disk_usage(self.folder).free
+        removable = sorted(entry for entry in entries if entry[2] not in _used)
+        missing = num_bytes - min(self.max_bytes - total, free)
+        if missing > sum(size for _, size, _ in removable):
+            limit = f"{self.max_bytes / 1e9:g} GB allowed and {free / 1e9:.1f} GB free on the disk"
+            raise OSError(errno.ENOSPC, f"{num_bytes / 1e9:.2g} GB don't fit, with {limit}")
+        for _, size, file in removable:
+            if missing <= 0:
+                break
+            file.unlink(missing_ok=True)
+            missing -= size
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / name):
+            yield
+
+
+def _allocate(path: Path) -> None:
+    """Take the disk space now: later, a write through a map to a full disk would kill with SIGBUS.
+
+    Raises:
+        OSError: If there isn't enough.
+    """
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

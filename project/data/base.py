@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from project.data.augment import Augment
 from project.data.batches import Batch, BatchLoader, BatchSampler, Images
+from project.data.cache import CacheDir
 from project.errors import UserError
 from project.networks import InputSpec
 from project.randomness import mix, run_seed
@@ -47,6 +49,9 @@ class ImageDataModule(L.LightningDataModule):
         std: Standard deviation of the pixel values; null as for ``mean``.
         split_seed: Seed of the split and of ``limit_per_class``. It isn't the seed of the run, so
             that runs with several seeds see the same split.
+        cache_dir: Folder for what is computed once and used by later runs: decoded images of an
+            ``ImageFolder``. It may be deleted when nothing runs.
+        cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
         input_spec: What the pretrained backbone expects; given by the model.
 
     Raises:
@@ -70,6 +75,8 @@ class ImageDataModule(L.LightningDataModule):
         mean: float | tuple[float, ...] | None = None,
         std: float | tuple[float, ...] | None = None,
         split_seed: int = 0,
+        cache_dir: str = "cache",
+        cache_gb: float = 20.0,
         input_spec: InputSpec | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +89,7 @@ class ImageDataModule(L.LightningDataModule):
             "image_size": image_size,
         }.items():
             _check(name, value, value is None or value > 0, "at least 1, or null")
+        _check("cache_gb", cache_gb, cache_gb >= 0, "at least 0")
         _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0")
         self.root = root
         self.batch_size = batch_size
@@ -95,6 +103,7 @@ class ImageDataModule(L.LightningDataModule):
         self.mean = mean
         self.std = std
         self.split_seed = split_seed
+        self.cache_dir = CacheDir(Path(cache_dir), cache_gb)
         self.input_spec = input_spec
         self.train_images: Images | None = None
         self.val_images: Images | None = None

@@ -139,7 +139,7 @@ def test_broken_image_in_a_worker_is_named(fails: Callable[..., str], pets: Path
     (pets / "train" / "cat" / "4.jpg").write_text("<html>")
     message = fails(
         *("fit", "--data=ImageFolder", f"--data.root={pets}", "--data.image_size=16"),
-        *("--data.memory_gb=0", "--data.num_workers=1", "--trainer.logger=false"),
+        *("--data.cache=off", "--data.num_workers=1", "--trainer.logger=false"),
     )
     assert_matches(message, "^[^ ]*cat/4.jpg: broken image: not an image$")
 

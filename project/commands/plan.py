@@ -80,8 +80,8 @@ def prepare_plan(config: Namespace) -> None:
     config.trainer.enable_progress_bar = False
     data = config.data.init_args
     data.num_workers = 0
-    if "memory_gb" in data:
-        data.memory_gb = 0.0  # images are counted, not decoded
+    if "cache" in data:
+        data.cache = "off"  # images are counted, not decoded
     if "classes" in data and data.classes is None and not Path(data.root).is_dir():
         data.classes = ("0", "1")
         show(f"data.root: {data.root} is not there; two classes are assumed")

@@ -50,7 +50,7 @@ class ImageDataModule(L.LightningDataModule):
         split_seed: Seed of the split and of ``limit_per_class``. It isn't the seed of the run, so
             that runs with several seeds see the same split.
         cache_dir: Folder for what is computed once and used by later runs: decoded images of an
-            ``ImageFolder``. It may be deleted when nothing runs.
+            ``ImageFolder``, features of frozen layers. It may be deleted when nothing runs.
         cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
         input_spec: What the pretrained backbone expects; given by the model.
 

@@ -1,24 +1,22 @@
 """Your own images: a folder with one subfolder per class."""
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
 
 from project.data.base import ImageDataModule, stratified_split
-from project.data.batches import Batch, Images, TensorImages
+from project.data.batches import Images
+from project.data.decode import Decoder, FolderImages, ImageFiles, Pixels, in_memory, on_disk
 from project.data.download import fetch_archive, lock
 from project.errors import UserError
 
 DEFAULT_SIZE = 224
-BACKGROUND = (255, 255, 255)
 
 
 class ImageFolder(ImageDataModule):
@@ -39,8 +37,12 @@ class ImageFolder(ImageDataModule):
         resize: ``crop`` scales the shorter side and cuts out the middle, ``squash`` ignores the
             proportions.
         grayscale: One channel instead of three, unless the pretrained backbone says otherwise.
-        memory_gb: Images are decoded once and kept in memory if that takes less than this many
-            gigabytes, and are decoded for every batch otherwise.
+        cache: ``disk`` decodes the images once, into a file in ``cache_dir`` that later runs and
+            all processes share, and keeps memory flat however large that is. ``memory`` decodes
+            them into memory at each start, ``off`` for every batch. ``auto`` is ``disk`` that may
+            use up to ``memory_gb``, or, where the file can't be had, ``memory`` up to that size,
+            else ``off``.
+        memory_gb: Gigabytes of decoded images that ``auto`` may hold in memory.
         predict_dir: A folder of images to predict, with or without subfolders; null predicts the
             test images.
         url: Archive (zip or tar) to fetch if ``root`` doesn't exist yet.
@@ -55,6 +57,7 @@ class ImageFolder(ImageDataModule):
         classes: tuple[str, ...] | None = None,
         resize: Literal["crop", "squash"] = "crop",
         grayscale: bool = False,
+        cache: Literal["auto", "memory", "disk", "off"] = "auto",
         memory_gb: float = 4.0,
         predict_dir: str | None = None,
         url: str | None = None,
@@ -68,6 +71,7 @@ class ImageFolder(ImageDataModule):
             raise UserError("data.url and data.sha256 must be given together")
         self.test_fraction = test_fraction
         self.resize = resize
+        self.cache = cache
         self.memory_gb = memory_gb
         self.predict_dir = predict_dir
         self.url = url
@@ -110,36 +114,44 @@ class ImageFolder(ImageDataModule):
         folder = Path(self.root, name)
         return folder if folder.is_dir() and Path(self.root, "train").is_dir() else None
 
-    def load(self) -> tuple[Images, Images | None, Images | None]:
-        """Return training, validation and test images."""
+    def load(self) -> tuple[FolderImages, FolderImages | None, FolderImages | None]:
+        """Return training, validation and test images; none of them is decoded yet."""
         train_folder, val_folder, test_folder = map(self._split, ("train", "val", "test"))
-        train = self._read(train_folder or Path(self.root), every_class=True)
+        folders = [train_folder or Path(self.root), val_folder, test_folder]
+        found = [self._find(f, every_class=f is folders[0]) if f else ([], None) for f in folders]
+        files = self._files([path for paths, _ in found for path in paths])
+        places = torch.split(torch.arange(len(files)), [len(paths) for paths, _ in found])
+        train, val, test = (
+            None if labels is None else FolderImages(files, place, labels)
+            for place, (_, labels) in zip(places, found)
+        )
+        assert train is not None
         if train_folder is None and self.test_fraction:
             kept, held_out = stratified_split(train.labels, self.test_fraction, seed=0)
-            test = self._loaded(train.subset(held_out)) if len(held_out) else None
-            return self._loaded(train.subset(kept)), None, test
-        val = self._loaded(self._read(val_folder)) if val_folder else None
-        test = self._loaded(self._read(test_folder)) if test_folder else None
-        return self._loaded(train), val, test
+            test = train.subset(held_out) if len(held_out) else None
+            train = train.subset(kept)
+        return train, val, test
 
     def setup(self, stage: str) -> None:
-        """Load the images once; for prediction, those of ``predict_dir`` alone if it is given."""
+        """Find and decode the images once; for prediction, only find those of ``predict_dir``."""
         if stage == "predict" and self.predict_dir is not None:
             folder = Path(self.predict_dir)
             paths = _images_below(folder) if folder.is_dir() else []
             if not paths:
                 raise UserError(f"data.predict_dir: {folder} holds no images")
             unknown = torch.full((len(paths),), -1)
-            self.test_images = self._files(paths, unknown)
+            self.test_images = FolderImages(self._files(paths), torch.arange(len(paths)), unknown)
             return
-        super().setup(stage)
+        if self.train_images is None:
+            super().setup(stage)
+            self._decode()
 
     def path(self, index: int) -> str:
         """Return the path of the test image with this index."""
-        assert self.test_images is not None
-        return str(self.test_images.paths[index])  # type: ignore[attr-defined]
+        assert isinstance(self.test_images, FolderImages)
+        return str(self.test_images.path(index))
 
-    def _read(self, folder: Path, every_class: bool = False) -> "_Files":
+    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], torch.Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(set(_subfolders(folder)) - set(classes))
         if unknown:
@@ -157,110 +169,56 @@ class ImageFolder(ImageDataModule):
             labels += [label] * len(found)
         if not paths:
             raise UserError(f"{folder} holds no images")
-        return self._files(paths, torch.tensor(labels))
+        return paths, torch.tensor(labels)
 
-    def _files(self, paths: list[Path], labels: Tensor) -> "_Files":
+    def _files(self, paths: list[Path]) -> ImageFiles:
         channels, height, width = self.image_shape
-        fit = ImageOps.fit if self.resize == "crop" else _squash
-        return _Files(paths, labels, "L" if channels == 1 else "RGB", (width, height), fit)
-
-    def _loaded(self, files: "_Files") -> Images:
-        channels, height, width = self.image_shape
-        too_large = len(files) * channels * height * width > self.memory_gb * 1e9
-        return files if too_large else files.in_memory_copy()
-
-
-def open_image(path: str | Path, mode: Literal["L", "RGB"] = "RGB") -> Image.Image:
-    """Read an image of any mode as 8-bit grey or RGB, upright, on white.
-
-    Raises:
-        UserError: If the file can't be read whole; the message names it.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I") or image.mode == "F":
-                image = _to_8_bit(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-                image = Image.alpha_composite(ground, image)
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = (
-            "not an image"
-            if isinstance(error, UnidentifiedImageError)
-            else getattr(error, "strerror", None) or str(error)
+        return ImageFiles(
+            paths, Decoder("L" if channels == 1 else "RGB", (width, height), self.resize)
         )
-        raise UserError(f"{path}: broken image: {reason}") from error
 
+    def _decode(self) -> None:
+        """Decode what the splits use together, once for all of them."""
+        splits = (self.train_images, self.val_images, self.test_images)
+        found = [split for split in splits if isinstance(split, FolderImages)]
+        files = found[0].files
+        used = torch.unique(torch.cat([split.places for split in found]))
+        part = len(used) < len(files) and not self._is_cached(files)  # with limit_per_class
+        if part:
+            files = files.subset(used)
+        pixels = self._pixels(files)
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit greys lose their lower 8 bits; floats are taken to be in [0, 1] or [0, 255]."""
-    values = np.asarray(image)
-    if image.mode == "F":
-        values = values * (255 if values.max(initial=0) <= 1 else 1)
-    elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values.astype(np.int64) >> 8
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        def decoded(split: Images | None) -> FolderImages | None:
+            if not isinstance(split, FolderImages):
+                return None
+            places = torch.searchsorted(used, split.places) if part else split.places
+            return FolderImages(files, places, split.labels, pixels)
 
+        self.train_images, self.val_images, self.test_images = map(decoded, splits)
 
-def _squash(image: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
-    return image.resize(size, method)
+    def _is_cached(self, files: ImageFiles) -> bool:
+        with suppress(OSError):  # which makes no difference yet
+            return self.cache in ("auto", "disk") and self.cache_dir.path(files.key).is_file()
+        return False
 
-
-class _Files:
-    """Images that are decoded when a batch asks for them."""
-
-    in_memory = False
-
-    def __init__(
-        self,
-        paths: list[Path],
-        labels: Tensor,
-        mode: Literal["L", "RGB"],
-        size: tuple[int, int],
-        fit: Callable[..., Image.Image],
-    ) -> None:
-        self.paths = paths
-        self.labels = labels
-        self._mode: Literal["L", "RGB"] = mode
-        self._size = size
-        self._fit = fit
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        places = (index % len(self)).tolist()
-        images = torch.stack([self._decode(self.paths[place]) for place in places])
-        return Batch(images, self.labels[places], index)
-
-    def subset(self, index: Tensor) -> "_Files":
-        paths = [self.paths[place] for place in index.tolist()]
-        return _Files(paths, self.labels[index], self._mode, self._size, self._fit)
-
-    def in_memory_copy(self) -> "_DecodedFiles":
-        with ThreadPoolExecutor() as pool:  # Pillow lets go of the GIL while it decodes
-            images = list(pool.map(self._decode, self.paths))
-        return _DecodedFiles(torch.stack(images), self.labels, self.paths)
-
-    def _decode(self, path: Path) -> Tensor:
-        image = self._fit(open_image(path, self._mode), self._size, Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image))
-        return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
-
-
-class _DecodedFiles(TensorImages):
-    """Images in memory that know where they came from."""
-
-    def __init__(self, images: Tensor, labels: Tensor, paths: list[Path]) -> None:
-        super().__init__(images, labels)
-        self.paths = paths
-
-    def subset(self, index: Tensor) -> "_DecodedFiles":
-        paths = [self.paths[place] for place in index.tolist()]
-        return _DecodedFiles(self.images[index], self.labels[index], paths)
+    def _pixels(self, files: ImageFiles) -> Pixels | None:
+        fits = files.num_bytes <= self.memory_gb * 1e9
+        first = self.trainer is None or self.trainer.global_rank == 0
+        use = self.cache
+        if use in ("auto", "disk"):
+            try:
+                return on_disk(files, self.cache_dir, resident=use == "auto" and fits)
+            except OSError as error:
+                reason = f"data.cache_dir: {self.cache_dir.folder}: {error.strerror or error}"
+            if use == "disk":
+                raise UserError(f"{reason}; choose another, or data.cache auto, memory or off")
+            use = "memory" if fits else "off"
+            if first:
+                where = "into memory at each start" if fits else "for every batch"
+                tqdm.write(f"{reason}; images are decoded {where}")
+        if use == "memory":
+            return in_memory(files, progress=first and sys.stderr.isatty())
+        return None
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision import datasets
 
 from project.data import CIFAR10, MNIST, Digits, ImageFolder
-from project.data.folder import open_image
+from project.data.decode import open_image
 from project.errors import UserError
 from tests.conftest import Run, digits_like, write_idx
 
@@ -213,8 +213,8 @@ def test_folder_without_splits_is_split(pets: Path) -> None:
     data = loaded(ImageFolder(root=str(pets / "train"), image_size=16, test_fraction=0.25))
     sizes = [len(s) for s in (data.train_images, data.val_images, data.test_images)]
     assert sizes == [16, 2, 6]
-    places = [set(s.paths) for s in (data.train_images, data.val_images, data.test_images)]
-    assert len(set.union(*places)) == 24
+    splits = (data.train_images, data.val_images, data.test_images)
+    assert len({split.path(index) for split in splits for index in range(len(split))}) == 24
 
 
 def test_one_image_per_class_is_enough_to_train(pets: Path, tmp_path: Path) -> None:
@@ -233,20 +233,13 @@ def test_hidden_files_are_ignored(pets: Path) -> None:
     assert data.class_names == ("cat", "dog") and len(data.train_images) == 24
 
 
-def test_images_are_decoded_alike_in_memory_and_by_workers(pets: Path) -> None:
-    memory = loaded(ImageFolder(root=str(pets), image_size=16)).train_images
-    disk = loaded(ImageFolder(root=str(pets), image_size=16, memory_gb=0)).train_images
-    assert memory.in_memory and not disk.in_memory
-    index = torch.tensor([3, 0, 21, 25])  # beyond the end: a later visit
-    assert torch.equal(memory[index].images, disk[index].images)
-    assert torch.equal(memory[index].labels, disk[index].labels)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_large_folder_trains_from_disk(workers: int, run: Callable[..., Run], pets: Path) -> None:
+def test_folder_trains_decoded_for_every_batch(
+    workers: int, run: Callable[..., Run], pets: Path
+) -> None:
     finished = run(
         *("fit", "--data=ImageFolder", f"--data.root={pets}", "--data.image_size=16"),
-        *("--data.memory_gb=0", f"--data.num_workers={workers}", "--trainer.max_epochs=2"),
+        *("--data.cache=off", f"--data.num_workers={workers}", "--trainer.max_epochs=2"),
         "--trainer.logger=false",
     )
     assert finished.summary["test/accuracy"] > 0.9

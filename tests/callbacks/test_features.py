@@ -223,3 +223,14 @@ def test_each_rank_computes_its_share(
         torch.testing.assert_close(
             last(tmp_path / "two")["state_dict"][name], value, atol=1e-6, rtol=0
         )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_compiled_network_goes_through_the_phases(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    args = (*schedule, cached(HEAD, TOP), PLAIN, "--model.dropout=0")
+    compiled = run(*args, "--model.compile_network=true").path
+    for name, value in last(run(*args).path)["state_dict"].items():
+        torch.testing.assert_close(last(compiled)["state_dict"][name], value, atol=1e-4, rtol=1e-3)

@@ -99,6 +99,15 @@ class ImageClassifier(L.LightningModule):
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
 
+    def setup(self, stage: str) -> None:
+        """Let a network that has ``initialize`` set weights by training images.
+
+        A checkpoint is loaded after this, and DDP copies the weights of the first rank after this.
+        """
+        initialize = getattr(self.network, "initialize", None)
+        if initialize is not None and stage == "fit":
+            initialize(self.trainer.datamodule.sample())  # type: ignore[attr-defined]  # set late
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, K]`` (``[B, 1]`` for one logit) of images ``[B, C, H, W]``."""
         logits: Tensor = self.network(images)

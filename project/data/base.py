@@ -213,14 +213,32 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Resize, augment (in training) and normalise the whole batch, on its device."""
-        channels, *size = self.image_shape
-        images = to_channels(batch.images, channels)
-        if list(images.shape[2:]) != size:
-            images = functional.resize(images, size, antialias=True)
+        images = self._resize(batch.images)
         if self.augment is not None and self.trainer is not None and self.trainer.training:
             seed = mix(run_seed(), self.trainer.current_epoch)
             images = self.augment(images, batch.indices, seed)
         return batch._replace(images=self.normalize(images))
+
+    def _resize(self, images: Tensor) -> Tensor:
+        channels, *size = self.image_shape
+        images = to_channels(images, channels)
+        if list(images.shape[2:]) != size:
+            images = functional.resize(images, size, antialias=True)
+        return images
+
+    def sample(self, count: int = 2000) -> Tensor:
+        """Return training images as a network gets them, but not augmented, ``[B, C, H, W]``.
+
+        They are from all over the split, and the same each time.
+
+        Args:
+            count: How many images of 32×32; of larger ones, as many as have that many pixels.
+        """
+        assert self.train_images is not None
+        pixels = math.prod(self.image_shape[1:])
+        count = min(max(count * 32 * 32 // max(pixels, 1024), 1), len(self.train_images))
+        index = torch.arange(count) * len(self.train_images) // count
+        return self.normalize(self._resize(self.train_images[index].images))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images with values in 0 to 255 as normalised floats ``[B, C, H, W]``."""

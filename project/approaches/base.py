@@ -55,6 +55,8 @@ class ImageClassifier(L.LightningModule):
             each class.
         decay_norm_and_bias: Apply the optimizer's weight decay also to biases and to the
             parameters of norm layers.
+        flip_tta: Evaluate and predict by the mean of the logits of each image and its mirror image;
+            not for images that mean something else in a mirror, such as digits.
 
     Raises:
         UserError: If ``one_logit`` is asked for data that hasn't two classes.
@@ -73,6 +75,7 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         one_logit: bool = False,
         decay_norm_and_bias: bool = True,
+        flip_tta: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -90,6 +93,7 @@ class ImageClassifier(L.LightningModule):
         self.example_input_array = torch.zeros(1, *image_shape)
         self.label_smoothing = label_smoothing
         self.one_logit = one_logit
+        self.flip_tta = flip_tta
         self._optimizer = Shared(optimizer) if optimizer else None
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
@@ -168,8 +172,12 @@ class ImageClassifier(L.LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> None:
-        logits = self(batch.images)
+        logits = self._evaluation_logits(batch.images)
         metrics.update(self.loss(logits, batch.labels), self.class_logits(logits), batch.labels)
+
+    def _evaluation_logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self(images)
+        return (logits + self(images.flip(3))) / 2 if self.flip_tta else logits
 
     def on_validation_epoch_start(self) -> None:
         """Stop before a checkpoint is written if the training has become useless."""
@@ -227,7 +235,9 @@ class ImageClassifier(L.LightningModule):
             ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
             ``class``, the name of the most probable class of each image.
         """
-        probabilities = self.class_logits(self(batch.images)).float().softmax(dim=1)
+        probabilities = (
+            self.class_logits(self._evaluation_logits(batch.images)).float().softmax(dim=1)
+        )
         predicted = probabilities.argmax(dim=1).tolist()
         return {
             "indices": batch.indices,

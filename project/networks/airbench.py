@@ -23,7 +23,6 @@ class Airbench(Network):
         num_classes: Number of logits; given by the data.
         widths: Output channels of each block, which halves height and width.
         whiten: Height and width of the first layer's kernel.
-        scale: Factor of the logits, which start out too large without.
 
     Raises:
         ValueError: If the image is too small for that many blocks.
@@ -33,9 +32,8 @@ class Airbench(Network):
         self,
         image_shape: tuple[int, int, int],
         num_classes: int,
-        widths: tuple[int, ...] = (64, 128, 128),
+        widths: tuple[int, ...] = (32, 128, 128),
         whiten: int = 2,
-        scale: float = 1 / 9,
     ) -> None:
         inputs, height, width = image_shape
         smallest = 2 ** len(widths) + whiten - 1
@@ -53,7 +51,7 @@ class Airbench(Network):
             stages[f"block{number}"] = _block(inputs, outputs)
             inputs = outputs
         stages["pool"] = nn.AdaptiveMaxPool2d(1)
-        head = nn.Sequential(nn.Flatten(), nn.Linear(inputs, num_classes), _Scale(scale))
+        head = nn.Sequential(nn.Flatten(), nn.Linear(inputs, num_classes), _Scale(1 / 9))
         super().__init__(nn.Sequential(stages), head)
         self.to(memory_format=torch.channels_last)
 
@@ -96,6 +94,8 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class _Scale(nn.Module):
+    """Makes the logits smaller, which start out too large after the maximum over all pixels."""
+
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor

@@ -11,6 +11,7 @@ from tests.conftest import CONFIGS, Run
 
 REFERENCE_JOBS = {  # parameters in total and trained
     "scratch_mnist": (109_386, 109_386),
+    "scratch_mnist_fast": (109_386, 109_386),
     "full_cifar10": (122_570, 122_570),
     "finetune_folder": (16_812_353, 2_097_665),
 }

@@ -61,6 +61,8 @@ class ImageClassifier(L.LightningModule):
         compile_network: Let ``torch.compile`` make one program of the network. Each phase of a
             schedule takes half a minute of compiling or more, which pays off in long trainings on a
             GPU.
+        flip_tta: Evaluate and predict by the mean of the logits of each image and its mirror image;
+            not for images that mean something else in a mirror, such as digits.
 
     Raises:
         UserError: If ``one_logit`` is asked for data that hasn't two classes.
@@ -81,6 +83,7 @@ class ImageClassifier(L.LightningModule):
         decay_norm_and_bias: bool = True,
         channels_last: bool = True,
         compile_network: bool = False,
+        flip_tta: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -100,6 +103,7 @@ class ImageClassifier(L.LightningModule):
         self.one_logit = one_logit
         self.channels_last = channels_last
         self.compile_network = compile_network
+        self.flip_tta = flip_tta
         self._optimizer = Shared(optimizer) if optimizer else None
         self._lr_scheduler = lr_scheduler
         self._decay_norm_and_bias = decay_norm_and_bias
@@ -108,6 +112,26 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Lay the weights out in memory, compile, and set the weights that come from the data."""
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if self.compile_network:
+            # each phase of a schedule, training and evaluation, is a program of its own
+            torch._dynamo.config.recompile_limit = 64
+            self.network.compile()
+        if stage == "fit":
+            self.initialize()
+
+    def initialize(self) -> None:
+        """Let a network that has ``initialize`` set weights by training images.
+
+        A checkpoint is loaded after this, and DDP copies the weights of the first rank after this.
+        """
+        initialize = getattr(self.network, "initialize", None)
+        if initialize is not None:
+            initialize(self.trainer.datamodule.sample())  # type: ignore[attr-defined]  # set late
 
     def forward(self, images: Tensor, depth: int = 0) -> Tensor:
         """Return logits ``[B, K]``, ``[B, 1]`` for one logit.
@@ -127,15 +151,6 @@ class ImageClassifier(L.LightningModule):
         if self.channels_last and images.ndim == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images
-
-    def configure_model(self) -> None:
-        """Lay the weights out in memory and compile; Lightning calls this before it wraps."""
-        if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        if self.compile_network:
-            # each phase of a schedule, training and evaluation, is a program of its own
-            torch._dynamo.config.recompile_limit = 64
-            self.network.compile()
 
     def class_logits(self, logits: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]``: one logit is that of class 1 against 0."""
@@ -192,8 +207,12 @@ class ImageClassifier(L.LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> None:
-        logits = self(batch.images, batch.depth)
+        logits = self._evaluation_logits(batch.images, batch.depth)
         metrics.update(self.loss(logits, batch.labels), self.class_logits(logits), batch.labels)
+
+    def _evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
+        logits: Tensor = self(images, depth)
+        return (logits + self(images.flip(3))) / 2 if self.flip_tta else logits
 
     def on_validation_epoch_start(self) -> None:
         """Stop before a checkpoint is written if the training has become useless."""
@@ -251,7 +270,9 @@ class ImageClassifier(L.LightningModule):
             ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
             ``class``, the name of the most probable class of each image.
         """
-        probabilities = self.class_logits(self(batch.images)).float().softmax(dim=1)
+        probabilities = (
+            self.class_logits(self._evaluation_logits(batch.images)).float().softmax(dim=1)
+        )
         predicted = probabilities.argmax(dim=1).tolist()
         return {
             "indices": batch.indices,

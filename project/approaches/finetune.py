@@ -95,6 +95,9 @@ class FineTuning(ImageClassifier):
         network.head = dense_head(features, self.num_logits, hidden, dropout)
         return network
 
+    def initialize(self) -> None:
+        """Leave the weights as they are: they are pretrained."""
+
     def layer_groups(self) -> dict[str, list[str]]:
         """Return the layer groups from input to output, by names of submodules of ``network``."""
         return self._layer_groups

@@ -56,6 +56,8 @@ class FeatureCache:
             return f"features not cached: {error}"
 
     def _fill(self) -> str:
+        if self.model.flip_tta:
+            raise CannotCacheError("model.flip_tta evaluates mirror images, too")
         views = 1
         if self.data.augment is not None:
             if self.views is None:

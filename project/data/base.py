@@ -263,6 +263,20 @@ class ImageDataModule(L.LightningDataModule):
             images = self.augment(images, indices, seed)
         return self.normalize(images)
 
+    def sample(self, count: int = 2000) -> Tensor:
+        """Return training images as a network gets them, but not augmented, ``[B, C, H, W]``.
+
+        They are from all over the split, and the same each time.
+
+        Args:
+            count: How many images of 32×32; of larger ones, as many as have that many pixels.
+        """
+        assert self.train_images is not None
+        pixels = math.prod(self.image_shape[1:])
+        count = min(max(count * 32 * 32 // max(pixels, 1024), 1), len(self.train_images))
+        index = torch.arange(count) * len(self.train_images) // count
+        return self.transform(self.train_images[index].images, index, None)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Return images with values in 0 to 255 as normalised floats ``[B, C, H, W]``."""
         shift, scale = self._shift_and_scale(images.device)

@@ -60,6 +60,19 @@ def test_one_logit_needs_two_classes() -> None:
         TrainFromScratch(3, (1, 4, 4), one_logit=True)
 
 
+def test_mirrored_images_are_evaluated_alike_on_request() -> None:
+    model = TrainFromScratch(3, (1, 4, 4), flip_tta=True)
+    images = torch.randn(5, 1, 4, 4)
+    batch = Batch(images, torch.arange(5) % 3, torch.arange(5))
+    found = model.predict_step(batch, 0)["probabilities"]
+    logits = (model(images) + model(images.flip(3))) / 2
+    torch.testing.assert_close(found, logits.softmax(1))
+    model.validation_step(batch, 0)
+    torch.testing.assert_close(
+        model.val_metrics.compute()["loss"], functional.cross_entropy(logits, batch.labels)
+    )
+
+
 def test_norm_and_bias_are_spared_weight_decay_on_request() -> None:
     network = partial(CNN, batch_norm=True)
     adamw = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3)

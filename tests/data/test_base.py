@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from project.data import Digits
+from project.data import Augment, Digits
 from project.data.base import first_per_class, stratified_split, to_channels
 from project.data.batches import BatchSampler
 
@@ -128,3 +128,16 @@ def test_images_change_size_and_channels_on_request() -> None:
     assert batch.images.shape == (5, 1, 28, 28)
     assert to_channels(torch.zeros(2, 1, 4, 4), 3).shape == (2, 3, 4, 4)
     assert to_channels(torch.zeros(2, 3, 4, 4), 1).shape == (2, 1, 4, 4)
+
+
+def test_sample_is_of_the_whole_training_split_as_the_network_gets_it() -> None:
+    data = Digits(augment=Augment(cutout=4))
+    data.setup("fit")
+    assert data.train_images is not None
+    everything = data.normalize(data.train_images[torch.arange(len(data.train_images))].images)
+    assert torch.equal(data.sample(10**6), everything)
+    places = [(everything == image).flatten(1).all(1).nonzero()[0, 0] for image in data.sample(4)]
+    assert [round(4 * place.item() / len(everything)) for place in places] == [0, 1, 2, 3]
+    large = Digits(image_size=64)
+    large.setup("fit")
+    assert large.sample(12).shape == (3, 1, 64, 64)

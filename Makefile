@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint bench clean
 
 quickstart: .venv/installed  ## train, test and log a classifier of digits, in under 20 seconds once installed
 	$(BIN)/python -m project fit --config configs/quickstart.yaml
@@ -15,11 +15,21 @@ lint: .venv/installed  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-clean:  ## remove the environment
-	rm -rf .venv
+bench: .venv/installed .venv-bench/installed  ## measure beside others, and put it into the README; ARGS=--quick for 5 minutes
+	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.table
+
+clean:  ## remove the environments
+	rm -rf .venv .venv-bench
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv-bench/installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet --requirement $<
 	touch $@

@@ -14,7 +14,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY project project
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[timm]'
 COPY configs configs
-RUN mkdir -p runs data && chown project runs data
+RUN mkdir -p runs data cache && chown project runs data cache
 
 USER project
 ENTRYPOINT ["python", "-m", "project"]

@@ -41,7 +41,7 @@ class ImageFolder(ImageDataModule):
             all processes share, and keeps memory flat however large that is. ``memory`` decodes
             them into memory at each start, ``off`` for every batch. ``auto`` is ``disk`` that may
             use up to ``memory_gb``, or, where the file can't be had, ``memory`` up to that size,
-            else ``off``.
+            else ``off``. true is ``auto``, and false is ``off``.
         memory_gb: Gigabytes of decoded images that ``auto`` may hold in memory.
         predict_dir: A folder of images to predict, with or without subfolders; null predicts the
             test images.
@@ -57,7 +57,7 @@ class ImageFolder(ImageDataModule):
         classes: tuple[str, ...] | None = None,
         resize: Literal["crop", "squash"] = "crop",
         grayscale: bool = False,
-        cache: Literal["auto", "memory", "disk", "off"] = "auto",
+        cache: Literal["auto", "memory", "disk", "off"] | bool = "auto",
         memory_gb: float = 4.0,
         predict_dir: str | None = None,
         url: str | None = None,
@@ -71,6 +71,8 @@ class ImageFolder(ImageDataModule):
             raise UserError("data.url and data.sha256 must be given together")
         self.test_fraction = test_fraction
         self.resize = resize
+        if isinstance(cache, bool):  # how YAML reads a plain off
+            cache = "auto" if cache else "off"
         self.cache = cache
         self.memory_gb = memory_gb
         self.predict_dir = predict_dir

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from project.cli import main
 from project.data import ImageFolder, decode
 from project.data.batches import TensorImages
 from project.data.cache import CacheDir
@@ -325,8 +326,15 @@ def test_other_formats_are_read_whole() -> None:
     assert open_image("a.png", at_least=64).size == (640, 480)
 
 
-def test_cache_option_is_checked(fails: Callable[..., str], pets: Path) -> None:
+def test_cache_option(
+    fails: Callable[..., str], pets: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     args = ("fit", "--data=ImageFolder", f"--data.root={pets}")
     assert "data.cache_gb: -1.0 must be at least 0" in fails(*args, "--data.cache_gb=-1")
-    assert "data.cache" in fails(*args, "--data.cache=disc")
+    assert "data.cache: expected one of 'auto', " in fails(*args, "--data.cache=disc")
+    Path("off.yaml").write_text("data: {class_path: ImageFolder, init_args: {cache: off}}")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config=off.yaml", f"--data.root={pets}", "--print_config"])
+    assert "cache: false" in capfd.readouterr().out
+    assert not folder(pets, cache=False).train_images.in_memory
     assert not Path("cache").exists()

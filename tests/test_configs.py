@@ -25,8 +25,11 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
     roots = {"MNIST": mnist, "CIFAR10": cifar10, "ImageFolder": pets}
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     args: list[Any] = ["--config", CONFIGS / f"{name}.yaml"]
-    if "FineTuningSchedule" in str(config["trainer"]):  # which says how long it takes
+    if "preset" in str(config["trainer"]):  # which says how long it takes
         args += ["--trainer.callbacks.init_args.epochs", 2]
+    elif "phases" in str(config["trainer"]):
+        head = "{name: head, train: [head], epochs: 2, cache_features: true}"
+        args += [f"--trainer.callbacks.init_args.phases=[{head}]"]
     else:
         args += ["--trainer.max_epochs", 1]
     if root := roots.get(config["data"]["class_path"]):

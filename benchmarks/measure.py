@@ -85,6 +85,7 @@ def _run_ours(
     words = our_arguments(contender, job, size, number, place.data[job.data])
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
+        words += ["--data.cache_dir", str(Path(folder, "cache"))]  # of which nothing is left
         command = [sys.executable, "-m", "project", *words, "--run_dir", str(run_dir)]
         _, seconds = run(command, place.threads)
         figures = read_run(run_dir)

@@ -111,7 +111,7 @@ CNN = Job(
     classes=10,
     base="keras",
     batch_size=32,
-    full=Size(epochs=(2, 2, 2), images=20_000),
+    full=Size(epochs=(3, 3, 3), images=20_000),
     quick=Size(epochs=(2,), images=5000),
     contenders=(
         Contender(
@@ -139,7 +139,7 @@ FOLDER = Job(
     classes=2,
     base="keras",
     batch_size=20,
-    full=Size(epochs=(10, 10, 10), images=2000, steps=10),
+    full=Size(epochs=(10, 10), images=2000, steps=10),
     quick=Size(epochs=(10,), images=100, steps=3),
     contenders=(
         Contender(
@@ -180,7 +180,7 @@ BLOCK5 = Job(
     classes=2,
     base="ours_block5_uncached",
     batch_size=20,
-    full=Size(epochs=(3, 3, 3), images=400, steps=10),
+    full=Size(epochs=(3, 3), images=400, steps=10),
     quick=Size(epochs=(3,), images=100, steps=3),
     contenders=(
         Contender(

@@ -23,13 +23,12 @@ POINTS = tuple(
 def scaling_section(quick: bool, place: Place) -> Section:
     """Return what is measured: the MLP, whose steps cost so little that all else shows."""
     job: Job = JOBS["mlp"]
-    rounds = 1 if quick else 2
 
     def task(images: int, batch_size: int) -> Task:
         name = f"{images} images, batch {batch_size}"
         arguments = (*CONFIG, "--data.batch_size", str(batch_size), "--test_after_fit", "false")
         contender = Contender(name, name, arguments=arguments)
-        size = Size((EPOCHS,) * rounds, images)
+        size = Size((EPOCHS,), images)
 
         def measure(number: int) -> Figures:
             figures = run_contender(contender, job, size, place, number)
@@ -42,4 +41,4 @@ def scaling_section(quick: bool, place: Place) -> Section:
         return {"tasks": medians(rounds, "images_per_second")}
 
     chosen = [(60_000, 64), (60_000, 1024)] if quick else POINTS
-    return Section("scaling", rounds, [task(*point) for point in chosen], summarise)
+    return Section("scaling", 1, [task(*point) for point in chosen], summarise)

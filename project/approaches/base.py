@@ -1,6 +1,5 @@
 """What the three approaches share: steps, loss, metrics, optimizer and prediction."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
@@ -16,14 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches.metrics import EpochMetrics
-from project.approaches.optimizers import align_state, build_optimizer
-from project.approaches.schedulers import (
-    Scheduler,
-    Shared,
-    WarmupCosine,
-    plain_state,
-    step_without_metric,
-)
+from project.approaches.optimizers import align_state, build_optimizer, change, configured
+from project.approaches.schedulers import Scheduler, Shared
 from project.data import Batch
 from project.errors import UserError
 from project.networks import Network
@@ -140,7 +133,8 @@ class ImageClassifier(L.LightningModule):
             images: ``[B, C, H, W]``, or what the first ``depth`` stages of the network made of it.
             depth: Number of those stages.
         """
-        logits: Tensor = self.network(self._in_layout(images), depth)
+        images = self._in_layout(images)
+        logits: Tensor = self.network(images, depth) if depth else self.network(images)
         return logits
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:
@@ -288,14 +282,7 @@ class ImageClassifier(L.LightningModule):
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
-        self._configured = {
-            "optimizer": type(optimizer).__name__,
-            "groups": [
-                {name: value for name, value in group.items() if name != "params"}
-                for group in optimizer.param_groups
-            ],
-            "scheduler": plain_state(scheduler.state_dict()) if scheduler else {},
-        }
+        self._configured = configured(optimizer, scheduler)
         if self._lr_scheduler is None or scheduler is None:
             return optimizer
         return {
@@ -327,20 +314,7 @@ class ImageClassifier(L.LightningModule):
     def _build_scheduler(
         self, optimizer: Optimizer, total_steps: Callable[[], float]
     ) -> LRScheduler | None:
-        if self._lr_scheduler is None:
-            return None
-        try:
-            scheduler = self._lr_scheduler.scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.lr_scheduler: {error}") from error
-        if isinstance(scheduler, WarmupCosine):
-            if self._lr_scheduler.interval != "step":
-                raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
-            steps = total_steps()
-            if steps == math.inf and scheduler.total_steps is None:
-                raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
-            scheduler.set_total_steps(0 if steps == math.inf else int(steps))
-        return scheduler
+        return self._lr_scheduler.build(optimizer, total_steps) if self._lr_scheduler else None
 
     def scheduled_learning_rates(self, steps: int, steps_per_epoch: int) -> Tensor:
         """Return the learning rate of each optimizer step, float32 ``[steps]``, without training.
@@ -357,11 +331,8 @@ class ImageClassifier(L.LightningModule):
             warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
             for step in range(1, steps + 1):
                 rates.append(optimizer.param_groups[0]["lr"])
-                if scheduler is None or self._lr_scheduler is None:
-                    continue
-                interval = steps_per_epoch if self._lr_scheduler.interval == "epoch" else 1
-                if step % (interval * self._lr_scheduler.frequency) == 0:
-                    step_without_metric(scheduler)
+                if self._lr_scheduler is not None and scheduler is not None:
+                    self._lr_scheduler.step_in_advance(scheduler, step, steps_per_epoch)
         return torch.tensor(rates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -383,24 +354,8 @@ class ImageClassifier(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         align_state(optimizer)
-        old, new = self._loaded, self._configured
-        if old is None or old == new:
-            return
-        if old["optimizer"] != new["optimizer"]:
-            raise UserError(
-                f"model.optimizer: the checkpoint is from {old['optimizer']}; a resumed run can "
-                f"change its arguments, but not go on with {new['optimizer']}"
-            )
-        for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
-            changed = {name: value for name, value in after.items() if value != before.get(name)}
-            if changed.pop("lr", None) is not None:
-                for name in {"lr", "scheduled_lr"} & group.keys():
-                    group[name] *= after["lr"] / before["lr"] if before["lr"] else 0
-            group.update(changed)
-        scheduler = self.lr_schedulers()
-        for name, value in new["scheduler"].items():
-            if value != old["scheduler"].get(name):
-                setattr(scheduler, name, value)
+        if self._loaded is not None:
+            change(optimizer, self.lr_schedulers(), self._loaded, self._configured)
 
     def num_trained(self) -> int:
         """Return the number of parameters that the training changes."""

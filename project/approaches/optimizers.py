@@ -1,6 +1,7 @@
-"""Optimizers, with torch's fused kernels where they work."""
+"""Optimizers: torch's fused kernels where they work, and what a resumed run may change."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.approaches.schedulers import plain_state
+from project.errors import UserError
 
 FUSED_DEVICES = ("cpu", "cuda")
 
@@ -35,9 +40,12 @@ def build_optimizer(
 
 def _can_fuse(optimizer: Optimizer, trainer: L.Trainer | None) -> bool:
     options = optimizer.defaults
-    if options.get("fused", False) is not None:
+    takes_it = "fused" in inspect.signature(type(optimizer)).parameters
+    if not takes_it or options.get("fused", False) is not None:
         return False
     if any(options.get(name) for name in ("foreach", "capturable", "differentiable")):
+        return False
+    if options.get("momentum"):  # fused SGD fails where some have none yet: newly trained layers
         return False
     # Lightning 2.6 refuses it: https://github.com/Lightning-AI/pytorch-lightning/pull/21435
     if (
@@ -59,3 +67,46 @@ def align_state(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def configured(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """Return how optimizer and scheduler are configured before the first step."""
+    return {
+        "optimizer": type(optimizer).__name__,
+        "groups": [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ],
+        "scheduler": plain_state(scheduler.state_dict()) if scheduler else {},
+    }
+
+
+def change(
+    optimizer: Optimizer, scheduler: Any, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Change a loaded optimizer and scheduler in what is configured otherwise now.
+
+    Args:
+        optimizer: The optimizer; loading its state has loaded its options, too.
+        scheduler: Its scheduler, or null.
+        old: Result of :func:`configured` in the run that the state is from.
+        new: The same in this run.
+
+    Raises:
+        UserError: If the optimizer is another one, for which the state is no use.
+    """
+    if old["optimizer"] != new["optimizer"]:
+        raise UserError(
+            f"model.optimizer: the checkpoint is from {old['optimizer']}; a resumed run can "
+            f"change its arguments, but not go on with {new['optimizer']}"
+        )
+    for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
+        changed = {name: value for name, value in after.items() if value != before.get(name)}
+        changed.pop("fused", None)  # the state is that of the kernel it was trained with
+        if changed.pop("lr", None) is not None:
+            for name in {"lr", "scheduled_lr"} & group.keys():
+                group[name] *= after["lr"] / before["lr"] if before["lr"] else 0
+        group.update(changed)
+    for name, value in new["scheduler"].items():
+        if value != old["scheduler"].get(name):
+            setattr(scheduler, name, value)

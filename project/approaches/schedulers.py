@@ -27,6 +27,43 @@ class Scheduler:
     frequency: int = 1
     monitor: str = "val/loss"
 
+    def build(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
+        """Return the scheduler of an optimizer.
+
+        Args:
+            optimizer: The optimizer.
+            total_steps: Returns the number of its steps in the whole training.
+
+        Raises:
+            UserError: If it refuses its arguments.
+        """
+        try:
+            scheduler = self.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.lr_scheduler: {error}") from error
+        if isinstance(scheduler, WarmupCosine):
+            if self.interval != "step":
+                raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")
+            steps = total_steps()
+            if steps == math.inf and scheduler.total_steps is None:
+                raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
+            scheduler.set_total_steps(0 if steps == math.inf else int(steps))
+        return scheduler
+
+    def step_in_advance(self, scheduler: LRScheduler, step: int, steps_per_epoch: int) -> None:
+        """Step after this optimizer step, from 1 on, as a training would that sees no plateau.
+
+        Raises:
+            UserError: If the scheduler can't go that far.
+        """
+        interval = steps_per_epoch if self.interval == "epoch" else 1
+        if step % (interval * self.frequency) or isinstance(scheduler, ReduceLROnPlateau):
+            return
+        try:
+            scheduler.step()
+        except ValueError as error:
+            raise UserError(f"model.lr_scheduler: {error}") from error
+
 
 class WarmupCosine(LambdaLR):
     """A linear warm-up to the optimizer's learning rate, then a cosine down to a share of it.
@@ -82,20 +119,6 @@ class Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
         return self
-
-
-def step_without_metric(scheduler: LRScheduler) -> None:
-    """Step a scheduler as if no metric ever changed.
-
-    Raises:
-        UserError: If it can't go on.
-    """
-    if isinstance(scheduler, ReduceLROnPlateau):
-        return
-    try:
-        scheduler.step()
-    except ValueError as error:
-        raise UserError(f"model.lr_scheduler: {error}") from error
 
 
 def plain_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Imag
 from project.randomness import mix, run_seed
 
 CHECKED_IMAGES = 8  # of which the features of an older run are computed again, and compared
-TOLERANCE = 0.02  # of the largest feature; bfloat16 is exact to 0.004
+TOLERANCE = {torch.float64: 0.005, torch.float32: 0.005}  # of the largest feature
+TOLERANCE_OF_HALF = 0.02  # bfloat16 is exact to 0.004
 
 
 class CannotCacheError(Exception):
@@ -41,7 +42,7 @@ class FeatureCache:
     def __init__(self, trainer: Any, model: FineTuning, views: int | None) -> None:
         self.trainer = trainer
         self.model = model
-        self.data: ImageDataModule = trainer.datamodule
+        self.data: Any = trainer.datamodule
         self.views = views
 
     def fill(self) -> str:
@@ -56,38 +57,39 @@ class FeatureCache:
             return f"features not cached: {error}"
 
     def _fill(self) -> str:
+        self._check()
+        self.depth = self._depth()
+        data = self.data
+        train, found = self._features(data.train_images, self.views if data.augment else None)
+        val = None
+        if data.val_images and _is_whole(self.trainer.limit_val_batches):
+            val, val_found = self._features(data.val_images, None)
+            found = found and val_found
+        data.train_features, data.val_features = train, val
+        size = sum(split.features.nbytes for split in (train, val) if split)
+        how = "found" if found else "computed"
+        return f"features {how}: {size / 1e6:,.0f} MB in {data.cache_dir.folder}"
+
+    def _check(self) -> None:
+        if not isinstance(self.data, ImageDataModule):
+            raise CannotCacheError("the data is not an ImageDataModule")
+        if not _is_whole(self.trainer.limit_train_batches):
+            raise CannotCacheError("only a part of the images is trained on")
         if self.model.flip_tta:
             raise CannotCacheError("model.flip_tta evaluates mirror images, too")
-        views = 1
-        if self.data.augment is not None:
-            if self.views is None:
-                raise CannotCacheError(
-                    "the training images are augmented; set views to cache that many random views "
-                    "of each image"
-                )
-            views = self.views
-        self.depth = self._depth()
-        train, val = self.data.train_images, self.data.val_images
-        assert train is not None
-        found, size, epoch = [], 0, self.trainer.current_epoch
-        features: list[CachedFeatures | None] = []
-        for images, augmented in ((train, self.data.augment is not None), (val, False)):
-            if images is None or len(images) == 0:
-                features.append(None)
-                continue
-            values, was_there = self._features(images, views if augmented else 1, augmented)
-            features.append(CachedFeatures(values, images.labels, self.depth, epoch))
-            found.append(was_there)
-            size += values.nbytes
-        self.data.train_features, self.data.val_features = features
-        how = "found" if all(found) else "computed"
-        return f"features {how}: {size / 1e6:,.0f} MB in {self.data.cache_dir.folder}"
+        if self.data.augment is not None and self.views is None:
+            raise CannotCacheError(
+                "the training images are augmented; set views to cache that many random views of "
+                "each image"
+            )
 
     def _depth(self) -> int:
         """Return how many stages come before the first that trains."""
         network = self.model.network
         depth = network.frozen_depth()
-        if depth == 0:
+        inside = {id(p) for stage in network.stages() for p in stage.parameters()}
+        outside = [p for p in network.backbone.parameters() if id(p) not in inside]
+        if depth == 0 or any(parameter.requires_grad for parameter in outside):
             raise CannotCacheError("nothing is frozen before what trains")
         if depth < len(network.stages()) and not self._is_sequence(depth):
             name = type(network.backbone).__name__
@@ -104,36 +106,43 @@ class FeatureCache:
         images = torch.rand(2, *self.data.image_shape).to(next(self.model.parameters()))
         self.model.eval()
         try:
-            in_parts = network(network.prefix(images, depth), depth)
-            return torch.equal(in_parts, network(images))
-        except (RuntimeError, TypeError):  # stages that don't fit each other
+            features = network.prefix(images, depth)
+            in_parts = network.forward(features, depth)  # not compiled, or it would differ a bit
+            return isinstance(features, Tensor) and torch.equal(in_parts, network.forward(images))
+        except Exception:  # stages that don't fit each other may raise anything
             return False
         finally:
             self.model.train()
 
-    def _features(self, images: Images, views: int, augmented: bool) -> tuple[Tensor, bool]:
-        """Return the features ``[views * N, ...]`` of a split, and whether they were there."""
+    def _features(self, images: Images, views: int | None) -> tuple[CachedFeatures, bool]:
+        """Return the features of a split, and whether they were there.
+
+        Args:
+            images: The split.
+            views: How many random views of each image; null takes the images as they are.
+        """
         batch = images[torch.arange(min(CHECKED_IMAGES, len(images)))]
-        sample = self._compute(batch, view=0 if augmented else None)
-        key = self._key(images, views, augmented, sample)
+        sample = self._compute(batch, None if views is None else 0)
+        key = self._key(images, views, sample)
         cache, strategy = self.data.cache_dir, self.trainer.strategy
         with ExitStack() as stack:
             self._on_rank_0(lambda: stack.enter_context(cache.lock(key)))
             found = strategy.reduce_boolean_decision(_holds(cache.path(key), sample))
             if not found:
-                shape = (views * len(images), *sample.shape[1:])
-                temporary: Path = self._on_rank_0(
-                    lambda: cache.create(key, shape, _stored(sample).numpy().dtype)
-                )
-                if not strategy.reduce_boolean_decision(temporary.is_file()):
-                    raise CannotCacheError(
-                        f"not all nodes see {cache.folder}; set data.cache_dir to a folder that "
-                        "they share"
-                    )
-                self._write(temporary, images, views, augmented)
-                strategy.barrier()
-                self._on_rank_0(lambda: cache.publish(temporary, key))
-        return _load(cache.path(key), sample.dtype), found
+                shape = ((views or 1) * len(images), *sample.shape[1:])
+                dtype = _stored(sample).numpy().dtype
+                temporary: Path = self._on_rank_0(lambda: cache.create(key, shape, dtype))
+                try:
+                    self._write(temporary, images, views)
+                    strategy.barrier()
+                    self._on_rank_0(lambda: cache.publish(temporary, key))
+                finally:
+                    if self.trainer.global_rank == 0:
+                        temporary.unlink(missing_ok=True)
+            features = _load(cache.path(key), sample.dtype)
+            strategy.barrier()  # the lock is for all ranks
+        epoch = self.trainer.current_epoch
+        return CachedFeatures(features, images.labels, self.depth, epoch), found
 
     def _on_rank_0(self, function: Callable[[], Any]) -> Any:
         """Return on all ranks what it returns on the first."""
@@ -148,8 +157,12 @@ class FeatureCache:
             raise CannotCacheError(f"data.cache_dir: {result}")
         return result
 
-    def _write(self, path: Path, images: Images, views: int, augmented: bool) -> None:
+    def _write(self, path: Path, images: Images, views: int | None) -> None:
         """Compute this rank's share of the features."""
+        if not self.trainer.strategy.reduce_boolean_decision(path.is_file()):
+            raise CannotCacheError(
+                f"not all nodes see {path.parent}; set data.cache_dir to a folder that they share"
+            )
         features = np.load(path, mmap_mode="r+")
         sampler = BatchSampler(
             len(images),
@@ -163,10 +176,9 @@ class FeatureCache:
             show(f"computing features of {len(features):,} images")
         hidden = not has_bar or self.trainer.global_rank != 0
         for batch in tqdm(loader, "features", leave=False, disable=hidden):
-            for view in range(views):
-                rows = view * len(images) + batch.indices.numpy()
-                values = self._compute(batch, view if augmented else None)
-                features[rows] = _stored(values).numpy()
+            for number, view in enumerate([None] if views is None else range(views)):
+                rows = number * len(images) + batch.indices.numpy()
+                features[rows] = _stored(self._compute(batch, view)).numpy()
         features.flush()
 
     @torch.no_grad()
@@ -181,7 +193,7 @@ class FeatureCache:
         self.model.train()
         return features.cpu()
 
-    def _key(self, images: Images, views: int, augmented: bool, sample: Tensor) -> str:
+    def _key(self, images: Images, views: int | None, sample: Tensor) -> str:
         network = self.model.network
         stages = network.stages()
         frozen = network.backbone
@@ -190,12 +202,13 @@ class FeatureCache:
         facts = [
             torch.__version__,
             self.trainer.precision,
+            type(network),
             sample.dtype,
             frozen,
             self.data.image_shape,
             self.data.normalization,
             images.fingerprint(),
-            (views, run_seed(), self.data.augment) if augmented else None,
+            views and (views, run_seed(), self.data.augment),
         ]
         key = hashlib.sha256(repr(facts).encode())
         for name, value in frozen.state_dict().items():
@@ -219,5 +232,11 @@ def _holds(path: Path, sample: Tensor) -> bool:
     if not path.is_file():
         return False
     stored = _load(path, sample.dtype)[: len(sample)].float()
+    tolerance = TOLERANCE.get(sample.dtype, TOLERANCE_OF_HALF)
     sample = sample.float()
-    return bool(((stored - sample).abs() <= TOLERANCE * sample.abs().max()).all())
+    return bool(((stored - sample).abs() <= tolerance * sample.abs().max()).all())
+
+
+def _is_whole(limit: float) -> bool:
+    """Whether a limit of Lightning leaves all batches; 1 is one batch, 1.0 all of them."""
+    return isinstance(limit, float) and limit == 1.0

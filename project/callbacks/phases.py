@@ -57,8 +57,8 @@ class Phase:
             ``plateau``, else by ``val/loss``.
         cache_features: Compute what the frozen layers before those that train make of the images
             once, and train on that.
-        views: Random views of each training image to compute features of, one after the other in
-            the epochs; needed where ``data.augment`` makes them differ.
+        views: How many random views of each training image to compute features of; they take
+            turns. Needed where ``data.augment`` makes them differ.
     """
 
     name: str

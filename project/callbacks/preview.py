@@ -122,14 +122,17 @@ class _Cost:
         """
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in trained)
-        try:
-            depth = self.network.frozen_depth() if cached else 0
-            inputs = self.network.prefix(self.images, depth) if depth else self.images
-            with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
-                self.network(inputs, depth).sum().backward()
-        except (NotImplementedError, RuntimeError, TypeError):
-            return None
-        return float(counter.get_total_flops()) / 1e9
+        depth = self.network.frozen_depth() if cached else 0
+        for cut in dict.fromkeys((depth, 0)):  # not every backbone can be cut
+            try:
+                inputs = self.network.prefix(self.images, cut) if cut else self.images
+                with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
+                    logits = self.network(inputs, cut) if cut else self.network(inputs)
+                    logits.sum().backward()
+            except Exception:  # a forward method may raise anything
+                continue
+            return float(counter.get_total_flops()) / 1e9
+        return None
 
 
 def tables(rows: list[PhasePreview], model: FineTuning) -> list[Table]:

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike
+from tqdm import tqdm
 
 ABANDONED_SECONDS = 24 * 3600
 
@@ -122,7 +123,7 @@ class CacheDir:
                 status = file.stat()
                 if file.name[0] != ".":
                     entries.append((status.st_mtime_ns, status.st_size, file))
-                elif status.st_mtime < time.time() - ABANDONED_SECONDS and file.name != ".lock":
+                elif status.st_mtime < time.time() - ABANDONED_SECONDS and file.suffix != ".lock":
                     file.unlink()
                     continue
                 total += status.st_size
@@ -141,8 +142,16 @@ class CacheDir:
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / name):
+        lock = FileLock(self.folder / name)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            tqdm.write(f"waiting for another run that writes to {self.folder}")
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def _allocate(path: Path) -> None:

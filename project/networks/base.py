@@ -53,16 +53,20 @@ class Network(nn.Module):
 
         They are the children of the backbone and of any ``nn.Sequential`` in it. Whether they are
         the backbone when they run one after the other is for the caller to see: a forward method
-        may do anything.
+        may do anything. (Override this where it draws random numbers in training by itself.)
         """
         return _in_sequence(self.backbone) or [self.backbone]
 
     def frozen_depth(self) -> int:
-        """Return how many stages come before the first that trains."""
+        """Return how many stages come before the first that trains, or is in training mode."""
         stages = self.stages()
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             return len(stages)
-        trained = [any(p.requires_grad for p in stage.parameters()) for stage in stages]
+        trained = [
+            any(parameter.requires_grad for parameter in stage.parameters())
+            or any(module.training for module in stage.modules())
+            for stage in stages
+        ]
         return trained.index(True) if any(trained) else 0
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:

@@ -21,6 +21,8 @@ class CNN(Network):
         padding: Zero padding of each convolution in pixels.
         batch_norm: Normalise each convolution's output over the batch.
         dropout: Share of the inputs of each dense layer that is dropped in training.
+        glorot: Start with the weights of Glorot and Bengio, 2010, and biases of zero, as Keras
+            does, instead of torch's own.
 
     Raises:
         ValueError: If the image is too small for that many layers.
@@ -35,6 +37,7 @@ class CNN(Network):
         padding: int = 0,
         batch_norm: bool = False,
         dropout: float = 0.0,
+        glorot: bool = False,
     ) -> None:
         inputs, height, width = image_shape
         stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -57,3 +60,9 @@ class CNN(Network):
             inputs = outputs
         head = dense_head(inputs * height * width, num_classes, hidden, dropout)
         super().__init__(nn.Sequential(stages), head)
+        if glorot:
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.optim import SGD, Adam, Optimizer
 
 from project.approaches.optimizers import align_state, build_optimizer
+from tests.callbacks.schedules import phases
 from tests.conftest import Run
 
 CNN = ("fit", "--model=TrainFromScratch", "--model.network=CNN", "--data=Digits")
@@ -29,6 +31,29 @@ def test_fused_unless_somebody_chose_otherwise(
 
     optimizer = build_optimizer(build, lambda: [{"params": [torch.zeros(2, requires_grad=True)]}])
     assert optimizer.defaults["fused"] is fused
+
+
+class OwnAdam(Adam):
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+
+
+def test_an_optimizer_that_cannot_be_asked_stays_as_it_is() -> None:
+    groups = [{"params": [torch.zeros(2, requires_grad=True)]}]
+    assert isinstance(build_optimizer(OwnAdam, lambda: groups), OwnAdam)
+
+
+def test_momentum_of_layers_that_train_later(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    """Fused SGD fails where some parameters of a group have a momentum and some have none yet."""
+    phase = "name: a, train: [head, stage2], steps: 3"
+    later = f"{phase.replace('a,', 'b,', 1)}, norm: affine_only"
+    run(
+        *(*schedule, phases(f"{{{phase}}}", f"{{{later}}}"), "--model.optimizer=SGD"),
+        *("--model.optimizer.lr=0.01", "--model.optimizer.momentum=0.9"),
+        "--model.decay_norm_and_bias=true",
+    )
 
 
 def test_clipping_in_mixed_precision_works(run: Callable[..., Run]) -> None:

@@ -119,8 +119,12 @@ OPTION = "--trainer.callbacks.init_args"
             "expected one of 'constant', 'cosine', 'linear', got cubic",
         ),
         (
-            [phases("{name: a, train: [head], epochs: 1, cache_features: true}")],
-            "phases[0].cache_features: there is no cache yet; set it to false",
+            [phases("{name: a, train: [head], epochs: 1, views: 3}")],
+            "phases[0].views: are of cached features; set cache_features: true",
+        ),
+        (
+            [phases("{name: a, train: [head], epochs: 1, cache_features: true, views: 0}")],
+            "phases[0].views: 0 must be at least 1",
         ),
         (
             [phases("{name: a, train: all, epcohs: 1}")],

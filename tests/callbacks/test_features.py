@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from project.callbacks.features import FeatureCache
+from project.callbacks.features import CannotCacheError, FeatureCache
 from project.networks import Network
+from project.networks.groups import evaluate_frozen
 from tests.callbacks.schedules import RECORD, last, phases
 from tests.callbacks.test_finetuning import assert_same_end, check_resume
 from tests.callbacks.test_ranks import two_ranks
@@ -156,6 +158,8 @@ def test_views_take_turns(run: Callable[..., Run], schedule: tuple[str, ...]) ->
             "nothing is frozen before what trains",
         ),
         ([cached(HEAD), PLAIN, "--data.cache_gb=0"], "data.cache_dir: [Errno 28]"),
+        ([cached(HEAD), PLAIN, "--trainer.limit_train_batches=1"], "only a part of the images"),
+        ([cached(HEAD), PLAIN, "--model.flip_tta=true"], "model.flip_tta evaluates mirror images"),
     ],
 )
 def test_where_it_cannot_apply_the_training_goes_on(
@@ -186,6 +190,55 @@ def test_a_backbone_that_is_no_sequence_is_cached_whole(
     assert_weights_equal(
         result, run(*schedule, uncached(phase), PLAIN, f"--model.backbone={source.path}")
     )
+
+
+class Gated(Sum):
+    """Has a parameter that is in none of its modules, and does nothing yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first: Tensor = self.stage1(images)
+        result: Tensor = self.stage2(first + self.gate)
+        return result
+
+
+def test_a_parameter_outside_of_all_modules_is_not_skipped() -> None:
+    network = Network(Gated(), nn.Flatten())
+    network.backbone.get_submodule("stage1").requires_grad_(False)
+    model: Any = SimpleNamespace(network=network)
+    with pytest.raises(CannotCacheError, match="nothing is frozen"):
+        FeatureCache(SimpleNamespace(datamodule=None), model, None)._depth()
+
+
+def test_dropout_before_what_trains_is_not_cached() -> None:
+    parts = [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()),
+        nn.Sequential(nn.Dropout(), nn.Conv2d(4, 4, 3)),
+    ]
+    network = Network(nn.Sequential(*parts), nn.Flatten())
+    parts[0].requires_grad_(False)
+    network.train()
+    evaluate_frozen(network)
+    assert network.frozen_depth() == 2
+
+
+def test_nothing_is_left_of_features_that_failed(
+    run: Callable[..., Run],
+    schedule: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(FeatureCache, "_write", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(*schedule, cached(HEAD), PLAIN)
+    assert not list((tmp_path / "cache").glob("*.npy"))
+    assert not list((tmp_path / "cache").glob(".*.npy"))
 
 
 def test_resume_inside_of_cached_phases(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
@@ -231,6 +284,8 @@ def test_a_compiled_network_goes_through_the_phases(
     run: Callable[..., Run], schedule: tuple[str, ...]
 ) -> None:
     args = (*schedule, cached(HEAD, TOP), PLAIN, "--model.dropout=0")
-    compiled = run(*args, "--model.compile_network=true").path
+    result = run(*args, "--model.compile_network=true")
+    assert result.out.count("features computed") == 2
+    compiled = result.path
     for name, value in last(run(*args).path)["state_dict"].items():
         torch.testing.assert_close(last(compiled)["state_dict"][name], value, atol=1e-4, rtol=1e-3)

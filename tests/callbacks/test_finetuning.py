@@ -112,7 +112,9 @@ def test_floor_of_a_plateau_is_in_epochs(
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "kill", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_killed_run_goes_on(
     kill: signal.Signals, schedule: tuple[str, ...], tmp_path: Path, run: Callable[..., Run]
 ) -> None:

@@ -37,8 +37,15 @@ def differences(path: Path) -> list[float]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"),
+    [
+        ("ddp", "AdamW"),
+        ("ddp_spawn", "SGD"),
+        pytest.param("ddp", "SGD", marks=pytest.mark.slow),
+        pytest.param("ddp_spawn", "AdamW", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_of_four_equal_one_of_eight(
     strategy: str,
     optimizer: str,

@@ -30,9 +30,20 @@ def plan(capfd: pytest.CaptureFixture[str]) -> Callable[..., list[list[str]]]:
 def test_plan_of_the_reference_job(plan: Callable[..., list[list[str]]], tmp_path: Path) -> None:
     """Without its data and without its weights, and without leaving anything behind."""
     rows = plan("--config", str(CONFIGS / "finetune_folder.yaml"))
-    assert rows[0] == ["frozen", "head", "", "4", "2,097,665", "13.2", "33%", "10", "1,000"]
+    assert rows[0] == ["head", "head", "", "4", "2,097,665", "0.00839", "0%", "10", "1,000"]
     assert rows[-1] == ["head", "0.001  0.001  0.001"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_a_backbone_that_cannot_be_cut(plan: Callable[..., list[list[str]]]) -> None:
+    """An assertion of ViT fails where its parts run one after the other."""
+    phase = "{name: last, train: 2, epochs: 1, cache_features: %s}"
+    args = ("--model=FineTuning", "--model.backbone=vit_b_16", "--data.image_size=224")
+    rows = [
+        plan(*args, SCHEDULE, f"--trainer.callbacks.init_args.phases=[{phase % cached}]")[0]
+        for cached in ("true", "false")
+    ]
+    assert rows[0] == rows[1] and float(rows[0][5]) > 30
 
 
 def test_plan_of_resnet50(plan: Callable[..., list[list[str]]]) -> None:

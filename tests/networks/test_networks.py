@@ -40,3 +40,11 @@ def test_library_network_takes_grey_images() -> None:
     network = LibraryNetwork((1, 32, 32), 4, "resnet18").eval()
     grey = torch.randn(2, 1, 32, 32)
     assert torch.equal(network(grey), network(grey.expand(-1, 3, -1, -1)))
+
+
+def test_glorot_starts_as_keras_does() -> None:
+    network = CNN((3, 32, 32), 10, glorot=True)
+    weight = network.backbone.get_submodule("stage2.0").weight
+    limit = (6 / (9 * (32 + 64))) ** 0.5
+    assert 0.98 * limit < weight.abs().max() <= limit
+    assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))

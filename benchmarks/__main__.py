@@ -35,6 +35,7 @@ from benchmarks.startup import startup_section
 from project import __version__
 
 OTHERS = {"startup": startup_section, "scaling": scaling_section}
+OTHERS_NEED = {"startup": "folder", "scaling": "mnist"}
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
 KERAS_VERSIONS = """
 import json
@@ -115,8 +116,7 @@ def earlier(path: Path, here: dict[str, Any], quick: bool) -> dict[str, Any]:
 
 def prepare(names: Sequence[str], place: Place) -> dict[str, bool]:
     """Make the data be there; return the sections that can run, and whether on a stand-in."""
-    needed = {name: JOBS[name].data if name in JOBS else "mnist" for name in names}
-    needed.pop("startup", None)
+    needed = {name: JOBS[name].data if name in JOBS else OTHERS_NEED[name] for name in names}
     stand_in = {}
     for kind in dict.fromkeys(needed.values()):
         root = str(place.data[kind])
@@ -126,11 +126,7 @@ def prepare(names: Sequence[str], place: Place) -> dict[str, bool]:
             stand_in[kind] = last_json(output)["stand_in"]
         except RunError as error:
             print(f"  left out: {error}", file=sys.stderr, flush=True)
-    return {
-        name: stand_in.get(needed.get(name, ""), False)
-        for name in names
-        if name not in needed or needed[name] in stand_in
-    }
+    return {name: stand_in[needed[name]] for name in names if needed[name] in stand_in}
 
 
 def main() -> None:

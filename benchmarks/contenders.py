@@ -85,7 +85,7 @@ MLP = Job(
     data="mnist",
     classes=10,
     base="reference",
-    full=Size(epochs=(10, 2, 2), images=60_000),
+    full=Size(epochs=(10, 2), images=60_000),
     quick=Size(epochs=(2,), images=30_000),
     contenders=(
         Contender("reference", "the loop of the tutorials", ("mlp", "reference")),
@@ -111,7 +111,7 @@ CNN = Job(
     classes=10,
     base="keras",
     batch_size=32,
-    full=Size(epochs=(3, 3, 3), images=20_000),
+    full=Size(epochs=(3, 3), images=20_000),
     quick=Size(epochs=(2,), images=5000),
     contenders=(
         Contender(

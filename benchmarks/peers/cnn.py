@@ -13,8 +13,8 @@ BATCH_SIZE, LEARNING_RATE = 32, 0.001
 
 
 def network() -> nn.Module:
-    """Return the CNN, 122,570 parameters."""
-    return nn.Sequential(
+    """Return the CNN, 122,570 parameters, with the initial weights of Keras."""
+    model = nn.Sequential(
         nn.Conv2d(3, 32, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -28,6 +28,11 @@ def network() -> nn.Module:
         nn.ReLU(),
         nn.Linear(64, 10),
     )
+    for module in model:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return model
 
 
 def read(options: Options, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:

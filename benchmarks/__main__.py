@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.contenders import JOBS, Job
 from benchmarks.measure import Place, run_contender
 from benchmarks.processes import ROOT, RunError, last_json, run
@@ -33,6 +35,7 @@ from benchmarks.rounds import (
 from benchmarks.scaling import scaling_section
 from benchmarks.startup import startup_section
 from project import __version__
+from project.callbacks.record import cpu_has_bfloat16
 
 OTHERS = {"startup": startup_section, "scaling": scaling_section}
 OTHERS_NEED = {"startup": "folder", "scaling": "mnist"}
@@ -50,6 +53,9 @@ RESULTS = Path(__file__).parent / "results.json"
 def job_section(job: Job, quick: bool, place: Place, stand_in: bool) -> Section:
     """Return a job with all of its contenders."""
     size = job.quick if quick else job.full
+    able = [one for one in job.contenders if cpu_has_bfloat16() or not one.bfloat16]
+    for one in set(job.contenders) - set(able):
+        print(f"{job.name} {one.name}: left out, this CPU has no bfloat16", file=sys.stderr)
 
     def summarise(rounds: Sequence[Round]) -> dict[str, Any]:
         contenders = {
@@ -57,7 +63,7 @@ def job_section(job: Job, quick: bool, place: Place, stand_in: bool) -> Section:
             | contender_summary(
                 runs_of(rounds, contender.name), size.images, job.epochs, contender.extent
             )
-            for contender in job.contenders
+            for contender in able
         }
         add_ratios(contenders, job.base)
         facts = {"what": job.what, "base": job.base, "images": size.images, "epochs": job.epochs}
@@ -69,7 +75,7 @@ def job_section(job: Job, quick: bool, place: Place, stand_in: bool) -> Section:
             partial(run_contender, contender, job, size, place),
             contender.once,
         )
-        for contender in job.contenders
+        for contender in able
     ]
     return Section(job.name, len(size.epochs), tasks, summarise)
 
@@ -92,6 +98,7 @@ def machine(place: Place) -> dict[str, Any]:
     return {
         "cpu": cpu(),
         "cores": cores(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": place.threads,
         "platform": platform.platform(),
         "versions": {"project": __version__, "python": platform.python_version()}

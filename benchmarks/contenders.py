@@ -21,6 +21,7 @@ class Contender:
             for the others (``steps``), the epochs of the phases in its config, which do so as well
             (``phases``), or what its config says, which is the whole of it (``recipe``).
         once: Whether it takes part in the first round only, because it takes minutes.
+        bfloat16: Whether it needs a CPU with instructions for bfloat16; without, it takes hours.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Contender:
     keras: bool = False
     extent: Extent = "epochs"
     once: bool = False
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,12 @@ CNN = Job(
             "keras", "Keras 3 on TensorFlow, `model.fit`", ("keras_cnn", "keras_fit"), keras=True
         ),
         Contender("torch", "the best loop by hand, float32", ("cnn", "pytorch")),
-        Contender("torch_fast", "the same, channels_last and bf16", ("cnn", "pytorch_fast")),
+        Contender(
+            "torch_fast",
+            "the same, channels_last and bf16",
+            ("cnn", "pytorch_fast"),
+            bfloat16=True,
+        ),
         Contender(
             "ours",
             "`full_cifar10.yaml`, float32",
@@ -128,6 +135,7 @@ CNN = Job(
             "ours_fast",
             "the same, `--trainer.precision bf16-mixed`",
             arguments=("--config", "configs/full_cifar10.yaml", *FAST),
+            bfloat16=True,
         ),
     ),
 )
@@ -163,6 +171,7 @@ FOLDER = Job(
             arguments=(*VGG, *FAST),
             extent="phases",
             once=True,
+            bfloat16=True,
         ),
         Contender(
             "ours_uncached",

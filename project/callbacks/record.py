@@ -68,6 +68,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16, which are emulated at great cost if not."""
+    query = getattr(torch.cpu, "get_capabilities", None)  # older releases of torch can't tell
+    return query is None or any(value for name, value in query().items() if "bf16" in name)
+
+
 def device_name(device: torch.device) -> str:
     """Return what a result was computed on, in words."""
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from benchmarks.results import Figures
 from benchmarks.rounds import Round, Section, Task, medians
 
 HELP = ["-m", "project", "--help"]
-IMPORT = ["-c", "`import torch, lightning`"]
+IMPORT = ["-c", "import torch, lightning"]
 QUICKSTART = ["--config", "configs/quickstart.yaml", "--trainer.max_epochs", "1"]
 UNTIL_FIRST_STEP = [
     *("--trainer.callbacks+=benchmarks.first_step.FirstStep", "--test_after_fit", "false"),

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import __version__
 from project.approaches import ImageClassifier
-from project.approaches.pretrained import pretrained_input_spec
 from project.callbacks import (
     BestAndLast,
     Figures,
@@ -34,17 +33,22 @@ from project.callbacks import (
     ResourceMonitor,
     RunRecord,
     RunReport,
+    TestPredictions,
 )
 from project.callbacks.checkpoint import best_and_last
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.commands.plan import PlanningTrainer, prepare_plan
 from project.data import ImageDataModule
 from project.errors import UserError
-from project.parsing import ProjectParser, explain
+from project.parsing import (
+    FROM_DATA,
+    ProjectParser,
+    explain,
+    link_data_and_model,
+    stretch_presets,
+)
 from project.runs import experiment_name, new_run_dir, with_config_of_run
 from project.tracking import how_to_view, wandb_mode
-
-FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 
 QUIET = (  # warnings that are about this project's own choices, or that no user can act on
     ".*does not have many workers.*",  # whole batches out of memory need none
@@ -62,6 +66,25 @@ QUIET = (  # warnings that are about this project's own choices, or that no user
     ".*Total length of `list` across ranks is zero.*",  # no validation split
     ".*`tensorboardX` has been removed.*",
 )
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    from project.commands.compare import compare
+
+    compare(arguments, ProjectCLI)
+
+
+def _recommend(arguments: Sequence[str]) -> None:
+    from project.commands.recommend import recommend
+
+    recommend(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "compare": _compare,
+    "recommend": _recommend,
+}
+"""What takes no config of a run: command to function."""
 
 
 class ProjectCLI(LightningCLI):
@@ -84,7 +107,8 @@ class ProjectCLI(LightningCLI):
             parser_class=ProjectParser,
             parser_kwargs={
                 "prog": "python -m project",
-                "description": "Train, evaluate and use an image classifier.",
+                "description": "Train, evaluate and use an image classifier. Beside the commands "
+                f"below there is {' and '.join(COMMANDS)}, which have a --help of their own.",
                 "version": __version__,
             },
             trainer_defaults={
@@ -130,13 +154,7 @@ class ProjectCLI(LightningCLI):
                 },
             }
         )
-        for name in FROM_DATA:
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        parser.link_arguments(
-            ("model.init_args.backbone", "model.init_args.weights"),
-            "data.init_args.input_spec",
-            compute_fn=_input_spec,
-        )
+        link_data_and_model(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Take the config of the run that a checkpoint belongs to, unless one is given."""
@@ -161,6 +179,7 @@ class ProjectCLI(LightningCLI):
                 raise UserError(f"model.{name}: comes from the data; remove it")
         if config.trainer.max_epochs is None and not _has_schedule(config.trainer):
             config.trainer.max_epochs = 10
+        stretch_presets(config.trainer)
         if self.subcommand == "plan":
             prepare_plan(config)
         else:
@@ -201,6 +220,7 @@ class ProjectCLI(LightningCLI):
             self.report,
             Figures(),
             PredictionWriter(),
+            TestPredictions(),
         ]
         config.trainer.default_root_dir = str(self.run_dir)
         self._configure_loggers(config.trainer)
@@ -303,10 +323,6 @@ class ProjectCLI(LightningCLI):
             print(f"predictions: {self.run_dir / 'predictions.csv'}")
 
 
-def _input_spec(backbone: str, weights: str | None) -> dict[str, Any]:
-    return asdict(pretrained_input_spec(backbone, weights))
-
-
 def _listed(loggers: Any) -> list[Namespace]:
     if isinstance(loggers, bool):
         return []
@@ -349,9 +365,13 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("high")
     if not torch.cuda.is_available():  # or optimizers load the GPU's library again in each step
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    given = sys.argv[1:] if args is None else args
     failed = 1
     try:
-        ProjectCLI(args)
+        if isinstance(given, list) and given and given[0] in COMMANDS:
+            COMMANDS[given[0]](given[1:])
+        else:
+            ProjectCLI(args)
         failed = 0
     except (UserError, MisconfigurationException) as error:
         if os.environ.get("PROJECT_TRACEBACK"):

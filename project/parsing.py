@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
@@ -16,9 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
+from project.approaches.pretrained import pretrained_input_spec
 from project.callbacks.phases import preset_phases
 from project.data import ImageDataModule
 from project.networks import Network
+
+FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 
 _keep_arguments: Callable[..., None] = _typehints.discard_init_args_on_class_path_change
 
@@ -55,7 +58,7 @@ class ProjectParser(LightningArgumentParser):
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the phases of a preset in its place."""
         cfg = cfg.clone()
-        expand_presets((cfg.get("trainer") or {}).get("callbacks"))
+        expand_presets(cfg.get("trainer") or Namespace())
         text: str = super().dump(cfg, **kwargs)
         return text
 
@@ -67,14 +70,44 @@ class ProjectParser(LightningArgumentParser):
         sys.exit(2)
 
 
-def expand_presets(callbacks: Any) -> None:
+def link_data_and_model(parser: LightningArgumentParser) -> None:
+    """Let the model take from the data, and the data from a pretrained backbone, what they know."""
+    for name in FROM_DATA:
+        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+    parser.link_arguments(
+        ("model.init_args.backbone", "model.init_args.weights"),
+        "data.init_args.input_spec",
+        compute_fn=_input_spec,
+    )
+
+
+def _input_spec(backbone: str, weights: str | None) -> dict[str, Any]:
+    return asdict(pretrained_input_spec(backbone, weights))
+
+
+def stretch_presets(trainer: Namespace) -> None:
+    """Let the preset of a ``FineTuningSchedule`` take the epochs of the trainer."""
+    for options in _presets(trainer):
+        if options.epochs is None and (trainer.get("max_epochs") or 0) > 0:
+            options.epochs = trainer.max_epochs
+
+
+def expand_presets(trainer: Namespace) -> None:
     """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        options = callback.get("init_args") if callback else None
-        if options and options.get("preset") and not options.get("phases"):
+    stretch_presets(trainer)
+    for options in _presets(trainer):
+        if not options.get("phases"):
             phases = preset_phases(options.preset, options.epochs)
             options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
             options.preset = options.epochs = None
+
+
+def _presets(trainer: Namespace) -> Iterator[Namespace]:
+    callbacks = trainer.get("callbacks")
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        options = callback.get("init_args") if callback else None
+        if options and options.get("preset"):
+            yield options
 
 
 def explain(message: str) -> str:
@@ -135,9 +168,8 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
 
 
 def _options(class_path: str) -> list[str]:
-    given_by_data = {"num_classes", "image_shape", "class_names", "normalization", "input_spec"}
     known = vars(_class_parser(import_object(class_path)).get_defaults()) if class_path else {}
-    return [name for name in known if name not in given_by_data]
+    return [name for name in known if name not in (*FROM_DATA, "input_spec")]
 
 
 def _class_parser(owner: type) -> ArgumentParser:

@@ -1,5 +1,6 @@
 """Every shipped config runs through the command line, on small data in the real formats."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from project.cli import main
+from project.commands.compare.runs import Runs
+from project.commands.compare.settings import Cell
 from tests.conftest import CONFIGS, Run
 
 REFERENCE_JOBS = {  # parameters in total and trained
@@ -15,18 +19,22 @@ REFERENCE_JOBS = {  # parameters in total and trained
     "full_cifar10": (122_570, 122_570),
     "finetune_folder": (16_812_353, 2_097_665),
 }
-EXPERIMENTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+COMPARISONS = sorted(path.stem for path in CONFIGS.glob("compare*.yaml"))
+EXPERIMENTS = sorted(
+    {path.stem for path in CONFIGS.glob("*.yaml")} - set(COMPARISONS)
+    | {f"compare/{path.stem}" for path in (CONFIGS / "compare").glob("*.yaml")}
+)
 SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedules").glob("*.yaml"))
 DEBUG = sorted(path.stem for path in (CONFIGS / "debug").glob("*.yaml"))
 
 
-def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
+def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> list[Any]:
     """Arguments that point a config to small data and make it short."""
     roots = {"MNIST": mnist, "CIFAR10": cifar10, "ImageFolder": pets}
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     args: list[Any] = ["--config", CONFIGS / f"{name}.yaml"]
-    if "preset" in str(config["trainer"]):  # which says how long it takes
-        args += ["--trainer.callbacks.init_args.epochs", 2]
+    if "preset" in str(config["trainer"]):  # lp_ft has two phases
+        args += ["--trainer.max_epochs", 2]
     elif "phases" in str(config["trainer"]):
         head = "{name: head, train: [head], epochs: 2, cache_features: true}"
         args += [f"--trainer.callbacks.init_args.phases=[{head}]"]
@@ -36,6 +44,8 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
         args += ["--data.root", root]
     if config["model"]["class_path"] == "FineTuning":
         args += ["--model.weights", "null"]
+    if config["model"]["init_args"].get("backbone") == "RUN":
+        args += ["--model.backbone", backbone]
     if "steps_per_epoch" in config["data"]["init_args"]:
         args += ["--data.steps_per_epoch", 2, "--data.batch_size", 2]
     return args
@@ -43,9 +53,14 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path) -> list[Any]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(
-    name: str, run: Callable[..., Run], mnist: Path, cifar10: Path, pets: Path
+    name: str,
+    run: Callable[..., Run],
+    mnist: Path,
+    cifar10: Path,
+    pets: Path,
+    backbone: Path,
 ) -> None:
-    finished = run("fit", *tiny(name, mnist, cifar10, pets))
+    finished = run("fit", *tiny(name, mnist, cifar10, pets, backbone))
     summary = finished.summary
     assert 0 <= summary["test/accuracy"] <= 1
     assert Path(summary["best_checkpoint"]) == finished.path / "checkpoints" / "best.ckpt"
@@ -62,26 +77,69 @@ def test_print_config_round_trips(
     mnist: Path,
     cifar10: Path,
     pets: Path,
+    backbone: Path,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    from project.cli import main
-
     def printed(*args: Any) -> str:
         with pytest.raises(SystemExit) as exit_:
             main(["fit", *map(str, args), "--print_config"])
         assert exit_.value.code == 0
         return capfd.readouterr().out
 
-    first = printed(*tiny(name, mnist, cifar10, pets))
+    first = printed(*tiny(name, mnist, cifar10, pets, backbone))
     (tmp_path / "again.yaml").write_text(first)
     assert printed("--config", tmp_path / "again.yaml") == first
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", EXPERIMENTS + COMPARISONS)
 def test_first_lines_say_how_to_run_it(name: str) -> None:
     first = (CONFIGS / f"{name}.yaml").read_text().splitlines()[0]
-    assert first.startswith(f"# python -m project fit --config configs/{name}.yaml")
+    command = "compare" if name in COMPARISONS else "fit"
+    assert first.startswith(f"# python -m project {command} --config configs/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparison(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    mnist: Path,
+    pets: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """One seed and one size of each contender, in this process."""
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    for contender in config["contenders"].values():
+        if contender["config"].endswith("finetune_folder_best.yaml"):
+            contender["options"] = {**contender.get("options", {}), "model.weights": None}
+            contender["options"]["data.image_size"] = 32
+    for source in config["sources"].values():
+        source["options"] |= {"trainer.max_epochs": 1, "data.root": str(mnist)}
+        if source["config"].endswith("quickstart.yaml"):
+            del source["options"]["data.root"]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def run_here(runs: Runs, cell: Cell) -> None:
+        main(runs.arguments(cell))
+
+    monkeypatch.setattr(Runs, "_run", run_here)
+    monkeypatch.chdir(CONFIGS.parent)  # where its paths begin
+    root = mnist if config["data"]["class_path"] == "MNIST" else pets
+    few = "--images_per_class=[20]" if "images_per_class" in config else "--train_fractions=[1]"
+    output = tmp_path / "output"
+    main(
+        [
+            *("compare", "--config", str(tmp_path / "tiny.yaml"), "--data.root", str(root)),
+            *("--epochs=2", "--seeds=[0]", few, "--output", str(output)),
+        ]
+    )
+    out = capfd.readouterr().out
+    assert all(f"{contender} " in out for contender in config["contenders"])
+    with (output / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["contender"] for row in rows] == list(config["contenders"])
+    assert not any(row["error"] for row in rows), rows
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

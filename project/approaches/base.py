@@ -196,13 +196,27 @@ class ImageClassifier(L.LightningModule):
         """Add a batch to the validation metrics."""
         self._evaluate(batch, self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the test metrics."""
-        self._evaluate(batch, self.test_metrics)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the test metrics.
 
-    def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> None:
+        Returns:
+            ``indices``, ``labels`` and ``predictions``, int64 ``[B]``, and ``probabilities`` of the
+            predictions, float32 ``[B]``.
+        """
+        logits = self._evaluate(batch, self.test_metrics)
+        probabilities, predictions = logits.float().softmax(dim=1).max(dim=1)
+        return {
+            "indices": batch.indices,
+            "labels": batch.labels,
+            "predictions": predictions,
+            "probabilities": probabilities,
+        }
+
+    def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
         logits = self._evaluation_logits(batch.images, batch.depth)
-        metrics.update(self.loss(logits, batch.labels), self.class_logits(logits), batch.labels)
+        class_logits = self.class_logits(logits)
+        metrics.update(self.loss(logits, batch.labels), class_logits, batch.labels)
+        return class_logits
 
     def _evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
         logits: Tensor = self(images, depth)

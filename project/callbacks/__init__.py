@@ -4,7 +4,7 @@ from project.callbacks.checkpoint import BestAndLast
 from project.callbacks.figures import Figures
 from project.callbacks.finetuning import FineTuningSchedule
 from project.callbacks.phases import Phase, Plateau
-from project.callbacks.predictions import PredictionWriter
+from project.callbacks.predictions import PredictionWriter, TestPredictions
 from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
 from project.callbacks.resources import ResourceMonitor
@@ -19,4 +19,5 @@ __all__ = [
     "ResourceMonitor",
     "RunRecord",
     "RunReport",
+    "TestPredictions",
 ]

@@ -43,7 +43,7 @@ class FineTuningSchedule(L.Callback):
     Args:
         phases: What trains for how long.
         preset: ``probe``, ``lp_ft``, ``gradual`` or ``full`` instead of phases of your own.
-        epochs: Length of a preset in epochs; null is 10.
+        epochs: Length of a preset in epochs; null is ``trainer.max_epochs``, else 10.
         allow_changes: Let a resumed run go on with another schedule than that of its checkpoint,
             where that was: in the same phase by name.
 
@@ -151,6 +151,8 @@ class FineTuningSchedule(L.Callback):
         model.scheduled_steps = sum(p.length(self._steps_per_epoch) for p in self.phases)
         if trainer.max_epochs in (None, -1):
             trainer.fit_loop.max_epochs = epochs
+        if self.phases[0].cache_features:  # which goes over the validation images, or needn't
+            trainer.num_sanity_val_steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the schedule, the phase, and where in it the training is."""
@@ -202,7 +204,9 @@ class FineTuningSchedule(L.Callback):
         """Show the phases, and cache the features that the first one needs."""
         assert isinstance(pl_module, FineTuning)
         if trainer.global_rank == 0:
-            for table in tables(preview(self, pl_module, self._steps_per_epoch), pl_module):
+            augmented = getattr(trainer.datamodule, "augment", None) is not None  # type: ignore[attr-defined]  # set late
+            rows = preview(self, pl_module, self._steps_per_epoch, augmented)
+            for table in tables(rows, pl_module):
                 print_table(table)
         batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         batch %= int(trainer.num_training_batches)  # at the end of an epoch, of the next one

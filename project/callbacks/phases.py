@@ -128,19 +128,20 @@ def preset_phases(preset: Preset, epochs: int | None = None) -> tuple[Phase, ...
         preset: ``probe`` trains the head alone; ``lp_ft`` then trains all, with small learning
             rates and norm statistics as they are (Kumar et al., 2022); ``gradual`` adds layer
             groups from the head downwards (Howard and Ruder, 2018); ``full`` trains all at once.
+            While the head alone trains, features are cached, where images aren't augmented.
         epochs: Length of all phases together; null is 10.
 
     Raises:
         UserError: If there are fewer epochs than phases.
     """
     phases = {
-        "probe": [Phase("probe", ["head"])],
+        "probe": [Phase("probe", ["head"], cache_features=True)],
         "lp_ft": [
-            Phase("probe", ["head"]),
+            Phase("probe", ["head"], cache_features=True),
             Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only"),
         ],
         "gradual": [
-            Phase("head", ["head"]),
+            Phase("head", ["head"], cache_features=True),
             Phase("last 2", 2, lr_scale=0.5, warmup_steps=10, norm="affine_only"),
             Phase("last 3", 3, lr_scale=0.4, warmup_steps=10, norm="affine_only"),
             Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only"),

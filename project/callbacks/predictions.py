@@ -1,4 +1,4 @@
-"""Writes predictions to a file."""
+"""Writes predictions to files."""
 
 import csv
 from collections.abc import Sequence
@@ -8,9 +8,12 @@ from typing import Any
 import lightning as L
 import torch.distributed
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.data import ImageDataModule, ImageFolder
+
+TEST_PREDICTIONS = "test_predictions.csv"
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -37,20 +40,67 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the predictions of all ranks and write them in the order of the images."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, rows)
-            rows = [row for part in parts for row in part]
+        rows = _of_all_ranks(trainer, self._rows)
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         with Path(trainer.default_root_dir, "predictions.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             names = [f"probability_{name}" for name in pl_module.class_names]
             writer.writerow(["image", "class", "probability", *names])
             for index, name, probabilities in sorted(rows):
-                image = data.path(index) if isinstance(data, ImageFolder) else index
                 digits = [f"{probability:.6f}" for probability in probabilities]
-                writer.writerow([image, name, f"{max(probabilities):.6f}", *digits])
+                writer.writerow([_name(trainer, index), name, f"{max(probabilities):.6f}", *digits])
+
+
+class TestPredictions(L.Callback):
+    """Writes ``test_predictions.csv``: which image, its label, the prediction, its probability."""
+
+    __test__ = False  # for pytest
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, Tensor]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was predicted, without waiting for the device."""
+        self._batches.append(outputs)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect the predictions of all ranks and write them in the order of the images."""
+        assert isinstance(pl_module, ImageClassifier)
+        columns = [
+            torch.cat([batch[name] for batch in self._batches]).tolist()
+            for name in ("indices", "labels", "predictions", "probabilities")
+        ]
+        self._batches = []
+        rows = _of_all_ranks(trainer, list(zip(*columns)))
+        if trainer.global_rank != 0:
+            return
+        names = pl_module.class_names
+        with Path(trainer.default_root_dir, TEST_PREDICTIONS).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "label", "prediction", "probability"])
+            for index, label, predicted, probability in sorted(rows):
+                image = _name(trainer, index)
+                writer.writerow([image, names[label], names[predicted], f"{probability:.6f}"])
+
+
+def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
+    if trainer.world_size == 1:
+        return rows
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
+def _name(trainer: L.Trainer, index: int) -> str | int:
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return data.path(index) if isinstance(data, ImageFolder) else index

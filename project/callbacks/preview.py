@@ -1,15 +1,14 @@
 """What each phase of a schedule trains, at which learning rates, and what it costs."""
 
-import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch import Tensor
 
 from project.approaches import FineTuning
+from project.callbacks.cost import NetworkCost
 
 if TYPE_CHECKING:
     from project.callbacks.finetuning import FineTuningSchedule
@@ -46,7 +45,10 @@ class PhasePreview:
 
 
 def preview(
-    schedule: "FineTuningSchedule", model: FineTuning, steps_per_epoch: int | None
+    schedule: "FineTuningSchedule",
+    model: FineTuning,
+    steps_per_epoch: int | None,
+    augmented: bool,
 ) -> list[PhasePreview]:
     """Return what each phase of a schedule will do.
 
@@ -55,15 +57,17 @@ def preview(
         model: The model.
         steps_per_epoch: Optimizer steps of an epoch; null if the data isn't there, and learning
             rates are then those of epochs of 100 steps.
+        augmented: Whether training images are, so that only views of them can be cached.
     """
     nominal = steps_per_epoch or 100
     lengths = [phase.length(nominal) for phase in schedule.phases]
     scheduled = torch.split(model.scheduled_learning_rates(sum(lengths), nominal), lengths)
-    cost = _Cost(model)
-    full = cost.gflop({name for name, _ in model.network.named_parameters()})
+    cost = NetworkCost(model)
+    full = cost.training({name for name, _ in model.network.named_parameters()})
     rows = []
     for number, phase in enumerate(schedule.phases):
         names = schedule.trained[number]
+        cached = phase.cache_features and (phase.views is not None or not augmented)
         sizes = [p.numel() for name, p in model.network.named_parameters() if name in names]
         factors = [
             schedule.lr_factors(model, number, step, nominal) for step in range(lengths[number])
@@ -75,7 +79,7 @@ def preview(
                 tensors=len(sizes),
                 parameters=sum(sizes),
                 norm=phase.norm if model.has_trainable_norm(phase.train) else "",
-                gflop=(gflop := cost.gflop(names, phase.cache_features)),
+                gflop=(gflop := cost.training(names, cached)),
                 share=gflop / full if gflop and full else None,
                 epochs=phase.length_in_words(),
                 steps=lengths[number] if steps_per_epoch or phase.steps else None,
@@ -86,53 +90,6 @@ def preview(
             )
         )
     return rows
-
-
-def _convolution_backward(
-    grad_out: Any, images: Any, weight: Any, *arguments: Any, out_shape: Any, **_: Any
-) -> int:
-    """Count a convolution's backward pass; torch takes grouped convolutions for dense ones."""
-    transposed, output_mask = arguments[4], arguments[7]
-    passes: int = output_mask[0] + output_mask[1]
-    return passes * conv_flop_count(images, weight, grad_out, transposed=transposed)
-
-
-CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
-
-
-class _Cost:
-    """Counts operations on a copy of the network on the meta device: shapes without values."""
-
-    def __init__(self, model: FineTuning) -> None:
-        assert isinstance(model.example_input_array, Tensor)
-        self.images = model.example_input_array.to("meta")
-        tensors: dict[int, Tensor] = {}
-        for parameter in model.network.parameters():
-            tensors[id(parameter)] = nn.Parameter(parameter.to("meta"))
-        for buffer in model.network.buffers():
-            tensors[id(buffer)] = buffer.to("meta")
-        self.network = copy.deepcopy(model.network, tensors).eval()  # copies no values
-
-    def gflop(self, trained: set[str], cached: bool = False) -> float | None:
-        """Return 1e9 operations for one image; null if an operation needs values.
-
-        Args:
-            trained: Names of the parameters that train.
-            cached: Whether what the frozen stages before them make of it is known already.
-        """
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in trained)
-        depth = self.network.frozen_depth() if cached else 0
-        for cut in dict.fromkeys((depth, 0)):  # not every backbone can be cut
-            try:
-                inputs = self.network.prefix(self.images, cut) if cut else self.images
-                with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
-                    logits = self.network(inputs, cut) if cut else self.network(inputs)
-                    logits.sum().backward()
-            except Exception:  # a forward method may raise anything
-                continue
-            return float(counter.get_total_flops()) / 1e9
-        return None
 
 
 def tables(rows: list[PhasePreview], model: FineTuning) -> list[Table]:

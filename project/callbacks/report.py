@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from project import STARTED
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import BestAndLast, best_and_last
-from project.callbacks.record import device_name, parameters, versions
+from project.callbacks.cost import NetworkCost
+from project.callbacks.record import bfloat16_speedup, device_name, parameters, versions
 from project.callbacks.resources import ResourceMonitor, peak_memory_mb
 from project.data import ImageDataModule
 
@@ -63,6 +66,12 @@ class RunReport(L.Callback):
             "W&B": self.tracking,
         }
         show("\n".join(f"{name:<6} {text}" for name, text in rows.items() if text))
+        on_cpu = pl_module.device.type == "cpu"
+        if on_cpu and trainer.precision.startswith("bf16") and (speedup := bfloat16_speedup()) < 1:
+            show(
+                f"trainer.precision: {trainer.precision}, but this CPU convolves in bfloat16 at "
+                f"{speedup:.2f} of its speed in float32; 32-true is faster"
+            )
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -108,10 +117,19 @@ class RunReport(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write down what the training cost and what its best epoch reached."""
+        assert isinstance(pl_module, ImageClassifier)
         count = parameters(pl_module)
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
         self.summary |= {
+            "data": {
+                split: {"images": len(images), "sha256": images.identity()}
+                for split, images in splits.items()
+                if images is not None
+            },
+            "approach": type(pl_module).__name__,
             **self._best_epoch(checkpoint),
             "best_checkpoint": best or None,
             "fit_seconds": self.resources.fit_seconds,
@@ -120,6 +138,7 @@ class RunReport(L.Callback):
             "peak_memory_mb": peak_memory_mb(pl_module.device),
             "parameters_total": count["total"],
             "parameters_trained": count["trained"],
+            "gflop_per_image": NetworkCost(pl_module).forward(),
         }
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
@@ -127,14 +146,19 @@ class RunReport(L.Callback):
                 logger.experiment.summary.update(scores)
         self._write(trainer, pl_module)
 
-    def _best_epoch(self, checkpoint: BestAndLast | None) -> dict[str, float]:
-        """Validation scores of the epoch that the best checkpoint is from."""
+    def _best_epoch(self, checkpoint: BestAndLast | None) -> dict[str, float | None]:
+        """Scores of the epoch that the best checkpoint is from, and when that was over."""
         epochs = self._epochs
         if checkpoint is not None and checkpoint.monitor is not None:
             monitor, score = checkpoint.monitor, checkpoint.best_model_score
             epochs = [epoch for epoch in epochs if epoch.get(monitor) == score][:1]
         last = epochs[-1] if epochs else {}
-        return {name: value for name, value in last.items() if name.startswith("val/")}
+        scores = {
+            name: value
+            for name, value in last.items()
+            if name.startswith(("train/", "val/")) and name != "train/loss_step"
+        }
+        return {**scores, "best_epoch_seconds": last.get("resources/fit_seconds")}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write down the result of ``validate``; those of a training are kept per epoch."""
@@ -155,7 +179,11 @@ class RunReport(L.Callback):
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_rank != 0:
             return
-        self.summary |= {"versions": versions(), "device": device_name(pl_module.device)}
+        self.summary |= {
+            "process_seconds": time.perf_counter() - STARTED,
+            "versions": versions(),
+            "device": device_name(pl_module.device),
+        }
         text = json.dumps(self.summary, indent=2)
         Path(trainer.default_root_dir, "summary.json").write_text(text + "\n")
 

@@ -68,6 +68,7 @@ class ResourceMonitor(L.Callback):
         self.images += images
         pl_module.log_dict(
             {
+                "resources/fit_seconds": time.perf_counter() - self._fit_start,
                 "resources/epoch_seconds": self.epoch_seconds[-1],
                 "resources/images_per_second": images / self.epoch_seconds[-1],
                 "resources/peak_memory_mb": peak_memory_mb(pl_module.device),

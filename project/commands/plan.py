@@ -50,7 +50,7 @@ class PlanningTrainer(L.Trainer):
         steps = self._steps_per_epoch(datamodule)
         if steps is not None:
             check_length(self, schedule.phases, steps)
-        rows = preview(schedule, model, steps)
+        rows = preview(schedule, model, steps, augmented=datamodule.augment is not None)
         for table in tables(rows, model):
             print_table(table)
         if plot is not None:

@@ -38,7 +38,8 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: Share of the training images that is set aside for validation, from each
             class alike. 0 trains on all of them; then the last epoch counts as the best.
         limit_per_class: Training images to keep of each class, for experiments with little data.
-            Validation and test stay whole.
+            Validation and test stay whole. What fewer images keep, more images keep, too.
+        train_fraction: Share of the training images of each class to keep, at least one; likewise.
         steps_per_epoch: Batches per epoch, going through the images as often as that takes. Null
             goes through them once.
         augment: Random changes of training images; null makes none.
@@ -47,8 +48,8 @@ class ImageDataModule(L.LightningDataModule):
         mean: Mean of the pixel values in [0, 1], one for all channels or one for each. Null takes
             what the pretrained backbone expects, else 0.5.
         std: Standard deviation of the pixel values; null as for ``mean``.
-        split_seed: Seed of the split and of ``limit_per_class``. It isn't the seed of the run, so
-            that runs with several seeds see the same split.
+        split_seed: Seed of the split, of ``limit_per_class`` and ``train_fraction``. It isn't the
+            seed of the run, so that runs with several seeds see the same split.
         cache_dir: Folder for what is computed once and used by later runs: decoded images of an
             ``ImageFolder``, features of frozen layers. It may be deleted when nothing runs.
         cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
@@ -69,6 +70,7 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         val_fraction: float = 0.1,
         limit_per_class: int | None = None,
+        train_fraction: float = 1.0,
         steps_per_epoch: int | None = None,
         augment: Augment | None = None,
         image_size: int | None = None,
@@ -82,6 +84,7 @@ class ImageDataModule(L.LightningDataModule):
         super().__init__()
         _check("batch_size", batch_size, batch_size > 0, "at least 1")
         _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
+        _check("train_fraction", train_fraction, 0 < train_fraction <= 1, "in (0, 1]")
         for name, value in {
             "eval_batch_size": eval_batch_size,
             "limit_per_class": limit_per_class,
@@ -97,6 +100,7 @@ class ImageDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.limit_per_class = limit_per_class
+        self.train_fraction = train_fraction
         self.steps_per_epoch = steps_per_epoch
         self.augment = augment
         self.image_size = image_size
@@ -165,10 +169,9 @@ class ImageDataModule(L.LightningDataModule):
             kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
             val = train.subset(held_out) if len(held_out) else None
             train = train.subset(kept)
-        if self.limit_per_class is not None:
-            train = train.subset(
-                first_per_class(train.labels, self.limit_per_class, self.split_seed)
-            )
+        if self.limit_per_class is not None or self.train_fraction < 1:
+            most, share = self.limit_per_class or len(train), self.train_fraction
+            train = train.subset(first_per_class(train.labels, most, share, self.split_seed))
         if len(train) == 0:
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
@@ -321,9 +324,19 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     return (~second).nonzero().flatten(), second.nonzero().flatten()
 
 
-def first_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return sorted indices of ``count`` random images of each class, or all that it has."""
-    chosen = [order[:count] for order in _shuffled_classes(labels, seed)]
+def first_per_class(labels: Tensor, count: int, share: float, seed: int) -> Tensor:
+    """Return sorted indices of random images of each class, the same first ones for any number.
+
+    Args:
+        labels: int64 ``[N]``.
+        count: Largest number of images of a class.
+        share: Largest share of the images of a class; at least one image.
+        seed: Chooses the images.
+    """
+    chosen = [
+        order[: min(count, max(round(len(order) * share), 1))]
+        for order in _shuffled_classes(labels, seed)
+    ]
     return torch.cat(chosen).sort().values
 
 

@@ -54,6 +54,10 @@ class Images(Protocol):
         """Return a SHA-256, in hexadecimal, of what pixels, labels and order come from."""
         ...
 
+    def identity(self) -> str:
+        """Return a SHA-256 of which images and labels these are, whatever size they get."""
+        ...
+
 
 class TensorImages:
     """Images that are in memory already.
@@ -87,6 +91,10 @@ class TensorImages:
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+    def identity(self) -> str:
+        """Return the SHA-256 of images and labels."""
+        return self.fingerprint()
 
 
 class CachedFeatures:

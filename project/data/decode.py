@@ -163,13 +163,13 @@ class ImageFiles:
             identities.append(b"%s\0%d\0%d\0" % (name, status.st_size, status.st_mtime_ns))
         return identities
 
-    def sha256(self, places: Tensor | None = None) -> str:
-        """Return what identifies the pixels of the files at these places, null: of all.
+    def sha256(self, places: Tensor | None = None, decoded: bool = True) -> str:
+        """Return what identifies the files at these places, null: all; and how they are decoded.
 
         Raises:
             UserError: If a file isn't there.
         """
-        digest = hashlib.sha256(f"{DECODER} {self.decoder}".encode())
+        digest = hashlib.sha256(f"{DECODER} {self.decoder}".encode() if decoded else b"")
         chosen = range(len(self)) if places is None else places.tolist()
         for place in chosen:
             digest.update(self._identities[place])
@@ -329,9 +329,15 @@ class FolderImages:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of what identifies the files, how they are decoded, and the labels."""
-        return hashlib.sha256(
-            self.files.sha256(self.places).encode() + self.labels.numpy().tobytes()
-        ).hexdigest()
+        return self._digest(decoded=True)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of what identifies the files, and the labels."""
+        return self._digest(decoded=False)
+
+    def _digest(self, decoded: bool) -> str:
+        files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
         """Return the path of the image with this index."""

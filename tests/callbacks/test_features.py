@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from project.approaches import FineTuning
 from project.callbacks.features import CannotCacheError, FeatureCache
+from project.data import Batch
 from project.networks import Network
 from project.networks.groups import evaluate_frozen
 from tests.callbacks.schedules import RECORD, last, phases
@@ -94,6 +96,22 @@ def test_what_is_frozen_is_computed_once(
     assert sum(computed) == 8 + 8
     assert "features found" in second.out
     assert_same_end(last(first.path), last(second.path))
+
+
+def test_validation_images_are_not_forwarded_before_there_are_features(
+    run: Callable[..., Run], schedule: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by Lightning's sanity check, which would keep a second fit from starting at once."""
+    depths: list[int] = []
+    validate = FineTuning.validation_step
+
+    def watched(self: FineTuning, batch: Batch, batch_idx: int) -> None:
+        depths.append(batch.depth)
+        validate(self, batch, batch_idx)
+
+    monkeypatch.setattr(FineTuning, "validation_step", watched)
+    run(*schedule, cached(HEAD), PLAIN)
+    assert depths and all(depths)
 
 
 @pytest.mark.parametrize(

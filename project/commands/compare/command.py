@@ -1,0 +1,173 @@
+"""``python -m project compare``: contenders side by side on the same data, under one budget."""
+
+import io
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor
+
+from project.callbacks.record import device_name, git_commit, versions
+from project.callbacks.report import show
+from project.commands.compare.read import results_of
+from project.commands.compare.report import Comparison, write_report
+from project.commands.compare.results import Data, rows_of
+from project.commands.compare.runs import Runs
+from project.commands.compare.settings import Cell, Settings, cells_of
+from project.commands.compare.verdict import verdict
+from project.data import ImageDataModule, ImageFolder
+from project.errors import UserError
+from project.parsing import ProjectParser
+
+FOLDER = Path("runs", "compare")
+
+
+def compare(arguments: Sequence[str], command_line: Callable[[list[str]], object]) -> None:
+    """Run a comparison, or what is left of it, and write its report.
+
+    Args:
+        arguments: What follows ``compare`` on the command line.
+        command_line: Runs ``fit`` and the like in this process, with such arguments.
+
+    Raises:
+        UserError: If config or data can't work; then nothing is run.
+    """
+    parser = _parser()
+    config = parser.parse_args(list(arguments))
+    given = parser.parse_args(list(arguments), defaults=False)  # all else is up to the contenders
+    given.pop("config", None)
+    objects = parser.instantiate(config)
+    settings = Settings(**{field.name: objects[field.name] for field in fields(Settings)})
+    name = Path(str(config.config[-1])).stem if config.config else "comparison"
+    folder = Path(settings.output or FOLDER / name)
+    cells = cells_of(settings, given.data)
+    data = _set_up(objects.data)
+    runs = Runs(folder, name, settings.jobs)
+    _check_contenders(runs.missing(cells), command_line)
+    with runs.alone():
+        show(f"{len(cells)} runs in {folder}")
+        with _interruptible():
+            runs.run_all(cells)
+        comparison = Comparison(
+            name=name,
+            data=_described(data, given.data),
+            results=results_of(runs, cells, data.class_names),
+            budget=_budget(settings),
+            device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            versions=versions(),
+            git=git_commit(),
+            config=parser.dump(given, skip_validation=True),
+            command=shlex.join(["python", "-m", "project", "compare", *arguments]),
+            created=time.strftime("%Y-%m-%d %H:%M"),
+            picture=_pictures(data),
+        )
+        write_report(comparison, folder)
+    found = verdict(rows_of(comparison.results), comparison.data, comparison.device)
+    show(f"{found.headline}\nreport: {folder / 'report.html'}, {folder / 'report.md'}")
+
+
+def _parser() -> ProjectParser:
+    parser = ProjectParser(
+        prog="python -m project compare",
+        description="Compare ways to a classifier on the same data, under the same budget.",
+    )
+    parser.add_argument("-c", "--config", action="config", help="Config file of the comparison.")
+    parser.add_subclass_arguments(ImageDataModule, "data", required=True)
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def _set_up(data: ImageDataModule) -> ImageDataModule:
+    """Find the images, but decode none.
+
+    Raises:
+        UserError: If there is nothing to train or to test on.
+    """
+    if isinstance(data, ImageFolder):
+        data.cache = "off"
+    data.prepare_data()
+    data.setup("fit")
+    if not data.test_images:
+        raise UserError("data: there are no test images to compare on; add test/ or test_fraction")
+    return data
+
+
+def _check_contenders(cells: Sequence[Cell], command_line: Callable[[list[str]], object]) -> None:
+    """Let each contender's config be read, before hours are spent on the others.
+
+    Raises:
+        UserError: If one can't be; the message says which.
+    """
+    first = {cell.contender: cell for cell in reversed(cells)}
+    first |= {cell.after.name: cell.after for cell in cells if cell.after}
+    for name, cell in first.items():
+        said = io.StringIO()
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(said):
+                command_line([*cell.arguments, "--print_config"])
+        except SystemExit as end:
+            if end.code not in (0, None):
+                reason = said.getvalue().strip().removeprefix("error: ")
+                raise UserError(f"contenders: {name}: {reason}") from None
+        except UserError as error:
+            raise UserError(f"contenders: {name}: {error}") from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM do what a ctrl-C does: end the runs that are going on, and say how to go on.
+
+    Raises:
+        SystemExit: With 130 for a ctrl-C, 143 for SIGTERM.
+    """
+    codes = {"": 130}
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        codes[""] = 143
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        show("stopped; the same command goes on with what is missing")
+        sys.exit(codes[""])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _budget(settings: Settings) -> str:
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''} each"
+    return f"{epochs}, at most {settings.max_time} of them" if settings.max_time else epochs
+
+
+def _described(data: ImageDataModule, given: Namespace) -> Data:
+    assert data.train_images is not None and data.test_images is not None
+    return Data(
+        what=" ".join([type(data).__name__, *_words(given.get("init_args") or {})]),
+        class_names=data.class_names,
+        class_sizes=torch.bincount(data.train_images.labels, minlength=data.num_classes).tolist(),
+        val_images=len(data.val_images or ()),
+        test_images=len(data.test_images),
+    )
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in sorted(options.items())]
+
+
+def _pictures(data: ImageDataModule) -> Callable[[int], Tensor]:
+    def picture(index: int) -> Tensor:
+        assert data.test_images is not None
+        return data.test_images[torch.tensor([index])].images[0]
+
+    return picture

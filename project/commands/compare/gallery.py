@@ -1,0 +1,119 @@
+"""All plots of a report, with what has to be known to read them."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor
+
+from project.commands.compare.mistakes import (
+    confusion_matrix,
+    hardest,
+    mistakes,
+    most_confused,
+)
+from project.commands.compare.plots import (
+    Look,
+    Plot,
+    accuracy_over_images,
+    accuracy_over_time,
+    curves,
+    looks_of,
+    plot,
+)
+from project.commands.compare.results import Row, largest
+from project.commands.compare.verdict import crossings
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The plots of a report, by its sections.
+
+    Attributes:
+        overview: Accuracy against time, and against images if there are several sizes.
+        curves: Training and validation, one for each contender.
+        confusion: Confusion matrices, one for each contender.
+        mistakes: Test images that are wrong, one for each contender that has any.
+    """
+
+    overview: list[Plot] = field(default_factory=list)
+    curves: list[Plot] = field(default_factory=list)
+    confusion: list[Plot] = field(default_factory=list)
+    mistakes: list[Plot] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Plot]:
+        """Yield all plots."""
+        yield from (*self.overview, *self.curves, *self.confusion, *self.mistakes)
+
+
+def draw(
+    rows: Sequence[Row], class_names: Sequence[str], picture: Callable[[int], Tensor] | None
+) -> Gallery:
+    """Draw all that the results allow.
+
+    Args:
+        rows: All rows.
+        class_names: Name of each class.
+        picture: Returns a test image, uint8 ``[C, H, W]``; null shows no images.
+    """
+    top = largest(rows)
+    looks = looks_of(list(dict.fromkeys(row.contender for row in rows)))
+    gallery = Gallery(_overview([row for row in rows if row.results], top, looks) if top else [])
+    for number, row in enumerate(top, 1):
+        name = row.contender
+        file = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"
+        confused = most_confused(row, class_names)
+        gallery.curves.append(
+            plot(
+                f"curves_{file}",
+                f"Accuracy and loss of {name} in training and validation, epoch by epoch",
+                "",
+                partial(curves, row, looks[name], top),
+            )
+        )
+        gallery.confusion.append(
+            plot(
+                f"confusion_{file}",
+                f"Confusion matrix of {name}",
+                f"Most often: {confused}." if confused else "No mistakes.",
+                partial(confusion_matrix, row, class_names),
+            )
+        )
+        if picture and (found := hardest(row)):
+            gallery.mistakes.append(
+                plot(
+                    f"mistakes_{file}",
+                    f"Test images that {name} gets wrong, each with label and prediction",
+                    f"Wrong with at least {found[-1][2]} of {len(row.results)} seeds.",
+                    partial(mistakes, row, class_names, picture),
+                    photos=True,
+                )
+            )
+    return gallery
+
+
+def _overview(rows: Sequence[Row], top: Sequence[Row], looks: Mapping[str, Look]) -> list[Plot]:
+    """Return accuracy against time, after accuracy against images if there are several sizes."""
+    names = ", ".join(dict.fromkeys(row.contender for row in rows))
+    caption = (
+        "Lines: validation after each epoch, mean over seeds. Points: test at the end of the "
+        "training, ± standard deviation."
+    )
+    if any(row.mean("source_seconds") > 0 for row in top):
+        caption += " Where a contender starts from another's weights, their time comes first."
+    over_time = plot(
+        "accuracy_over_time",
+        f"Accuracy against the time of the training: {names}",
+        caption,
+        partial(accuracy_over_time, top, looks),
+    )
+    if len({row.images for row in rows}) == 1:
+        return [over_time]
+    over_images = plot(
+        "accuracy_over_images",
+        f"Test accuracy against the number of training images: {names}",
+        "Mean ± standard deviation over seeds; the number of images on a logarithmic axis.",
+        partial(accuracy_over_images, rows, crossings(rows), looks),
+    )
+    return [over_images, over_time]

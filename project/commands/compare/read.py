@@ -1,0 +1,109 @@
+"""Reading what the runs of a comparison left behind."""
+
+import csv
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from project.callbacks.predictions import TEST_PREDICTIONS
+from project.commands.compare.results import CURVES, Result
+from project.commands.compare.runs import Runs
+from project.commands.compare.settings import Cell
+
+SCORES = ("accuracy", "precision", "recall", "f1")
+COSTS = (
+    "fit_seconds",
+    "process_seconds",
+    "peak_memory_mb",
+    "parameters_trained",
+    "parameters_total",
+    "best_epoch_seconds",
+    "gflop_per_image",
+)
+
+
+def results_of(runs: Runs, cells: Sequence[Cell], class_names: Sequence[str]) -> list[Result]:
+    """Return what each run left behind; where it failed, or saw other images, why.
+
+    Args:
+        runs: The runs.
+        cells: What they are of.
+        class_names: Name of each class.
+    """
+    summaries = {cell: runs.summary(cell) for cell in cells}
+    standard: dict[tuple[str, str], tuple[str, str]] = {}  # who was first to see which images
+    found = []
+    for cell, summary in summaries.items():
+        result = Result(
+            cell.contender, cell.size, cell.seed, _command(runs, cell), runs.run_dir(cell)
+        )
+        if summary is None:
+            found.append(replace(result, error=runs.error(cell)))
+            continue
+        result = _read(result, summary, runs, cell, class_names)
+        for split, images in summary["data"].items():
+            place = (split, cell.size if split == "train" else "")
+            first, sha256 = standard.setdefault(place, (cell.name, images["sha256"]))
+            if images["sha256"] != sha256:
+                name = {"train": "training", "val": "validation"}.get(split, split)
+                error = f"its {name} images are not those of {first}; its config splits otherwise"
+                result = replace(result, error=error)
+        found.append(result)
+    return found
+
+
+def _command(runs: Runs, cell: Cell) -> str:
+    backbone = [f"--model.backbone={runs.run_dir(cell.after)}"] if cell.after else []
+    return cell.command(*backbone)
+
+
+def _read(
+    result: Result, summary: Mapping[str, Any], runs: Runs, cell: Cell, class_names: Sequence[str]
+) -> Result:
+    run_dir = result.run_dir
+    source = runs.summary(cell.after) if cell.after else None
+    trained, validated = (summary.get(f"{split}/accuracy", math.nan) for split in ("train", "val"))
+    figures = {
+        **{score: summary[f"test/{score}"] for score in SCORES},
+        **{cost: math.nan if summary[cost] is None else summary[cost] for cost in COSTS},
+        "gap": trained - validated,
+        "source_seconds": source["process_seconds"] if source else 0.0,
+        "images_per_second": summary["train_images_per_second"],
+        "checkpoint_mb": Path(summary["best_checkpoint"]).stat().st_size / 1e6,
+    }
+    places = {name: place for place, name in enumerate(class_names)}
+    with (run_dir / TEST_PREDICTIONS).open() as file:
+        rows = [(places[row["label"]], places[row["prediction"]]) for row in csv.DictReader(file)]
+    labels, predictions = np.array(rows, np.int64).T
+    return replace(
+        result,
+        config_sha256=hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest(),
+        approach=summary["approach"],
+        images=summary["data"]["train"]["images"],
+        figures=figures,
+        curves=_curves(run_dir / "metrics.csv"),
+        labels=labels,
+        predictions=predictions,
+    )
+
+
+def _curves(path: Path) -> dict[str, list[float]]:
+    """Return the values of each epoch; a row of the file has only those of one moment."""
+    wanted = {"resources/fit_seconds": "seconds", **{name: name for name in CURVES}}
+    epochs: dict[int, dict[str, float]] = {}
+    if not path.is_file():  # a contender may log nothing
+        return {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            for column, name in wanted.items():
+                if row.get(column) and row["epoch"]:
+                    epochs.setdefault(int(float(row["epoch"])), {})[name] = float(row[column])
+    return {
+        name: [values.get(name, math.nan) for _, values in sorted(epochs.items())]
+        for name in wanted.values()
+    }

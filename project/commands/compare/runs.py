@@ -1,0 +1,209 @@
+"""Running the cells of a comparison: each as a process of its own, and none of them twice."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import mean
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from project.callbacks.report import show
+from project.commands.compare.settings import Cell
+from project.commands.durations import duration
+from project.commands.processors import available_cores
+from project.errors import UserError
+
+CACHE = "cache"
+GRACE_SECONDS = 20  # for a run to write its last checkpoint
+
+
+class Runs:
+    """The runs of a comparison in its folder.
+
+    ``runs/`` holds a run directory for each cell, ``logs/`` what it printed. A cell is done once it
+    has been tested. One that isn't starts anew the next time, so a kill costs the runs that were
+    going on, and no more. Everything that a run computes is its own, down to the cache: what one
+    took from another would be missing from its time.
+
+    Args:
+        folder: Folder of the comparison.
+        group: W&B group of all runs.
+        jobs: Runs at the same time.
+    """
+
+    def __init__(self, folder: Path, group: str, jobs: int) -> None:
+        self.folder = folder
+        self.group = group
+        self.jobs = jobs
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(jobs):
+            self._slots.put(slot)
+
+    def run_dir(self, cell: Cell) -> Path:
+        """Return the run directory of a cell."""
+        return self.folder / "runs" / cell.key
+
+    def summary(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what a finished run wrote down, null if it isn't finished."""
+        with suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads((self.run_dir(cell) / "summary.json").read_text())
+            return found if "test/accuracy" in found else None
+        return None
+
+    def error(self, cell: Cell) -> str:
+        """Return why a run failed: its message, else the last line that it printed."""
+        if cell.after and self.summary(cell.after) is None:
+            return f"its {cell.after.name} failed: {self.error(cell.after)}"
+        try:
+            lines = self.log(cell).read_text(errors="replace").splitlines()
+        except OSError:
+            return "was not run"
+        messages = [line for line in lines if line.startswith("error: ")]
+        last = [line.strip() for line in lines if line.strip()]
+        return (messages or last or ["it printed nothing"])[-1].removeprefix("error: ")
+
+    def log(self, cell: Cell) -> Path:
+        """Return the file of what a run printed."""
+        return self.folder / "logs" / f"{cell.key}.txt"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nothing else uses the folder, and keep others from it.
+
+        The runs inherit the lock, so one whose comparison was killed holds it until it ends. Then
+        its result is there.
+
+        Raises:
+            UserError: If the folder can't be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"output: {self.folder} can't be used: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                show(f"waiting for another comparison, or what a killed one left, in {self.folder}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self._lock = file.fileno()
+            yield
+
+    def run_all(self, cells: Sequence[Cell]) -> None:
+        """Run what isn't done, sources first; why a run failed is left in its log.
+
+        A KeyboardInterrupt or SIGTERM ends the runs that are going on.
+        """
+        sources = list(dict.fromkeys(cell.after for cell in cells if cell.after))
+        everything = [*sources, *cells]
+        left = self.missing(everything)
+        if done := len(everything) - len(left):
+            show(f"{done} of {len(everything)} runs are there already")
+        disable = not sys.stderr.isatty()
+        bar = tqdm(total=len(everything), initial=done, unit="run", disable=disable)
+        with bar, ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                for part in (self.missing(sources), self.missing(cells)):
+                    futures = {pool.submit(self._run, cell): cell for cell in part}
+                    for future in as_completed(futures):
+                        future.result()
+                        left.remove(futures[future])
+                        bar.update()
+                        show(self._news(futures[future], self._seconds_left(everything, left)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+                raise
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that aren't done."""
+        return [cell for cell in cells if self.summary(cell) is None]
+
+    def _news(self, cell: Cell, seconds_left: float) -> str:
+        found = self.summary(cell)
+        result = f"failed: {self.error(cell)}"
+        if found is not None:
+            accuracy, seconds = found["test/accuracy"], found["process_seconds"]
+            result = f"test accuracy {accuracy:.4f} in {duration(seconds)}"
+        rest = f"; about {duration(seconds_left)} left" if seconds_left else ""
+        return f"{cell.name}: {result}{rest}"
+
+    def _seconds_left(self, cells: Sequence[Cell], left: Sequence[Cell]) -> float:
+        """Estimate from the runs that are done; those of the same contender and size tell most."""
+        taken: dict[tuple[str, str], list[float]] = {}
+        for cell in cells:
+            if (found := self.summary(cell)) is not None:
+                key = (cell.contender, cell.size)
+                taken.setdefault(key, []).append(found["process_seconds"])
+        if not taken:
+            return 0.0
+        means = {key: mean(seconds) for key, seconds in taken.items()}
+        other = mean(means.values())
+        return sum(means.get((c.contender, c.size), other) for c in left) / self.jobs
+
+    def _run(self, cell: Cell) -> None:
+        """Run a cell to its end, unless what it starts from has failed."""
+        if cell.after and self.summary(cell.after) is None:
+            return
+        slot = self._slots.get()
+        try:
+            self._start(cell, slot).wait()
+        finally:
+            shutil.rmtree(self.run_dir(cell) / CACHE, ignore_errors=True)
+            self._slots.put(slot)
+
+    def arguments(self, cell: Cell) -> list[str]:
+        """Return what follows ``python -m project`` for a cell."""
+        run_dir = self.run_dir(cell)
+        places = {"run_dir": run_dir, "data.cache_dir": run_dir / CACHE, "experiment": self.group}
+        if cell.after:
+            places["model.backbone"] = self.run_dir(cell.after)
+        return [*cell.arguments, *(f"--{name}={place}" for name, place in places.items())]
+
+    def _start(self, cell: Cell, slot: int) -> "subprocess.Popen[bytes]":
+        shutil.rmtree(self.run_dir(cell), ignore_errors=True)  # an earlier one, not finished
+        log = self.log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "project", *self.arguments(cell)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"WANDB_RUN_GROUP": self.group} | self._share(slot),
+                pass_fds=(self._lock,),
+                start_new_session=True,  # a ctrl-C is for this process, which ends its runs
+            )
+        self._processes.append(process)
+        return process
+
+    def _share(self, slot: int) -> dict[str, str]:
+        """Return the environment of one of several runs: its own GPU, or its share of cores."""
+        if self.jobs == 1:
+            return {}
+        if count := torch.cuda.device_count():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+            return {"CUDA_VISIBLE_DEVICES": visible.split(",")[slot % count]}
+        return {"OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
+
+    def _stop(self) -> None:
+        running = [process for process in self._processes if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()

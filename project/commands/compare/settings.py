@@ -1,0 +1,272 @@
+"""What a comparison compares: its config file, and the runs that follow from it."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from project.errors import UserError
+
+OF_THE_COMPARISON = {  # option of fit: what sets it for all contenders alike
+    "seed_everything": "seeds",
+    "trainer.max_epochs": "epochs",
+    "trainer.max_time": "max_time",
+    "trainer.max_steps": "epochs",
+    "trainer.callbacks.init_args.epochs": "epochs",
+    "data": "data",
+    "data.root": "data",
+    "data.val_fraction": "data",
+    "data.test_fraction": "data",
+    "data.split_seed": "data",
+    "data.steps_per_epoch": "data",
+    "data.limit_per_class": "images_per_class",
+    "data.train_fraction": "train_fractions",
+    "test_after_fit": "nothing: every run is tested",
+    "run_dir": "output",
+    "ckpt_path": "nothing: a stopped comparison goes on by itself",
+}
+UNLESS_GIVEN = {  # of the data; a contender's config may say otherwise
+    "val_fraction": 0.1,
+    "split_seed": 0,
+    "steps_per_epoch": None,
+    "limit_per_class": None,
+    "train_fraction": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to a classifier, as ``fit`` takes it.
+
+    Args:
+        config: Config file of ``fit``, or several, each on top of those before.
+        options: Options of ``fit`` by name, such as ``trainer.precision``, on top of them.
+        source: Name of a source that the backbone comes from; null for one that the config names.
+    """
+
+    config: str | list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training whose backbone contenders start from; it is run once.
+
+    Args:
+        config: Config file of ``fit``, or several, each on top of those before.
+        options: Options of ``fit`` by name, on top of them.
+    """
+
+    config: str | list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A comparison: every contender with every seed on every size of the training set.
+
+    All get the same training, validation and test images and the same budget.
+
+    Args:
+        contenders: What is compared, by name.
+        sources: Trainings that contenders start from, by name.
+        seeds: Seeds of the runs.
+        train_fractions: Shares of the training images that are tried.
+        images_per_class: Numbers of training images of each class to try instead.
+        epochs: Epochs of every run.
+        max_time: Longest time of every training, as days:hours:minutes:seconds; null is any.
+        options: Options of ``fit`` by name that all contenders get, but for those that say
+            otherwise themselves.
+        output: Folder of the runs and the report; null is ``runs/compare/`` and the name of the
+            config file.
+        jobs: Runs at the same time. Each then has its share of the processors, or a GPU of its
+            own, and takes longer than it would alone.
+        only: Contenders to run and to report; null is all of them.
+    """
+
+    contenders: dict[str, Contender]
+    sources: dict[str, Source] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    train_fractions: tuple[float, ...] | None = None
+    images_per_class: tuple[int, ...] | None = None
+    epochs: int = 10
+    max_time: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    output: str | None = None
+    jobs: int = 1
+    only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UserError: Naming the key, what is wrong and what would be right.
+        """
+        if not self.contenders:
+            raise UserError("contenders: there are none; give at least one, better two")
+        for name, value in {"seeds": self.seeds, "epochs": self.epochs, "jobs": self.jobs}.items():
+            if not value or (isinstance(value, int) and value < 1):
+                raise UserError(f"{name}: {value} must be at least one")
+        if self.train_fractions and self.images_per_class:
+            raise UserError("train_fractions and images_per_class: give one of them")
+        for fraction in self.train_fractions or ():
+            if not 0 < fraction <= 1:
+                raise UserError(f"train_fractions: {fraction} must be in (0, 1]")
+        for count in self.images_per_class or ():
+            if count < 1:
+                raise UserError(f"images_per_class: {count} must be at least 1")
+        for name in ("seeds", "train_fractions", "images_per_class"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise UserError(f"{name}: {', '.join(map(str, values))} has one of them twice")
+        for name in self.only or ():
+            _known("only", name, self.contenders)
+        _check_options("options", self.options)
+        for name, source in self.sources.items():
+            _check_files(f"sources.{name}", source.config)
+        for name, contender in self.contenders.items():
+            key = f"contenders.{name}"
+            if "/" in name or not name.strip() or name.startswith("."):
+                raise UserError(f"{key}: the name becomes a folder; leave out / and leading dots")
+            _check_files(key, contender.config)
+            _check_options(f"{key}.options", contender.options)
+            if contender.source is not None:
+                _known(f"{key}.source", contender.source, self.sources)
+
+    @property
+    def sizes(self) -> Sequence[tuple[str, str]]:
+        """The sizes of the training set: what they are called, and the option of ``fit``."""
+        if self.images_per_class:
+            return [(str(n), f"--data.limit_per_class={n}") for n in self.images_per_class]
+        fractions = self.train_fractions or (1.0,)
+        return [(f"{share:g}", f"--data.train_fraction={share:g}") for share in fractions]
+
+
+def _check_files(key: str, config: str | list[str]) -> None:
+    for file in _listed(config):
+        if not Path(file).is_file():
+            raise UserError(f"{key}.config: there is no file {file}")
+
+
+def _check_options(key: str, options: Mapping[str, Any]) -> None:
+    for name in options:
+        if owner := OF_THE_COMPARISON.get(
+            name.removeprefix("--").replace("data.init_args", "data")
+        ):
+            raise UserError(f"{key}: {name} must be the same for all; it is set by {owner}")
+
+
+def _known(key: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        names = f"known are {', '.join(known)}" if known else "there are none"
+        raise UserError(f"{key}: there is no {name!r}; {names}")
+
+
+def _listed(config: str | list[str]) -> list[str]:
+    return [config] if isinstance(config, str) else config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        name: What the progress bar calls it.
+        arguments: What follows ``python -m project``, but for where files go.
+        contender: Name of the contender; empty for a source.
+        size: How much of the training images, as in the config.
+        seed: Seed of the run.
+        after: The source that has to be there first; null if there is none.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    contender: str = ""
+    size: str = ""
+    seed: int = 0
+    after: "Cell | None" = None
+
+    @property
+    def key(self) -> str:
+        """Name of its folder: another config makes another folder, so nothing old is taken for it.
+
+        The config files count by their content.
+        """
+        digest = hashlib.sha256()
+        for argument in self.arguments:
+            digest.update(argument.encode() + b"\0")
+            if argument.startswith("--config="):
+                digest.update(Path(argument.partition("=")[2]).read_bytes())
+        if self.after:
+            digest.update(self.after.key.encode())
+        return f"{self.name.replace(' ', '-')}-{digest.hexdigest()[:8]}"
+
+    def command(self, *more: str) -> str:
+        """Return what to type to run it."""
+        return shlex.join(["python", "-m", "project", *self.arguments, *more])
+
+
+def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
+    """Return all runs, in the order in which they run: each seed is whole before the next.
+
+    Args:
+        settings: The comparison.
+        data: ``class_path`` and ``init_args`` of the data module, as they were given.
+    """
+    shared = [*_budget(settings), *_data_options(data), *_as_options(settings.options)]
+    sources = {
+        name: Cell(f"source {name}", ("fit", *_configs(source), *_as_options(source.options)))
+        for name, source in settings.sources.items()
+    }
+    return [
+        Cell(
+            f"{name} {size} seed {seed}",
+            (
+                "fit",
+                *_configs(contender),
+                *shared,
+                *_as_options(contender.options),
+                option,
+                f"--seed_everything={seed}",
+            ),
+            name,
+            size,
+            seed,
+            sources[contender.source] if contender.source else None,
+        )
+        for seed in settings.seeds
+        for size, option in settings.sizes
+        for name, contender in settings.contenders.items()
+        if settings.only is None or name in settings.only
+    ]
+
+
+def _configs(given: Contender | Source) -> list[str]:
+    return [f"--config={file}" for file in _listed(given.config)]
+
+
+def _budget(settings: Settings) -> list[str]:
+    longest = [f"--trainer.max_time={settings.max_time}"] if settings.max_time else []
+    return [f"--trainer.max_epochs={settings.epochs}", *longest]
+
+
+def _data_options(data: Mapping[str, Any]) -> list[str]:
+    options = {**UNLESS_GIVEN, **(data.get("init_args") or {})}
+    name = str(data["class_path"]).rpartition(".")
+    trusted = name[0].startswith("project.data")
+    return [
+        f"--data={name[2] if trusted else data['class_path']}",
+        *_as_options({f"data.{key}": value for key, value in options.items()}),
+    ]
+
+
+def _as_options(options: Mapping[str, Any]) -> list[str]:
+    """Return options as the command line takes them; JSON is YAML, too."""
+    return [
+        f"--{name.removeprefix('--')}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in options.items()
+    ]

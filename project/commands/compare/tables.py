@@ -1,0 +1,120 @@
+"""The tables of a report: numbers as people read them."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from project.commands.compare.results import FIGURES, Row
+
+QUALITY = ("accuracy", "precision", "recall", "f1", "gap")
+COST = tuple(figure for figure in FIGURES if figure not in QUALITY)
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table.
+
+    Attributes:
+        contender: Name of the contender.
+        cells: Its figures, one for each column.
+        note: What else has to be known, in words; may be empty.
+        chosen: Whether it is the one that the verdict is for.
+    """
+
+    contender: str
+    cells: Sequence[str]
+    note: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a line for each row.
+
+    Attributes:
+        columns: Name and unit of each column after that of the contender; units may be empty.
+        lines: The lines.
+    """
+
+    columns: Sequence[tuple[str, str]]
+    lines: Sequence[Line]
+
+
+def table(
+    rows: Sequence[Row], figures: Sequence[str], winner: str = "", sizes: bool = False
+) -> Table:
+    """Return a table of those figures that are known of any row.
+
+    Args:
+        rows: Its rows.
+        figures: Keys of :data:`FIGURES`.
+        winner: Name of the contender whose lines are marked.
+        sizes: Whether a column says how many training images there were.
+    """
+    shown = [figure for figure in figures if any(_is_known(row, figure) for row in rows)]
+    columns = [_heading(FIGURES[figure]) for figure in shown]
+    lines = []
+    for row in rows:
+        cells = [cell(row, figure) for figure in shown]
+        if sizes:
+            cells.insert(0, f"{row.images:,}" if row.images else row.size)
+        lines.append(Line(row.contender, cells, _note(row), row.contender == winner))
+    return Table([("images", ""), *columns] if sizes else columns, lines)
+
+
+def _is_known(row: Row, figure: str) -> bool:
+    mean = row.mean(figure)
+    return math.isfinite(mean) and (mean != 0 or figure != "source_seconds")
+
+
+def _heading(text: str) -> tuple[str, str]:
+    """Split ``training, s`` into name and unit."""
+    name, _, unit = text.rpartition(", ")
+    return (name, unit) if name else (text, "")
+
+
+def _note(row: Row) -> str:
+    if not row.failed:
+        return ""
+    runs = len(row.failed) + len(row.results)
+    return f"{len(row.failed)} of {runs} failed" if row.results else "failed"
+
+
+def cell(row: Row, figure: str) -> str:
+    """Return the mean over the seeds; for the scores also the standard deviation."""
+    mean, std = row.mean(figure), row.std(figure)
+    if figure not in QUALITY or math.isnan(mean):
+        return number(mean, whole=figure.startswith("parameters"))
+    text = f"{mean:+.3f}".replace("-", "−") if figure == "gap" else f"{mean:.3f}"
+    return text if math.isnan(std) else f"{text} ± {std:.3f}"
+
+
+def number(value: float, whole: bool = False) -> str:
+    """Return a number with three digits, or all of those before the point.
+
+    Args:
+        value: The number; what isn't finite is unknown.
+        whole: Whether there are no digits after the point.
+    """
+    if not math.isfinite(value):
+        return UNKNOWN
+    digits = 0 if whole or value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def markdown(table: Table) -> str:
+    """Return a table in Markdown."""
+    head = [f"{name}, {unit}" if unit else name for name, unit in table.columns]
+    lines = [["contender", *head], ["---", *["--:"] * len(head)]]
+    for line in table.lines:
+        name = escape_markdown(line.contender)
+        name = f"**{name}** (use this)" if line.chosen else name
+        lines.append([f"{name}, {line.note}" if line.note else name, *line.cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text so that Markdown shows it as it is, also inside of a table."""
+    return re.sub(r"([\\`*<>&|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -1,0 +1,35 @@
+"""Lengths of time, as people write and read them."""
+
+import re
+
+from project.errors import UserError
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def seconds_of(text: str, key: str) -> float:
+    """Return the seconds of ``45s``, ``30m``, ``2h`` or ``1h30m``.
+
+    Args:
+        text: The length of time.
+        key: Whose value it is.
+
+    Raises:
+        UserError: If it is none, or nothing.
+    """
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.replace(" ", ""))
+    counts = [int(count or 0) for count in parts.groups()] if parts else []
+    seconds = sum(count * unit for count, unit in zip(counts, UNITS.values()))
+    if not seconds:
+        raise UserError(f"{key}: {text!r} must be a length of time, such as 45s, 30m or 1h30m")
+    return float(seconds)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: ``8.3 s``, ``2 min 5 s``, ``1 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,247 @@
+"""How far a sample of the images carries: features of a pretrained backbone, and learning alone."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from project.approaches import ImageClassifier
+from project.commands.recommend.candidates import build
+from project.data import ImageDataModule
+from project.data.base import first_per_class
+from project.data.batches import Images, TensorImages
+from project.networks.groups import norm_layers
+
+FOLDS = 3
+PENALTY = 1.0  # of the probe: the prior's variance of each weight, for standardised features
+MOST = 100.0  # squared distance of a channel, lest one that is nearly constant counts alone
+STEEPEST, FLATTEST = -0.5, 0.0  # exponents of a learning curve that are believed
+
+Learner = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy on images that were held out, by cross-validation on a sample.
+
+    Attributes:
+        sizes: Numbers of images that were trained on: half of the larger one, and that.
+        accuracies: Accuracy with each.
+        correct: Which images were classified correctly after training on more, ``[N]``.
+    """
+
+    sizes: tuple[float, float]
+    accuracies: tuple[float, float]
+    correct: NDArray[np.bool_]
+
+    def at(self, images: float) -> float:
+        """Return the accuracy to be expected with so many training images.
+
+        The error falls about as a power of the number of images (Hestness et al., 2017).
+        """
+        low, high = (max(1 - accuracy, 1e-3) for accuracy in self.accuracies)
+        slope = math.log(high / low) / math.log(self.sizes[1] / self.sizes[0])
+        error: float = high * (images / self.sizes[1]) ** min(max(slope, STEEPEST), FLATTEST)
+        return 1 - error
+
+    @property
+    def error(self) -> float:
+        """Standard error of the accuracy, as that of a share of the images."""
+        share = self.accuracies[1]
+        return math.sqrt(share * (1 - share) / len(self.correct))
+
+
+def gap(one: Curve, other: Curve) -> tuple[float, float]:
+    """Return how much more accurate the one is on the same images, and the standard error."""
+    pairs = one.correct.astype(float) - other.correct.astype(float)
+    return float(pairs.mean()), float(pairs.std(ddof=1) / math.sqrt(len(pairs)))
+
+
+def cross_validate(learn: Learner, labels: Tensor) -> Curve:
+    """Train on all folds but one, and on half of their images; test on the fold that is left.
+
+    Args:
+        learn: Trains on the images of the first indices and returns the predicted classes of the
+            second ones, int64.
+        labels: int64 ``[N]``.
+    """
+    fold = folds(labels)
+    predictions = torch.empty(2, len(labels), dtype=torch.int64)
+    counts = []
+    for number in range(FOLDS):
+        train, held_out = (fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()
+        half = train[first_per_class(labels[train], len(train), share=0.5, seed=0)]
+        for row, chosen in enumerate((half, train)):
+            predictions[row, held_out] = learn(chosen, held_out)
+        counts.append((len(half), len(train)))
+    correct = predictions == labels
+    low, high = (mean(count) for count in zip(*counts))
+    few, all_ = correct.float().mean(1).tolist()
+    return Curve((low, high), (few, all_), correct[1].numpy())
+
+
+def folds(labels: Tensor) -> Tensor:
+    """Return the fold of each image, int64 ``[N]``; each has the same share of every class."""
+    fold = torch.empty_like(labels)
+    generator = torch.Generator().manual_seed(0)
+    for label in torch.unique(labels):
+        members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        fold[members[order]] = torch.arange(len(members)) % FOLDS
+    return fold
+
+
+def sample(data: ImageDataModule, count: int) -> TensorImages:
+    """Return about so many training images, as many of each class as there are, decoded."""
+    assert data.train_images is not None
+    each = -(-count // data.num_classes)
+    chosen = first_per_class(data.train_images.labels, each, share=1.0, seed=data.split_seed)
+    batch = data.train_images[chosen]
+    return TensorImages(batch.images, batch.labels)
+
+
+@torch.no_grad()
+def features_of(
+    model: ImageClassifier, data: ImageDataModule, images: TensorImages
+) -> tuple[Tensor, float | None]:
+    """Return what the frozen backbone makes of the images, and how far from its own they are.
+
+    The batch norm layers of a backbone keep mean and variance of their inputs in the pretraining.
+    The distance is the Wasserstein distance between these and those of the images at hand, as
+    normal distributions, in units of the pretraining's standard deviations; the root mean square
+    over channels and layers (after Schneider et al., 2020, who predict by it what a shift of the
+    data costs). 0 is the same.
+
+    Args:
+        model: The model that has the backbone.
+        data: Transforms the images as the backbone expects them.
+        images: The images.
+
+    Returns:
+        Features, float32 ``[N, F]``, and the distance, null for a backbone without batch norm.
+    """
+    model.setup("predict")
+    model.eval()
+    layers = [
+        layer
+        for layer in norm_layers(model.network.backbone).values()
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None
+    ]
+    moments = [_Moments(layer) for layer in layers]
+    depth, found = len(model.network.stages()), []
+    for index in torch.split(torch.arange(len(images)), data.fitting_eval_batch_size):
+        batch = data.transform(images[index].images, index, None)
+        found.append(model.prefix(batch, depth).flatten(1).float())
+    squares = [moment.squared_distances() for moment in moments]
+    distance = float(torch.cat(squares).clamp_max(MOST).mean().sqrt()) if squares else None
+    return torch.cat(found), distance
+
+
+class _Moments:
+    """Mean and variance of each channel of what a batch norm layer gets, over all batches."""
+
+    def __init__(self, layer: nn.BatchNorm2d) -> None:
+        self.layer = layer
+        self.count = 0
+        self.sum = torch.zeros(layer.num_features)
+        self.sum_of_squares = torch.zeros(layer.num_features)
+        self._hook = layer.register_forward_pre_hook(self._add)
+
+    def _add(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        values = inputs[0].float().transpose(0, 1).flatten(1)
+        self.count += values.shape[1]
+        self.sum += values.sum(1)
+        self.sum_of_squares += values.square().sum(1)
+
+    def squared_distances(self) -> Tensor:
+        """Return that of each channel to the statistics that the layer has."""
+        self._hook.remove()
+        assert self.layer.running_mean is not None and self.layer.running_var is not None
+        mean = self.sum / self.count
+        deviation = (self.sum_of_squares / self.count - mean.square()).clamp_min(0).sqrt()
+        scale = self.layer.running_var.clamp_min(self.layer.eps).sqrt()
+        shift = (mean - self.layer.running_mean).square() + (deviation - scale).square()
+        return shift / scale.square()
+
+
+def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
+    """Return what trains a linear classifier on features, by logistic regression.
+
+    Args:
+        features: float32 ``[N, F]``.
+        labels: int64 ``[N]``.
+        classes: Number of classes.
+    """
+
+    def learn(train: Tensor, held_out: Tensor) -> Tensor:
+        center, scale = features[train].mean(0), features[train].std(0) + 1e-6
+        inputs, targets = (features[train] - center) / scale, labels[train]
+        layer = nn.Linear(features.shape[1], classes)
+        nn.init.zeros_(layer.weight)
+        optimizer = torch.optim.LBFGS(
+            layer.parameters(), max_iter=100, line_search_fn="strong_wolfe"
+        )
+        penalty = features.shape[1] / (2 * PENALTY * len(train)) / 100
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(layer(inputs), targets)
+            loss = loss + penalty * layer.weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            logits: Tensor = layer((features[held_out] - center) / scale)
+        return logits.argmax(1)
+
+    return learn
+
+
+def from_scratch(config: Mapping[str, Any], images: TensorImages) -> Learner:
+    """Return what trains a config of ``fit`` on some of the images.
+
+    Args:
+        config: The config.
+        images: The sample.
+    """
+
+    def learn(train: Tensor, held_out: Tensor) -> Tensor:
+        L.seed_everything(0, verbose=False)
+        model, data = build(config)
+        data = copy.copy(data)
+        data.train_images, data.val_images = images.subset(train), None
+        trainer = L.Trainer(
+            max_epochs=config["trainer"]["max_epochs"],
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, datamodule=data)
+        return predict(model, data, images.subset(held_out))
+
+    return learn
+
+
+@torch.no_grad()
+def predict(model: ImageClassifier, data: ImageDataModule, images: Images) -> Tensor:
+    """Return the predicted classes, int64 ``[N]``."""
+    model.eval()
+    found = []
+    for index in torch.split(torch.arange(len(images)), data.fitting_eval_batch_size):
+        logits = model(data.transform(images[index].images, index, None))
+        found.append(model.class_logits(logits).argmax(1))
+    return torch.cat(found)

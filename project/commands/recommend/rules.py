@@ -1,0 +1,337 @@
+"""How measurements become a choice: rules that can be read, each with what it saw."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from project.commands.durations import duration
+from project.commands.recommend.candidates import CANDIDATES
+from project.commands.recommend.evidence import Curve, gap
+from project.commands.recommend.scan import Scan
+from project.commands.recommend.trial import Prediction
+
+Objective = Literal["task", "foundation", "research"]
+Experience = Literal["beginner", "intermediate", "expert"]
+Factor = Literal["data", "resources", "objective", "experience"]
+
+PRETRAINED = tuple(one.name for one in CANDIDATES if one.pretrained)
+RANDOM = tuple(one.name for one in CANDIDATES if not one.pretrained)
+
+SIGNIFICANT = 2.0  # standard errors
+TIE = 0.02  # accuracy; as in a comparison
+FAR = 1.0  # from the pretraining, in standard deviations; see evidence.domain_distance
+FEW, MANY = 20, 1000  # training images in the smallest class
+FOUNDATION = 500  # images in the smallest class of a data set that makes a backbone for others
+DECISIVE = 10  # points that nothing else outweighs
+CLEAR, CLOSE = 3, 1  # points between the choice and the runner-up
+FAR_AHEAD = 10  # times the images of the sample, from which a learning curve is a guess
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that the rules look at.
+
+    Attributes:
+        scan: Facts about the data.
+        objective: What the model is for: this task, to be a foundation for others, or research on
+            architectures.
+        experience: Of the person.
+        seconds: How long a run may take.
+        memory_mb: Memory that is free, in 10^6 bytes.
+        predictions: What each candidate takes, or why that could not be measured.
+        weights: Why pretrained weights can't be had; empty if they can.
+        probe: Learning curve of a linear probe on pretrained features; null if not measured.
+        scratch: That of the small network from scratch, on the same images.
+        distance: How far the data is from the pretraining; null if not measured.
+    """
+
+    scan: Scan
+    objective: Objective
+    experience: Experience
+    seconds: float
+    memory_mb: float
+    predictions: Mapping[str, Prediction | str]
+    weights: str
+    probe: Curve | None
+    scratch: Curve | None
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """If a condition holds, candidates get points, or are out.
+
+    Attributes:
+        factor: Which of the four it belongs to.
+        condition: In words.
+        measured: What it was held against, in words.
+        fired: Whether it holds; null where it could not be measured.
+        points: For candidates, by name.
+        excludes: Candidates that are out.
+    """
+
+    factor: Factor
+    condition: str
+    measured: str
+    fired: bool | None
+    points: Mapping[str, int] = field(default_factory=dict)
+    excludes: Collection[str] = ()
+
+    @property
+    def effect(self) -> str:
+        """What it does, in words."""
+        given = [f"{name} {points:+d}" for name, points in self.points.items()]
+        return ", ".join([*given, *(f"without {name}" for name in self.excludes)])
+
+
+def rules_of(measured: Measured) -> list[Rule]:
+    """Return all rules, with whether each holds."""
+    return [
+        *_data_rules(measured),
+        *_resource_rules(measured),
+        *_objective_rules(measured),
+        *_experience_rules(measured),
+    ]
+
+
+def unfit(scan: Scan, weights: str) -> set[str]:
+    """Return the candidates that are out whatever they take, so that nobody need try them.
+
+    Args:
+        scan: Facts about the data.
+        weights: Why pretrained weights can't be had; empty if they can.
+    """
+    small = {"complete"} if scan.smallest < FOUNDATION else set()
+    return small | set(PRETRAINED if weights else ())
+
+
+def _data_rules(measured: Measured) -> list[Rule]:
+    scan, probe, scratch = measured.scan, measured.probe, measured.scratch
+    better = worse = catches_up = None
+    seen = ahead = "not measured"
+    if probe and scratch:
+        mean, error = gap(probe, scratch)
+        better, worse = mean > SIGNIFICANT * error, -mean > SIGNIFICANT * error
+        seen = (
+            f"{probe.accuracies[1]:.3f} against {scratch.accuracies[1]:.3f}, by "
+            f"{mean:+.3f} ± {error:.3f}, on {probe.sizes[1]:.0f} images"
+        )
+        expected = [curve.at(scan.images) for curve in (probe, scratch)]
+        catches_up = expected[1] > expected[0] - TIE
+        ahead = f"{expected[0]:.3f} against {expected[1]:.3f} on all {scan.images:,}"
+        if scan.images > FAR_AHEAD * probe.sizes[1]:
+            ahead += ", a guess"
+    far = None if measured.distance is None else measured.distance > FAR
+    away = "not measured" if measured.distance is None else f"{measured.distance:.2f}"
+    smallest = f"{scan.smallest:,}"
+    return [
+        Rule(
+            "data",
+            "a linear probe on pretrained features beats a small network on the same images",
+            seen,
+            better,
+            {"probe": 3, "lp_ft": 3},
+        ),
+        Rule(
+            "data",
+            "the small network beats the probe on the same images",
+            seen,
+            worse,
+            {"scratch": 3, "complete": 3},
+        ),
+        Rule(
+            "data",
+            "by its learning curve the small network catches up with the probe on all images",
+            ahead,
+            catches_up,
+            {"scratch": 2, "complete": 2},
+        ),
+        Rule(
+            "data",
+            f"the images are unlike those of the pretraining (distance above {FAR:g})",
+            away,
+            far,
+            {"lp_ft": 2},
+        ),
+        Rule(
+            "data",
+            f"they are like those of the pretraining (distance up to {FAR:g})",
+            away,
+            None if far is None else not far,
+            {"probe": 1},
+        ),
+        Rule(
+            "data",
+            f"fewer than {FEW} training images in the smallest class",
+            smallest,
+            scan.smallest < FEW,
+            {"probe": 1},
+        ),
+        Rule(
+            "data",
+            f"{MANY:,} or more training images in the smallest class",
+            smallest,
+            scan.smallest >= MANY,
+            {"complete": 2},
+        ),
+        Rule(
+            "data",
+            f"fewer than {FOUNDATION} training images in the smallest class",
+            smallest,
+            scan.smallest < FOUNDATION,
+            excludes=("complete",),
+        ),
+    ]
+
+
+def _resource_rules(measured: Measured) -> list[Rule]:
+    free, longest = measured.memory_mb, duration(measured.seconds)
+    slow: bool | None
+    big: bool | None
+    found = [
+        Rule(
+            "resources",
+            "pretrained weights can't be had",
+            measured.weights or "they can",
+            bool(measured.weights),
+            excludes=PRETRAINED,
+        )
+    ]
+    for name, prediction in measured.predictions.items():
+        if isinstance(prediction, Prediction):
+            slow, big = prediction.seconds > measured.seconds, prediction.memory_mb > free
+            time, memory = duration(prediction.seconds), f"{prediction.memory_mb:,.0f} MB"
+        else:
+            slow = big = None
+            time = memory = "not measured"
+        limits = {f"more than {longest}": (time, slow), f"more than {free:,.0f} MB": (memory, big)}
+        found += [
+            Rule("resources", f"{name} takes {limit}", needed, over, excludes=(name,))
+            for limit, (needed, over) in limits.items()
+        ]
+    return found
+
+
+def _objective_rules(measured: Measured) -> list[Rule]:
+    return [
+        Rule(
+            "objective",
+            "the aim is research on an architecture",
+            measured.objective,
+            measured.objective == "research",
+            {"scratch": DECISIVE},
+        ),
+        Rule(
+            "objective",
+            "the aim is a backbone for other tasks",
+            measured.objective,
+            measured.objective == "foundation",
+            {"complete": DECISIVE},
+        ),
+    ]
+
+
+def _experience_rules(measured: Measured) -> list[Rule]:
+    return [
+        Rule(
+            "experience",
+            "a beginner: what has the fewest settings is learnt first",
+            measured.experience,
+            measured.experience == "beginner",
+            {"probe": 1},
+        ),
+        Rule(
+            "experience",
+            "an expert: what can be tuned further repays that",
+            measured.experience,
+            measured.experience == "expert",
+            {"lp_ft": 1, "complete": 1},
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do.
+
+    Attributes:
+        choice: Name of the candidate; empty if all are out.
+        runner_up: The next best; empty if there is none.
+        points: Of each candidate that isn't out, best first.
+        confidence: ``high``, ``medium`` or ``low``.
+        reasons: Why the confidence isn't higher.
+        changes: What would change the choice, in words.
+    """
+
+    choice: str
+    runner_up: str
+    points: Mapping[str, int]
+    confidence: str
+    reasons: Sequence[str]
+    changes: Sequence[str]
+
+
+def decide(rules: Sequence[Rule], measured: Measured) -> Decision:
+    """Add up the points; of equals the one that takes the least time is chosen."""
+    points = score(rules, measured)
+    names = [*points, "", ""]
+    reasons = _doubts(rules, measured, points)
+    return Decision(
+        choice=names[0],
+        runner_up=names[1],
+        points=points,
+        confidence=("high", "medium", "low")[min(len(reasons), 2)],
+        reasons=reasons,
+        changes=_changes(rules, measured, names[0]),
+    )
+
+
+def score(rules: Sequence[Rule], measured: Measured) -> dict[str, int]:
+    """Return the points of each candidate that isn't out, best first."""
+    out = {name for rule in rules if rule.fired for name in rule.excludes}
+    points = {one.name: 0 for one in CANDIDATES if one.name not in out}
+    for rule in rules:
+        for name, given in rule.points.items():
+            if rule.fired and name in points:
+                points[name] += given
+
+    def order(name: str) -> tuple[float, float]:
+        prediction = measured.predictions.get(name)
+        seconds = prediction.seconds if isinstance(prediction, Prediction) else float("inf")
+        return -points[name], seconds
+
+    return {name: points[name] for name in sorted(points, key=order)}
+
+
+def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]) -> list[str]:
+    doubts = []
+    if any(rule.fired is None for rule in rules if rule.factor == "data"):
+        reason = measured.weights or "the backbone has no batch norm"
+        doubts.append(f"not all of the data rules could be measured: {reason}")
+    if any(rule.fired is None for rule in rules if rule.factor == "resources"):
+        doubts.append("time and memory of some candidates could not be measured")
+    if len(points) > 1:
+        first, second = list(points.values())[:2]
+        if first - second < CLEAR:
+            doubts.append(f"the runner-up is only {first - second} points behind")
+        if first - second < CLOSE:
+            doubts.append("so the shorter time decides")
+    probe = measured.probe
+    if probe and measured.scan.images > FAR_AHEAD * probe.sizes[1]:
+        doubts.append(
+            f"the learning curves are of {probe.sizes[1]:.0f} images, and there are "
+            f"{measured.scan.images:,}"
+        )
+    return doubts
+
+
+def _changes(rules: Sequence[Rule], measured: Measured, choice: str) -> list[str]:
+    """Turn over one rule at a time, and see who wins."""
+    found = []
+    for place, rule in enumerate(rules):
+        turned = [*rules[:place], replace(rule, fired=not rule.fired), *rules[place + 1 :]]
+        other = next(iter(score(turned, measured)), "")
+        if other and other != choice:
+            unless = "unless" if rule.fired else "if"
+            found.append(f"{other}, {unless} {rule.condition} ({rule.measured})")
+    return found

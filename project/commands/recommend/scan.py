@@ -1,0 +1,176 @@
+"""What the data is like: how much there is, how it is spread, and what is wrong with it."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from project.data import ImageDataModule
+from project.data.base import to_channels
+from project.data.batches import Images
+from project.data.decode import FolderImages, open_image
+from project.errors import UserError
+
+MOST_FILES = 4000  # of a folder that are opened; of more, as many from all over it
+THUMBNAIL = 16  # pixels
+DUPLICATE = 0.995  # correlation of thumbnails from which two images are taken for the same
+SHOWN = 5  # broken files that are named
+CHUNK = 2000
+NOTHING = torch.zeros(0, 1, THUMBNAIL, THUMBNAIL)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The facts about the data.
+
+    Attributes:
+        class_names: Name of each class.
+        class_sizes: Training images of each class.
+        val_images: Number of validation images.
+        test_images: Number of test images.
+        sizes: Shortest and longest side of the images, in pixels.
+        opened: How many images were looked at, of all splits.
+        duplicates: Test images that have the same picture in training.
+        compared: Test images for which that was looked up.
+    """
+
+    class_names: Sequence[str]
+    class_sizes: Sequence[int]
+    val_images: int
+    test_images: int
+    sizes: tuple[int, int]
+    opened: int
+    duplicates: int
+    compared: int
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return sum(self.class_sizes)
+
+    @property
+    def smallest(self) -> int:
+        """Training images of the smallest class."""
+        return min(self.class_sizes)
+
+
+def scan(data: ImageDataModule) -> Scan:
+    """Look at the images.
+
+    Args:
+        data: A data module that is set up; a folder's images needn't be decoded.
+
+    Raises:
+        UserError: If files are broken; the message names them.
+    """
+    assert data.train_images is not None
+    splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
+    there = {name: split for name, split in splits.items() if split is not None and len(split)}
+    total = sum(map(len, there.values()))
+    looks = {name: _look(split, total) for name, split in there.items()}
+    opened = sum(map(len, looks.values()))
+    _refuse_broken([reason for look in looks.values() for reason in look.broken], opened, total)
+    sides = [side for look in looks.values() for side in look.sides]
+    test = looks["test"].thumbnails if "test" in looks else NOTHING
+    return Scan(
+        class_names=data.class_names,
+        class_sizes=torch.bincount(data.train_images.labels, minlength=data.num_classes).tolist(),
+        val_images=len(there.get("val", ())),
+        test_images=len(there.get("test", ())),
+        sizes=(min(sides), max(sides)),
+        opened=opened,
+        duplicates=count_duplicates(looks["train"].thumbnails, test),
+        compared=len(test),
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What some images of a split look like: thumbnails, float32 ``[n, 1, 16, 16]``."""
+
+    thumbnails: Tensor
+    sides: Sequence[int]
+    broken: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.thumbnails) + len(self.broken)
+
+
+def _look(images: Images, total: int) -> _Look:
+    if not isinstance(images, FolderImages):
+        parts = torch.split(torch.arange(len(images)), CHUNK)
+        small = torch.cat([_thumbnails(images[index].images) for index in parts])
+        return _Look(small, images[parts[0][:1]].images.shape[2:])
+    count = max(min(len(images), MOST_FILES * len(images) // max(total, 1)), 1)
+    paths = [images.path(int(place)) for place in spread(len(images), count)]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(_look_at_file, paths))
+    good = [look for look in found if not isinstance(look, str)]
+    return _Look(
+        torch.stack([small for small, _ in good]) if good else NOTHING,
+        [side for _, size in good for side in size],
+        [look for look in found if isinstance(look, str)],
+    )
+
+
+def _look_at_file(path: Path) -> tuple[Tensor, tuple[int, int]] | str:
+    """Return thumbnail and size, or why the file can't be read."""
+    try:
+        with Image.open(path) as file:
+            size = file.size
+        pixels = functional.pil_to_tensor(open_image(path, "L", at_least=2 * THUMBNAIL))
+    except UserError as error:
+        return str(error)
+    except (OSError, UnidentifiedImageError):
+        return f"{path}: broken image: not an image"
+    return _thumbnails(pixels[None])[0], size
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Return grey thumbnails, float32 ``[N, 1, 16, 16]``, of images, uint8 ``[N, C, H, W]``."""
+    size = [THUMBNAIL, THUMBNAIL]
+    small: Tensor = functional.resize(to_channels(images, 1).float(), size, antialias=True)
+    return small
+
+
+def spread(length: int, count: int) -> Tensor:
+    """Return ``count`` places, or all there are, from all over a split, int64."""
+    count = min(count, length)
+    return torch.arange(count) * length // max(count, 1)
+
+
+def count_duplicates(train: Tensor, test: Tensor) -> int:
+    """Return how many thumbnails of the test have nearly the same one in training.
+
+    Nearly the same is a correlation of at least :data:`DUPLICATE`, so neither a new size, another
+    compression nor a change of brightness or contrast hides it. Images of one colour don't count.
+
+    Args:
+        train: Float ``[N, 1, 16, 16]``.
+        test: Float ``[M, 1, 16, 16]``.
+    """
+    known, asked = _centred(train), _centred(test)
+    highest = [(part @ known.T).amax(1) for part in torch.split(asked, CHUNK)]
+    return int((torch.cat(highest) >= DUPLICATE).sum())
+
+
+def _centred(thumbnails: Tensor) -> Tensor:
+    flat = thumbnails.flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    lengths = flat.norm(dim=1, keepdim=True)
+    return torch.where(lengths > THUMBNAIL, flat / lengths, 0.0)
+
+
+def _refuse_broken(broken: Sequence[str], opened: int, total: int) -> None:
+    if broken:
+        reasons = "; ".join(broken[:SHOWN]) + ("; …" if len(broken) > SHOWN else "")
+        of = f"{opened:,} files" + (f" (of {total:,})" if opened < total else "")
+        raise UserError(
+            f"data: {len(broken)} of {of} can't be read, and fit would stop at them; replace or "
+            f"remove them: {reasons}"
+        )

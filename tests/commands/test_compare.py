@@ -1,0 +1,252 @@
+"""Comparisons: what runs, what is run again, and what is refused before anything runs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from project.cli import main
+from project.commands.compare.read import results_of
+from project.commands.compare.runs import Runs
+from project.commands.compare.settings import Cell, Contender, Settings, cells_of
+from tests.conftest import CONFIGS
+
+NETWORK = """
+model:
+  class_path: {model}
+  init_args:
+    network:
+      class_path: CNN
+      init_args: {{channels: [8], padding: 1, hidden: []}}
+trainer: {{logger: {{class_path: CSVLogger, init_args: {{name: "", version: ""}}}}}}
+"""
+TUNED = """
+model: {class_path: FineTuning, init_args: {backbone: RUN}}
+trainer:
+  logger: {class_path: CSVLogger, init_args: {name: "", version: ""}}
+  callbacks: [{class_path: FineTuningSchedule, init_args: {preset: probe}}]
+"""
+COMPARISON = """
+data: {class_path: Digits, init_args: {batch_size: 100}}
+epochs: 2
+seeds: [1]
+images_per_class: [20]
+sources:
+  digits:
+    config: full.yaml
+    options: {trainer.max_epochs: 1}
+contenders:
+  scratch: {config: scratch.yaml}
+  tuned: {config: tuned.yaml, source: digits}
+  diverging: {config: scratch.yaml, options: {model.optimizer: SGD, model.optimizer.lr: 1.0e+30}}
+"""
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    """A comparison of three contenders, one of which fails."""
+    for name, model in (("scratch", "TrainFromScratch"), ("full", "FullTraining")):
+        (tmp_path / f"{name}.yaml").write_text(NETWORK.format(model=model))
+    (tmp_path / "tuned.yaml").write_text(TUNED)
+    (tmp_path / "three.yaml").write_text(COMPARISON)
+    return tmp_path / "three.yaml"
+
+
+def found(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the runs in ``results.csv`` by contender."""
+    with (folder / "results.csv").open() as file:
+        return {row["contender"]: row for row in csv.DictReader(file)}
+
+
+def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Runs, a failure and a report; then the same again, with one run missing."""
+    main(["compare", "--config", str(comparison), "--jobs", "2"])
+    out = capfd.readouterr().out
+    folder = Path("runs/compare/three")
+    first = found(folder)
+    assert "3 runs in runs/compare/three" in out
+    assert "about" in out and "left" in out
+    assert "the training loss became" in first["diverging"]["error"]
+    assert "diverging 20 seed 1: failed: the training loss became" in out
+    for name in ("scratch", "tuned"):
+        assert 0 < float(first[name]["accuracy"]) <= 1 and not first[name]["error"]
+        assert first[name]["images"] == "200"
+        assert float(first[name]["process_seconds"]) > float(first[name]["fit_seconds"]) > 0
+    assert float(first["tuned"]["source_seconds"]) > 0 == float(first["scratch"]["source_seconds"])
+    for name in ("report.html", "report.md", "results.json"):
+        assert "diverging" in (folder / name).read_text()
+    runs = {path.name.rpartition("-")[0]: path for path in (folder / "runs").iterdir()}
+    names = {f"{name}-20-seed-1" for name in ("scratch", "tuned", "diverging")}
+    assert set(runs) == {"source-digits", *names}
+    assert not list((folder / "runs").glob("*/cache"))
+
+    def finished() -> dict[str, int]:
+        return {name: (path / "config.yaml").stat().st_mtime_ns for name, path in runs.items()}
+
+    before = finished()
+    summary = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
+    (runs["scratch-20-seed-1"] / "summary.json").write_text('{"test/accu')  # killed while writing
+    main(["compare", "--config", str(comparison)])
+    assert "2 of 4 runs are there already" in capfd.readouterr().out
+    changed = {name for name, moment in finished().items() if moment != before[name]}
+    assert changed == {"scratch-20-seed-1", "diverging-20-seed-1"}  # what failed is tried again
+    again = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
+    assert again["test/accuracy"] == summary["test/accuracy"] and again["data"] == summary["data"]
+
+
+def test_a_changed_config_runs_anew(comparison: Path) -> None:
+    """And an unchanged one is found, wherever the comparison's own file lies."""
+    contender = Contender("scratch.yaml")
+    data = {"class_path": "project.data.Digits"}
+    keys = []
+    for text in ("", "", "# another comment"):
+        with Path("scratch.yaml").open("a") as file:
+            file.write(text)
+        keys.append(cells_of(Settings({"scratch": contender}), data)[0].key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_cells(comparison: Path) -> None:
+    contenders = {
+        "a": Contender("scratch.yaml", {"model.lr_scheduler": None}),
+        "b": Contender(["scratch.yaml", "full.yaml"]),
+    }
+    settings = Settings(contenders, seeds=(4, 5), train_fractions=(0.5, 1), only=("b", "a"))
+    cells = cells_of(settings, {"class_path": "project.data.Digits", "init_args": {"mean": 0.1}})
+    order = [(seed, size, name) for seed in (4, 5) for size in ("0.5", "1") for name in "ab"]
+    assert [(cell.seed, cell.size, cell.contender) for cell in cells] == order
+    assert cells[0].arguments == (
+        *("fit", "--config=scratch.yaml", "--trainer.max_epochs=10", "--data=Digits"),
+        *("--data.val_fraction=0.1", "--data.split_seed=0", "--data.steps_per_epoch=null"),
+        *("--data.limit_per_class=null", "--data.train_fraction=1.0", "--data.mean=0.1"),
+        *("--model.lr_scheduler=null", "--data.train_fraction=0.5", "--seed_everything=4"),
+    )
+    assert cells[1].arguments[1:3] == ("--config=scratch.yaml", "--config=full.yaml")
+
+
+def test_other_images_are_no_comparison(tmp_path: Path) -> None:
+    """A config that splits otherwise makes the run an error, not a number beside the others."""
+    runs = Runs(tmp_path, "name", jobs=1)
+    cells = [Cell(f"{name} 1 seed 0", ("fit",), name, "1") for name in "ab"]
+    for cell, sha256 in zip(cells, ("1", "2")):
+        folder = runs.run_dir(cell)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        (best := folder / "checkpoints" / "best.ckpt").touch()
+        (folder / "test_predictions.csv").write_text("image,label,prediction\n0,x,x\n1,x,y\n")
+        scores = dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.5)
+        costs = (
+            *("fit_seconds", "process_seconds", "peak_memory_mb", "parameters_trained"),
+            *("parameters_total", "best_epoch_seconds", "gflop_per_image"),
+            "train_images_per_second",
+        )
+        summary = {f"test/{name}": value for name, value in scores.items()}
+        summary |= dict.fromkeys(costs, 1.0) | {"approach": "FineTuning"}
+        data = {"train": {"images": 5, "sha256": "1"}, "test": {"images": 2, "sha256": sha256}}
+        text = json.dumps({**summary, "data": data, "best_checkpoint": str(best)})
+        (folder / "summary.json").write_text(text)
+    first, second = results_of(runs, cells, ("x", "y"))
+    assert first.error == "" and first.correct.tolist() == [True, False]
+    assert second.error.startswith("its test images are not those of a 1 seed 0; its config splits")
+
+
+BAD = [
+    (["--epochs=0"], "epochs: 0 must be at least one"),
+    (["--seeds=[]"], "seeds: () must be at least one"),
+    (["--seeds=[1,1]"], "seeds: 1, 1 has one of them twice"),
+    (["--jobs=0"], "jobs: 0 must be at least one"),
+    (["--contenders={}"], "contenders: there are none"),
+    (["--train_fractions=[0.5]"], "train_fractions and images_per_class: give one of them"),
+    (["--images_per_class=null", "--train_fractions=[1.5]"], "train_fractions: 1.5 must be in"),
+    (["--images_per_class=[0]"], "images_per_class: 0 must be at least 1"),
+    (["--only=[probe]"], "only: there is no 'probe'; known are scratch, tuned, diverging"),
+    (
+        ["--contenders={a: {config: b.yaml}}"],
+        "contenders.a.config: there is no file b.yaml",
+    ),
+    (
+        ["--contenders={a: {config: scratch.yaml, source: b}}"],
+        "contenders.a.source: there is no 'b'; known are digits",
+    ),
+    (
+        ["--contenders={a: {config: scratch.yaml, options: {trainer.max_epochs: 3}}}"],
+        "contenders.a.options: trainer.max_epochs must be the same for all; it is set by epochs",
+    ),
+    (["--contenders={a/b: {config: scratch.yaml}}"], "contenders.a/b: the name becomes a folder"),
+    (
+        ["--contenders={a: {config: scratch.yaml, options: {model.lr: 1}}}"],
+        "contenders: a: model: TrainFromScratch has no option 'lr'; known are network",
+    ),
+    (["--sources={digits: {config: no.yaml}}"], "sources.digits.config: there is no file no.yaml"),
+    (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
+    (["--data=ImageFolder", "--data.root=none"], "data.root: none is not a folder"),
+    (["--seed=3"], "no option 'seed'"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD)
+def test_bad_settings(
+    args: list[str], message: str, comparison: Path, fails: Callable[..., str]
+) -> None:
+    """One message, and nothing is run."""
+    assert message in fails("compare", "--config", comparison, *args)
+    assert not Path("runs").exists()
+
+
+def test_bad_data(comparison: Path, pets: Path, fails: Callable[..., str]) -> None:
+    args = ("compare", "--config", comparison, "--data=ImageFolder", "--data.root")
+    message = "data: there are no test images to compare on; add test/ or test_fraction"
+    assert fails(*args, pets / "train", "--data.test_fraction=0") == message
+    (empty := pets.parent / "empty").mkdir()
+    assert "for each of two or more classes, and has none" in fails(*args, empty)
+    (empty / "one").mkdir()
+    assert "for each of two or more classes, and has only one" in fails(*args, empty)
+
+
+def start(*args: Any) -> "subprocess.Popen[bytes]":
+    root = str(CONFIGS.parent)
+    return subprocess.Popen(
+        [sys.executable, "-m", "project", "compare", *map(str, args)],
+        env=os.environ | {"PYTHONPATH": root},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_comparison_goes_on(how: signal.Signals, comparison: Path) -> None:
+    """With the same results as one that was never stopped, and nothing run twice but one."""
+    args = ("--config", comparison, "--images_per_class=[10,20]", "--only=[scratch,tuned]")
+    assert start(*args, "--output=whole").wait() == 0
+    process = start(*args, "--output=stopped")
+    runs = Path("stopped/runs")
+    while len(list(runs.glob("*/config.yaml"))) < 3:  # the third has begun
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(how)
+    code = process.wait()
+    assert code == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    done = {path: path.stat().st_mtime_ns for path in runs.glob("*/test_predictions.csv")}
+    assert len(done) >= 2
+    assert start(*args, "--output=stopped").wait() == 0
+    assert all(path.stat().st_mtime_ns == moment for path, moment in done.items())
+    folders = (Path("whole"), Path("stopped"))
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    keep = ("contender", "size", "seed", "images")
+    scores = ("accuracy", "precision", "recall", "f1")
+    whole, stopped = (
+        [
+            {name: run[name] for name in keep} | {name: run["figures"][name] for name in scores}
+            for run in result["runs"]
+        ]
+        for result in results
+    )
+    assert whole == stopped and len(whole) == 4

@@ -1,0 +1,313 @@
+"""Recommendations: what is measured, what is made of it, and the config that comes out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from project.cli import main
+from project.commands.recommend import command
+from project.commands.recommend.evidence import (
+    FOLDS,
+    Curve,
+    cross_validate,
+    features_of,
+    folds,
+    gap,
+    probe,
+)
+from project.commands.recommend.rules import Measured, decide, rules_of, score
+from project.commands.recommend.scan import Scan, count_duplicates, scan
+from project.commands.recommend.trial import Prediction, phases_of, predict
+from project.data import ImageFolder
+from project.data.batches import TensorImages
+from tests.conftest import Run
+
+FAST = Prediction(60.0, 900.0, 100.0)
+
+
+def facts(each: int = 100, classes: int = 3) -> Scan:
+    names = [str(label) for label in range(classes)]
+    return Scan(names, [each] * classes, 30, 30, (28, 28), 30, 0, 30)
+
+
+def curve(accuracy: float, few: float | None = None, images: int = 200) -> Curve:
+    """A curve whose mistakes are as far from those of others as can be."""
+    correct = np.arange(images) < round(accuracy * images)
+    return Curve((images / 3, images * 2 / 3), (few or accuracy, accuracy), correct)
+
+
+def measured(**changes: Any) -> Measured:
+    predictions = {
+        "scratch": replace(FAST, seconds=30.0),
+        "complete": replace(FAST, seconds=200.0),
+        "probe": FAST,
+        "lp_ft": replace(FAST, seconds=300.0),
+    }
+    found = Measured(
+        scan=facts(),
+        objective="task",
+        experience="intermediate",
+        seconds=1800.0,
+        memory_mb=8000.0,
+        predictions=predictions,
+        weights="",
+        probe=curve(0.9),
+        scratch=curve(0.6),
+        distance=0.3,
+    )
+    return replace(found, **changes)
+
+
+def choice(**changes: Any) -> str:
+    found = measured(**changes)
+    return decide(rules_of(found), found).choice
+
+
+CHOICES: list[tuple[Mapping[str, Any], str]] = [
+    ({}, "probe"),
+    ({"distance": 1.5}, "lp_ft"),
+    ({"distance": 1.5, "seconds": 100.0}, "probe"),
+    ({"distance": 1.5, "experience": "expert"}, "lp_ft"),
+    ({"probe": curve(0.5), "scratch": curve(0.9)}, "scratch"),
+    ({"weights": "no network", "probe": None, "distance": None}, "scratch"),
+    ({"objective": "research"}, "scratch"),
+    ({"objective": "foundation"}, "probe"),  # there are too few images for one
+    ({"objective": "foundation", "scan": facts(600)}, "complete"),
+    ({"scan": facts(5000), "scratch": curve(0.9), "distance": 1.5, "seconds": 250.0}, "complete"),
+    ({"memory_mb": 800.0}, ""),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHOICES)
+def test_choice(changes: Mapping[str, Any], expected: str) -> None:
+    assert choice(**changes) == expected
+
+
+def test_runner_up_confidence_and_what_would_change_it() -> None:
+    found = measured()
+    decision = decide(rules_of(found), found)
+    assert (decision.choice, decision.runner_up) == ("probe", "lp_ft")
+    assert decision.points == {"probe": 4, "lp_ft": 3, "scratch": 0}
+    assert decision.confidence == "medium"
+    assert decision.reasons == ["the runner-up is only 1 points behind"]
+    far = "lp_ft, if the images are unlike those of the pretraining (distance above 1) (0.30)"
+    assert far in decision.changes
+    assert "scratch, if the aim is research on an architecture (task)" in decision.changes
+    unknown = replace(found, weights="no network", probe=None, distance=None)
+    decision = decide(rules_of(unknown), unknown)
+    assert decision.confidence == "medium"
+    assert decision.reasons == ["not all of the data rules could be measured: no network"]
+
+
+def test_of_equals_the_faster_one() -> None:
+    rules = [rule for rule in rules_of(measured()) if not rule.points]
+    assert list(score(rules, measured())) == ["scratch", "probe", "lp_ft"]
+
+
+def test_curve_goes_on_as_a_power() -> None:
+    """Half the error with four times the images, but no faster than that, and never worse."""
+    correct = np.zeros(10, bool)
+    assert Curve((100, 200), (1 - 0.4, 1 - 0.4 / 2**0.5), correct).at(800) == pytest.approx(
+        1 - 0.4 / 8**0.5
+    )
+    assert Curve((100, 200), (0.2, 0.8), correct).at(800) == pytest.approx(0.9)
+    assert Curve((100, 200), (0.8, 0.7), correct).at(800) == pytest.approx(0.7)
+
+
+def test_cross_validation_tests_each_image_once() -> None:
+    labels = torch.arange(54) % 3
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def learn(train: Tensor, held_out: Tensor) -> Tensor:
+        seen.append((train, held_out))
+        assert not set(train.tolist()) & set(held_out.tolist())
+        return labels[held_out] if len(train) == 36 else torch.zeros_like(held_out)
+
+    found = cross_validate(learn, labels)
+    assert found.sizes == (18, 36)
+    assert found.accuracies == (pytest.approx(1 / 3), 1.0)
+    held_out = torch.cat([held_out for _, held_out in seen[1::2]])
+    assert sorted(held_out.tolist()) == list(range(54))
+    assert [torch.bincount(labels[folds(labels) == n]).min() for n in range(FOLDS)] == [6, 6, 6]
+
+
+def test_gap_takes_pairs() -> None:
+    one, other = curve(0.75), curve(0.5)
+    difference, error = gap(one, other)
+    assert difference == pytest.approx(0.25)
+    assert error == pytest.approx(np.std([1] * 50 + [0] * 150, ddof=1) / 200**0.5)
+
+
+def test_probe_separates_what_can_be_separated() -> None:
+    labels = torch.arange(90) % 3
+    features = torch.randn(90, 40, generator=torch.Generator().manual_seed(0))
+    features[:, :3] += 4 * torch.eye(3)[labels]
+    assert cross_validate(probe(features, labels, 3), labels).accuracies[1] > 0.95
+    noise = torch.randn(90, 40, generator=torch.Generator().manual_seed(1))
+    assert cross_validate(probe(noise, labels, 3), labels).accuracies[1] < 0.6
+
+
+def test_distance_is_that_to_the_statistics_of_batch_norm(backbone: Path) -> None:
+    """Nothing for the images that the statistics are of, and more for others."""
+    from project.commands.recommend.candidates import build
+
+    config = {
+        "data": {"class_path": "Digits", "init_args": {}},
+        "model": {"class_path": "FineTuning", "init_args": {"backbone": str(backbone)}},
+    }
+    model, data = build(config)
+    data.setup("fit")
+    assert data.train_images is not None
+    batch = data.train_images[torch.arange(500)]
+    images = TensorImages(batch.images, batch.labels)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the mean over all batches
+            layer.reset_running_stats()
+    model.network.train()
+    for _ in range(2):  # the second layer's are of the first one's latest
+        model.network.features(data.transform(batch.images, batch.indices, None))
+    features, same = features_of(model, data, images)
+    _, other = features_of(model, data, TensorImages(255 - batch.images, batch.labels))
+    assert features.shape[0] == 500
+    assert same is not None and other is not None
+    assert same < 0.2 < other
+
+
+def test_duplicates_are_found_at_another_size_and_brightness(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
+    for split, chosen in (("train", (0, 1, 2, 3)), ("test", (3, 4))):
+        for number in chosen:
+            folder = tmp_path / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pictures[number]).resize((200, 200))
+            if split == "test":
+                image = image.resize((90, 90)).point(lambda value: 0.8 * value + 20)
+            image.save(folder / f"{number}.jpg", quality=80)
+    (tmp_path / "test" / "a").mkdir(exist_ok=True)
+    data = ImageFolder(root=str(tmp_path), cache="off", val_fraction=0)
+    data.setup("fit")
+    found = scan(data)
+    assert (found.duplicates, found.compared, found.opened) == (1, 2, 6)
+    assert found.sizes == (90, 200)
+    assert (found.class_names, found.class_sizes) == (("a", "b"), [2, 2])
+    blank = torch.full((3, 1, 16, 16), 255.0)
+    assert count_duplicates(blank, blank) == 0
+
+
+FOUND = {
+    **{"train": 1000, "val": 100, "test": 200, "train_cut": 70, "val_cut": 30, "test_cut": 30},
+    **{"batch_size": 10, "decode": 0.0, "image_bytes": 0, "feature_bytes": 0},
+    **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "peak_memory_mb": 500.0},
+}
+
+
+def test_prediction_of_one_phase() -> None:
+    """The trial: 2 epochs of 7 steps of 1 s and 30 images of validation, then 30 of the test."""
+    found = predict({**FOUND, "steps": [3.0, 1.0]}, [(10, False)])
+    fixed = 50 - 2 * (7 + 2 + 3) - 3
+    assert found.seconds == pytest.approx(fixed + 10 * (100 + 2 + 10) + 20)
+    assert (found.memory_mb, found.images_per_second) == (500, 10)
+
+
+def test_prediction_of_phases_and_features() -> None:
+    steps = {"steps": [0.5, 1.0], "feature_bytes": 1000, "between": 1.0}
+    found = predict({**FOUND, **steps}, [(3, True), (7, False)])
+    fixed = 50 - (7 * 0.5 + 1 + 10) - (7 + 1 + 3) - 3
+    cached, uncached = 110 + 3 * (50 + 1), 7 * (100 + 1 + 10)
+    assert found.seconds == pytest.approx(fixed + cached + uncached + 20)
+    assert found.memory_mb == pytest.approx(500 + 1.1)
+
+
+def test_phases_of_configs() -> None:
+    task = command.Task({"class_path": "Digits"}, 8, 500, 10, "resnet18", None, bfloat16=False)
+    configs = {one.name: command.config_of(one, task) for one in command.CANDIDATES}
+    found = {name: phases_of(config) for name, config in configs.items()}
+    assert found == {
+        "scratch": [(10, False)],
+        "complete": [(10, False)],
+        "probe": [(10, True)],
+        "lp_ft": [(3, False), (7, False)],
+    }
+
+
+def test_recommend(
+    pets: Path,
+    run: Callable[..., Run],
+    capfd: pytest.CaptureFixture[str],
+    backbone: Path,
+) -> None:
+    """All of it, on a few images, with a backbone of one's own; the config then trains."""
+    main(
+        [
+            *("recommend", "--data", str(pets), "--backbone", str(backbone), "--weights=null"),
+            *("--epochs=2", "--explain", "--output=out/recommended.yaml", "--sample=30"),
+        ]
+    )
+    out = capfd.readouterr().out
+    assert "24 images" not in out and "Use " in out and "Confidence: " in out
+    assert "the aim is research on an architecture" in out  # it doesn't hold, but is explained
+    config = yaml.safe_load(Path("out/recommended.yaml").read_text())
+    assert config["data"]["init_args"]["root"] == str(pets)
+    first = Path("out/recommended.yaml").read_text().splitlines()[0]
+    assert first == "# python -m project fit --config out/recommended.yaml"
+    finished = run("fit", "--config", "out/recommended.yaml")
+    assert 0 <= finished.summary["test/accuracy"] <= 1
+
+
+def test_recommend_without_network_and_weights(
+    mnist: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It says what it could not measure, and what that costs."""
+
+    def offline(name: str, pretrained: bool, **options: Any) -> None:
+        assert pretrained
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    monkeypatch.setattr(command, "try_out", lambda config: FAST)
+    main(["recommend", "--data=MNIST", f"--data.root={mnist}", "--epochs=2", "--sample=60"])
+    out = capfd.readouterr().out
+    assert "weights of timm/tf_efficientnet_lite0 could not be had" in out
+    assert "Confidence: low" in out or "Confidence: medium" in out
+    assert Path("configs/recommended.yaml").is_file()
+
+
+BAD: list[tuple[list[str], str]] = [
+    ([], "the following arguments are required: data"),
+    (["--data=nowhere/photos"], "data.root: nowhere/photos is not a folder"),
+    (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
+    (["--data=Digits", "--time=soon"], "time: 'soon' must be a length of time, such as 45s"),
+    (["--data=Digits", "--objective=fun"], "objective: expected one of 'task', 'foundation'"),
+    (["--data=Digits", "--epochs=1"], "epochs: 1 must be at least 2"),
+    (["--data=Digits", "--output=x.txt"], "output: x.txt must be a .yaml file"),
+    (["--data=Digits", "--tme=1h"], "no option 'tme'"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD)
+def test_bad_options(args: list[str], message: str, fails: Callable[..., str]) -> None:
+    assert message in fails("recommend", *args)
+
+
+def test_bad_folders(tmp_path: Path, pets: Path, fails: Callable[..., str]) -> None:
+    (one := tmp_path / "one" / "a").mkdir(parents=True)
+    assert "two or more classes, and has only a" in fails("recommend", "--data", one.parent)
+    assert "has none" in fails("recommend", "--data", one)
+    message = "data: there are no test images to judge by; add test/ or test_fraction"
+    no_test = ("--data", pets / "train", "--data.test_fraction=0")
+    assert fails("recommend", *no_test) == message
+    for number in (4, 5):
+        (pets / "train" / "cat" / f"{number}.jpg").write_bytes(b"no image")
+    found = fails("recommend", "--data", pets)
+    assert "data: 2 of 32 files can't be read" in found
+    assert "broken image" in found

@@ -7,7 +7,6 @@ order. ``--quick`` takes about 5 minutes on two cores, a full benchmark less tha
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from benchmarks.scaling import scaling_section
 from benchmarks.startup import startup_section
 from project import __version__
 from project.callbacks.record import cpu_has_bfloat16
+from project.commands.preparation import available_cores
 
 OTHERS = {"startup": startup_section, "scaling": scaling_section}
 OTHERS_NEED = {"startup": "folder", "scaling": "mnist"}
@@ -97,7 +97,7 @@ def machine(place: Place) -> dict[str, Any]:
     versions = {package: version(package) for package in PACKAGES}
     return {
         "cpu": cpu(),
-        "cores": cores(),
+        "cores": available_cores(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": place.threads,
         "platform": platform.platform(),
@@ -105,11 +105,6 @@ def machine(place: Place) -> dict[str, Any]:
         | versions
         | keras,
     }
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def earlier(path: Path, here: dict[str, Any], quick: bool) -> dict[str, Any]:
@@ -151,7 +146,7 @@ def main() -> None:
         "--keras-python", type=Path, default=ROOT / ".venv-bench/bin/python",
         help="interpreter with Keras and TensorFlow",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=cores(), help="of each process")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="of each process")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file")
     arguments = parser.parse_args()
     data = arguments.data.absolute()

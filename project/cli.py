@@ -217,10 +217,10 @@ class ProjectCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             RunRecord(saved, self.run_dir),
             self.resources,
+            TestPredictions(),  # before the summary says that there was a test
             self.report,
             Figures(),
             PredictionWriter(),
-            TestPredictions(),
         ]
         config.trainer.default_root_dir = str(self.run_dir)
         self._configure_loggers(config.trainer)
@@ -373,10 +373,12 @@ def main(args: ArgsType = None) -> None:
         else:
             ProjectCLI(args)
         failed = 0
-    except (UserError, MisconfigurationException) as error:
+    except (UserError, MisconfigurationException, PermissionError) as error:
         if os.environ.get("PROJECT_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        denied = isinstance(error, PermissionError)
+        message = f"{error.filename}: {error.strerror}" if denied else str(error)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except SIGTERMException:
         sys.exit(143)  # Lightning would exit with 0

@@ -35,15 +35,6 @@ class NetworkCost:
             tensors[id(buffer)] = buffer.to("meta")
         self.network = copy.deepcopy(model.network, tensors).eval()  # copies no values
 
-    def forward(self) -> float | None:
-        """Return 1e9 operations to classify an image; null if an operation needs values."""
-        try:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self.network(self.images)
-        except Exception:  # a forward method may raise anything
-            return None
-        return float(counter.get_total_flops()) / 1e9
-
     def training(self, trained: set[str], cached: bool = False) -> float | None:
         """Return 1e9 operations to train on an image; null if an operation needs values.
 
@@ -64,3 +55,14 @@ class NetworkCost:
                 continue
             return float(counter.get_total_flops()) / 1e9
         return None
+
+
+def gflop_per_image(model: ImageClassifier) -> float | None:
+    """Return 1e9 operations to classify an image; null if an operation needs values."""
+    try:
+        cost = NetworkCost(model)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            cost.network(cost.images)
+    except Exception:  # copying a network or its forward method may raise anything
+        return None
+    return float(counter.get_total_flops()) / 1e9

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from project import STARTED
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import BestAndLast, best_and_last
-from project.callbacks.cost import NetworkCost
+from project.callbacks.cost import gflop_per_image
 from project.callbacks.record import bfloat16_speedup, device_name, parameters, versions
 from project.callbacks.resources import ResourceMonitor, peak_memory_mb
 from project.data import ImageDataModule
@@ -50,12 +50,14 @@ class RunReport(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         count = parameters(pl_module)
         trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
-        splits = {
-            "training": data.train_images,
-            "validation": data.val_images,
-            "test": data.test_images,
+        splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
+        self.summary["data"] = {
+            split: {"images": len(images), "sha256": images.identity()}
+            for split, images in splits.items()
+            if images is not None
         }
-        sizes = ", ".join(f"{len(images or ()):,} {name}" for name, images in splits.items())
+        names = {"train": "training", "val": "validation", "test": "test"}
+        sizes = ", ".join(f"{len(splits[name] or ()):,} {word}" for name, word in names.items())
         shape = "×".join(str(length) for length in data.image_shape)
         network = getattr(pl_module.network, "name", type(pl_module.network).__name__)
         rows = {
@@ -121,14 +123,7 @@ class RunReport(L.Callback):
         count = parameters(pl_module)
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
         self.summary |= {
-            "data": {
-                split: {"images": len(images), "sha256": images.identity()}
-                for split, images in splits.items()
-                if images is not None
-            },
             "approach": type(pl_module).__name__,
             **self._best_epoch(checkpoint),
             "best_checkpoint": best or None,
@@ -138,7 +133,7 @@ class RunReport(L.Callback):
             "peak_memory_mb": peak_memory_mb(pl_module.device),
             "parameters_total": count["total"],
             "parameters_trained": count["trained"],
-            "gflop_per_image": NetworkCost(pl_module).forward(),
+            "gflop_per_image": gflop_per_image(pl_module),
         }
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:

@@ -237,7 +237,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _images_below(folder: Path) -> list[Path]:
     """Paths of all images below the folder, sorted; hidden files and folders are left out."""
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         found += [
             Path(parent, name)
@@ -245,3 +245,9 @@ def _images_below(folder: Path) -> list[Path]:
             if name[0] != "." and name.lower().endswith(IMG_EXTENSIONS)
         ]
     return found
+
+
+def _refuse(error: OSError) -> None:
+    """Don't let ``os.walk`` leave out what it can't read."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

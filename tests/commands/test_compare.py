@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,12 +125,21 @@ def test_cells(comparison: Path) -> None:
     order = [(seed, size, name) for seed in (4, 5) for size in ("0.5", "1") for name in "ab"]
     assert [(cell.seed, cell.size, cell.contender) for cell in cells] == order
     assert cells[0].arguments == (
-        *("fit", "--config=scratch.yaml", "--trainer.max_epochs=10", "--data=Digits"),
+        *("fit", "--config=scratch.yaml", "--data=Digits"),
         *("--data.val_fraction=0.1", "--data.split_seed=0", "--data.steps_per_epoch=null"),
         *("--data.limit_per_class=null", "--data.train_fraction=1.0", "--data.mean=0.1"),
-        *("--model.lr_scheduler=null", "--data.train_fraction=0.5", "--seed_everything=4"),
+        *("--model.lr_scheduler=null", "--trainer.max_epochs=10"),
+        *("--data.train_fraction=0.5", "--seed_everything=4"),
     )
     assert cells[1].arguments[1:3] == ("--config=scratch.yaml", "--config=full.yaml")
+
+
+class Identified(list[int]):
+    """Images of which nothing but their identity is asked."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__([0, 1])
+        self.identity = lambda: sha256
 
 
 def test_other_images_are_no_comparison(tmp_path: Path) -> None:
@@ -153,9 +163,13 @@ def test_other_images_are_no_comparison(tmp_path: Path) -> None:
         data = {"train": {"images": 5, "sha256": "1"}, "test": {"images": 2, "sha256": sha256}}
         text = json.dumps({**summary, "data": data, "best_checkpoint": str(best)})
         (folder / "summary.json").write_text(text)
-    first, second = results_of(runs, cells, ("x", "y"))
+    own: Any = SimpleNamespace(val_images=None, test_images=Identified("1"), class_names="xy")
+    first, second = results_of(runs, cells, own)
     assert first.error == "" and first.correct.tolist() == [True, False]
-    assert second.error.startswith("its test images are not those of a 1 seed 0; its config splits")
+    message = "its test images are not those of this comparison; its config splits otherwise"
+    assert second.error.startswith(message)
+    (runs.run_dir(cells[0]) / "test_predictions.csv").unlink()  # killed before they were written
+    assert runs.missing(cells) == cells[:1]
 
 
 BAD = [
@@ -180,6 +194,11 @@ BAD = [
         ["--contenders={a: {config: scratch.yaml, options: {trainer.max_epochs: 3}}}"],
         "contenders.a.options: trainer.max_epochs must be the same for all; it is set by epochs",
     ),
+    (
+        ["--contenders={a: {config: scratch.yaml, options: {trainer: {max_epochs: 3}}}}"],
+        "contenders.a.options: give the options of the trainer one by one: trainer.precision",
+    ),
+    (["--max_time=5m"], "max_time: '5m' must be days:hours:minutes:seconds, as 00:00:05:00"),
     (["--contenders={a/b: {config: scratch.yaml}}"], "contenders.a/b: the name becomes a folder"),
     (
         ["--contenders={a: {config: scratch.yaml, options: {model.lr: 1}}}"],
@@ -203,7 +222,7 @@ def test_bad_settings(
 
 def test_bad_data(comparison: Path, pets: Path, fails: Callable[..., str]) -> None:
     args = ("compare", "--config", comparison, "--data=ImageFolder", "--data.root")
-    message = "data: there are no test images to compare on; add test/ or test_fraction"
+    message = "data: there are no test images to judge by; add test/ or test_fraction"
     assert fails(*args, pets / "train", "--data.test_fraction=0") == message
     (empty := pets.parent / "empty").mkdir()
     assert "for each of two or more classes, and has none" in fails(*args, empty)

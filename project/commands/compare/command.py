@@ -24,7 +24,8 @@ from project.commands.compare.results import Data, rows_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings, cells_of
 from project.commands.compare.verdict import verdict
-from project.data import ImageDataModule, ImageFolder
+from project.commands.preparation import find_images
+from project.data import ImageDataModule
 from project.errors import UserError
 from project.parsing import ProjectParser
 
@@ -50,7 +51,7 @@ def compare(arguments: Sequence[str], command_line: Callable[[list[str]], object
     name = Path(str(config.config[-1])).stem if config.config else "comparison"
     folder = Path(settings.output or FOLDER / name)
     cells = cells_of(settings, given.data)
-    data = _set_up(objects.data)
+    data = find_images(objects.data)
     runs = Runs(folder, name, settings.jobs)
     _check_contenders(runs.missing(cells), command_line)
     with runs.alone():
@@ -60,7 +61,7 @@ def compare(arguments: Sequence[str], command_line: Callable[[list[str]], object
         comparison = Comparison(
             name=name,
             data=_described(data, given.data),
-            results=results_of(runs, cells, data.class_names),
+            results=results_of(runs, cells, data),
             budget=_budget(settings),
             device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             versions=versions(),
@@ -84,21 +85,6 @@ def _parser() -> ProjectParser:
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
     parser.add_class_arguments(Settings)
     return parser
-
-
-def _set_up(data: ImageDataModule) -> ImageDataModule:
-    """Find the images, but decode none.
-
-    Raises:
-        UserError: If there is nothing to train or to test on.
-    """
-    if isinstance(data, ImageFolder):
-        data.cache = "off"
-    data.prepare_data()
-    data.setup("fit")
-    if not data.test_images:
-        raise UserError("data: there are no test images to compare on; add test/ or test_fraction")
-    return data
 
 
 def _check_contenders(cells: Sequence[Cell], command_line: Callable[[list[str]], object]) -> None:
@@ -129,10 +115,11 @@ def _interruptible() -> Iterator[None]:
     Raises:
         SystemExit: With 130 for a ctrl-C, 143 for SIGTERM.
     """
-    codes = {"": 130}
+    code = 130
 
     def terminate(signum: int, frame: FrameType | None) -> None:
-        codes[""] = 143
+        nonlocal code
+        code = 143
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
@@ -140,7 +127,7 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         show("stopped; the same command goes on with what is missing")
-        sys.exit(codes[""])
+        sys.exit(code)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -14,6 +14,7 @@ from project.callbacks.predictions import TEST_PREDICTIONS
 from project.commands.compare.results import CURVES, Result
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell
+from project.data import ImageDataModule
 
 SCORES = ("accuracy", "precision", "recall", "f1")
 COSTS = (
@@ -27,34 +28,52 @@ COSTS = (
 )
 
 
-def results_of(runs: Runs, cells: Sequence[Cell], class_names: Sequence[str]) -> list[Result]:
+def results_of(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> list[Result]:
     """Return what each run left behind; where it failed, or saw other images, why.
 
     Args:
         runs: The runs.
         cells: What they are of.
-        class_names: Name of each class.
+        data: What all of them should have seen, set up.
     """
-    summaries = {cell: runs.summary(cell) for cell in cells}
-    standard: dict[tuple[str, str], tuple[str, str]] = {}  # who was first to see which images
+    splits = {"val": data.val_images, "test": data.test_images}
+    standard = {  # whose images those of each split must be
+        (split, ""): ("this comparison", images.identity())
+        for split, images in splits.items()
+        if images
+    }
     found = []
-    for cell, summary in summaries.items():
+    for cell in cells:
         result = Result(
             cell.contender, cell.size, cell.seed, _command(runs, cell), runs.run_dir(cell)
         )
+        if cell.after:
+            command = cell.after.command(f"--run_dir={runs.run_dir(cell.after)}")
+            result = replace(result, source=command)
+        summary = runs.summary(cell)
         if summary is None:
             found.append(replace(result, error=runs.error(cell)))
-            continue
-        result = _read(result, summary, runs, cell, class_names)
-        for split, images in summary["data"].items():
-            place = (split, cell.size if split == "train" else "")
-            first, sha256 = standard.setdefault(place, (cell.name, images["sha256"]))
-            if images["sha256"] != sha256:
-                name = {"train": "training", "val": "validation"}.get(split, split)
-                error = f"its {name} images are not those of {first}; its config splits otherwise"
-                result = replace(result, error=error)
-        found.append(result)
+        elif error := _other_images(cell, summary, standard):
+            found.append(replace(result, error=error))
+        else:
+            found.append(_read(result, summary, runs, cell, data.class_names))
     return found
+
+
+def _other_images(
+    cell: Cell, summary: Mapping[str, Any], standard: dict[tuple[str, str], tuple[str, str]]
+) -> str:
+    """Return why the images are not the same; the first run on a size sets those of training."""
+    for split, images in summary["data"].items():
+        place = (split, cell.size if split == "train" else "")
+        first, sha256 = standard.setdefault(place, (cell.name, images["sha256"]))
+        if images["sha256"] != sha256:
+            name = {"train": "training", "val": "validation"}.get(split, split)
+            return (
+                f"its {name} images are not those of {first}; its config splits otherwise, or the "
+                "data has changed"
+            )
+    return ""
 
 
 def _command(runs: Runs, cell: Cell) -> str:
@@ -74,7 +93,7 @@ def _read(
         "gap": trained - validated,
         "source_seconds": source["process_seconds"] if source else 0.0,
         "images_per_second": summary["train_images_per_second"],
-        "checkpoint_mb": Path(summary["best_checkpoint"]).stat().st_size / 1e6,
+        "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
     }
     places = {name: place for place, name in enumerate(class_names)}
     with (run_dir / TEST_PREDICTIONS).open() as file:
@@ -90,6 +109,11 @@ def _read(
         labels=labels,
         predictions=predictions,
     )
+
+
+def _megabytes(path: Path) -> float:
+    """Return the size of a file, nan if somebody has deleted it."""
+    return path.stat().st_size / 1e6 if path.is_file() else math.nan
 
 
 def _curves(path: Path) -> dict[str, list[float]]:

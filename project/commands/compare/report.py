@@ -26,7 +26,8 @@ WORDS = {  # above the tables and plots
     "reading the data, testing.",
     "differences": "By a t-test, paired by seed and test image; see the p beside each.",
     "curves": "Means over the seeds, on the largest training set, all on the same vertical axes. "
-    "What training has over validation is over-fitting.",
+    "What training has over validation is over-fitting; training images may be augmented, though, "
+    "and their accuracy is that of the weights along the way.",
     "confusion": "Percent of each label, all seeds together.",
     "mistakes": "Of the test images those that are wrong with most seeds: label → prediction.",
 }
@@ -133,7 +134,8 @@ def commands(results: Sequence[Result], folder: Path) -> dict[str, str]:
         about = f"# {images}, seed {result.seed}: {place(result.run_dir, folder)}"
         if result.config_sha256:
             about += f", config {result.config_sha256[:12]}"
-        found.setdefault(result.contender, []).append(f"{about}\n{result.command}")
+        first = [f"# its source, before all others\n{result.source}"] if result.source else []
+        found.setdefault(result.contender, first).append(f"{about}\n{result.command}")
     return {contender: "\n".join(lines) for contender, lines in found.items()}
 
 

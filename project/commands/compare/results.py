@@ -38,6 +38,7 @@ class Result:
         seed: Seed of the run.
         command: What to type to run it again, without the options that say where files go.
         run_dir: Its run directory.
+        source: What to type to train the backbone that it starts from; empty if it has none.
         config_sha256: SHA-256 of its ``config.yaml``.
         error: Why it failed; empty if it didn't.
         approach: Class of its model: ``TrainFromScratch``, ``FullTraining``, ``FineTuning``.
@@ -54,6 +55,7 @@ class Result:
     seed: int
     command: str
     run_dir: Path
+    source: str = ""
     config_sha256: str = ""
     error: str = ""
     approach: str = ""

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from project.callbacks.predictions import TEST_PREDICTIONS
 from project.callbacks.report import show
 from project.commands.compare.settings import Cell
 from project.commands.durations import duration
-from project.commands.processors import available_cores
+from project.commands.preparation import available_cores
 from project.errors import UserError
 
 CACHE = "cache"
@@ -55,10 +57,14 @@ class Runs:
         return self.folder / "runs" / cell.key
 
     def summary(self, cell: Cell) -> dict[str, Any] | None:
-        """Return what a finished run wrote down, null if it isn't finished."""
+        """Return what a finished run wrote down, null if it isn't finished.
+
+        The predictions are written before the summary says that there was a test.
+        """
         with suppress(OSError, ValueError):
             found: dict[str, Any] = json.loads((self.run_dir(cell) / "summary.json").read_text())
-            return found if "test/accuracy" in found else None
+            if "test/accuracy" in found and (self.run_dir(cell) / TEST_PREDICTIONS).is_file():
+                return found
         return None
 
     def error(self, cell: Cell) -> str:
@@ -109,6 +115,8 @@ class Runs:
         sources = list(dict.fromkeys(cell.after for cell in cells if cell.after))
         everything = [*sources, *cells]
         left = self.missing(everything)
+        for folder in (self.folder / "runs").glob(f"*/{CACHE}"):  # of runs that a kill outlived
+            shutil.rmtree(folder, ignore_errors=True)
         if done := len(everything) - len(left):
             show(f"{done} of {len(everything)} runs are there already")
         disable = not sys.stderr.isatty()
@@ -201,9 +209,9 @@ class Runs:
     def _stop(self) -> None:
         running = [process for process in self._processes if process.poll() is None]
         for process in running:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # with its ranks and workers
         for process in running:
             try:
                 process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,14 @@ OF_THE_COMPARISON = {  # option of fit: what sets it for all contenders alike
     "trainer.max_epochs": "epochs",
     "trainer.max_time": "max_time",
     "trainer.max_steps": "epochs",
+    "trainer.fast_dev_run": "epochs",
+    "trainer.overfit_batches": "train_fractions",
+    "trainer.limit_train_batches": "train_fractions",
+    "trainer.limit_val_batches": "data",
+    "trainer.limit_test_batches": "data",
     "trainer.callbacks.init_args.epochs": "epochs",
     "data": "data",
+    "data.class_path": "data",
     "data.root": "data",
     "data.val_fraction": "data",
     "data.test_fraction": "data",
@@ -111,6 +118,10 @@ class Settings:
         for name, value in {"seeds": self.seeds, "epochs": self.epochs, "jobs": self.jobs}.items():
             if not value or (isinstance(value, int) and value < 1):
                 raise UserError(f"{name}: {value} must be at least one")
+        if self.max_time and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
+            raise UserError(
+                f"max_time: {self.max_time!r} must be days:hours:minutes:seconds, as 00:00:05:00"
+            )
         if self.train_fractions and self.images_per_class:
             raise UserError("train_fractions and images_per_class: give one of them")
         for fraction in self.train_fractions or ():
@@ -154,6 +165,8 @@ def _check_files(key: str, config: str | list[str]) -> None:
 
 def _check_options(key: str, options: Mapping[str, Any]) -> None:
     for name in options:
+        if name.removeprefix("--") == "trainer":
+            raise UserError(f"{key}: give the options of the trainer one by one: trainer.precision")
         if owner := OF_THE_COMPARISON.get(
             name.removeprefix("--").replace("data.init_args", "data")
         ):
@@ -217,7 +230,7 @@ def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
         settings: The comparison.
         data: ``class_path`` and ``init_args`` of the data module, as they were given.
     """
-    shared = [*_budget(settings), *_data_options(data), *_as_options(settings.options)]
+    shared = [*_data_options(data), *_as_options(settings.options)]
     sources = {
         name: Cell(f"source {name}", ("fit", *_configs(source), *_as_options(source.options)))
         for name, source in settings.sources.items()
@@ -230,6 +243,7 @@ def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
                 *_configs(contender),
                 *shared,
                 *_as_options(contender.options),
+                *_budget(settings),
                 option,
                 f"--seed_everything={seed}",
             ),

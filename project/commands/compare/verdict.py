@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from statistics import linear_regression
+from statistics import linear_regression, mean
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from project.commands.compare.results import Data, Row, largest
 from project.commands.durations import duration
 
 SIGNIFICANT = 0.05
+STEEPEST = -0.5  # exponent of a learning curve that is believed
 LARGEST_TIE = 0.02  # what is further apart is no tie, however much the seeds differ
 FACTORS = ("data", "resources", "objective", "experience")
 
@@ -96,19 +97,25 @@ class Trend:
 
 
 def trend(rows: Sequence[Row]) -> Trend | None:
-    """Fit the errors of a contender; null for fewer than two sizes, or no errors at all.
+    """Fit the errors of a contender; null for fewer than two sizes.
 
     Hestness et al., 2017: the error falls about as a power of the size of the training set.
     """
     points = [
-        (math.log(row.images), math.log(1 - row.mean("accuracy")))
+        (math.log(row.images), math.log(max(1 - row.mean("accuracy"), least_error(row))))
         for row in rows
-        if row.results and row.mean("accuracy") < 1
+        if row.results
     ]
     if len({images for images, _ in points}) < 2:
         return None
-    slope, offset = linear_regression(*zip(*points))
+    slope = min(max(linear_regression(*zip(*points)).slope, STEEPEST), 0.0)
+    offset = mean(error - slope * images for images, error in points)
     return Trend(rows[0].contender, slope, offset)
+
+
+def least_error(row: Row) -> float:
+    """Return the error of a contender that made no mistake: half of one."""
+    return 0.5 / len(row.results[0].labels)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentError
 
 from project.approaches import ImageClassifier
 from project.data import ImageDataModule
 from project.errors import UserError
-from project.parsing import ProjectParser, link_data_and_model
+from project.parsing import ProjectParser, explain, link_data_and_model
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SIZES = (28, 64)  # smallest and largest height of the images that a network from scratch gets
 LARGE = 2000  # training images from which a step takes LARGE_BATCH of them, where it took fewer
 LARGE_BATCH = 64
+LEAST_STEPS = 1000  # with fewer, an average of the weights is still full of the random ones
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ def config_of(candidate: Candidate, task: Task) -> dict[str, Any]:
     config["trainer"]["max_epochs"] = task.epochs
     if not task.bfloat16:
         config["trainer"].pop("precision", None)
+    steps = task.epochs * task.images / config["data"]["init_args"]["batch_size"]
+    if not candidate.preset and steps < LEAST_STEPS:
+        config["trainer"].pop("callbacks", None)
     if candidate.preset:
         config["trainer"]["callbacks"][0]["init_args"]["preset"] = candidate.preset
     if candidate.pretrained:
@@ -144,8 +149,8 @@ def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
     try:
         parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))
         objects = parser.instantiate(parsed)
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
-        raise UserError(str(error)) from error
+    except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(explain(str(error))) from error
     return objects.model, objects.data
 
 

@@ -3,16 +3,18 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from project.approaches.pretrained import is_checkpoint
+from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
 from project.callbacks.record import versions
 from project.callbacks.report import print_table, show
 from project.commands.durations import duration, seconds_of
+from project.commands.preparation import find_images
 from project.commands.recommend.candidates import (
     CANDIDATES,
     Candidate,
@@ -22,7 +24,6 @@ from project.commands.recommend.candidates import (
     write_config,
 )
 from project.commands.recommend.evidence import (
-    Curve,
     cross_validate,
     features_of,
     from_scratch,
@@ -44,6 +45,7 @@ from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction, try_out
 from project.data import ImageDataModule, ImageFolder
 from project.errors import UserError
+from project.networks.backbone import TIMM
 from project.parsing import ProjectParser
 
 Config = dict[str, Any]
@@ -106,7 +108,8 @@ def recommend(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments, defaults=False)
     objects = parser.instantiate(config)
     request = Request(**{field.name: objects[field.name] for field in fields(Request)})
-    found = _scan(objects.data)
+    weights = _why_no_weights(request)
+    found = scan(find_images(objects.data))
     machine = find_machine()
     show_facts(found, machine)
     task = Task(
@@ -119,7 +122,8 @@ def recommend(arguments: Sequence[str]) -> None:
         bfloat16=machine.bfloat16,
     )
     configs = {one.name: config_of(one, task) for one in CANDIDATES}
-    measured = measure(request, found, machine, configs)
+    small = config_of(CANDIDATES[0], replace(task, images=request.sample))
+    measured = measure(request, weights, found, machine, configs, small)
     rules = rules_of(measured)
     decision = decide(rules, measured)
     show_decision(decision, rules, measured, config.explain)
@@ -143,6 +147,20 @@ def _folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
     return words
 
 
+def _why_no_weights(request: Request) -> str:
+    """Return why the backbone can't be pretrained; empty if it may be.
+
+    Raises:
+        UserError: If there is no such backbone.
+    """
+    if request.backbone.startswith(TIMM) and find_spec("timm") is None:
+        return f"{request.backbone} needs timm: pip install timm"
+    pretrained_input_spec(request.backbone, None)
+    if request.weights is None and not is_checkpoint(request.backbone):
+        return "with weights: null the backbone would be random"
+    return ""
+
+
 def _parser() -> ProjectParser:
     parser = ProjectParser(
         prog="python -m project recommend",
@@ -156,38 +174,41 @@ def _parser() -> ProjectParser:
     return parser
 
 
-def _scan(data: ImageDataModule) -> Scan:
-    if isinstance(data, ImageFolder):
-        data.cache = "off"
-    data.prepare_data()
-    data.setup("fit")
-    if not data.test_images:
-        raise UserError("data: there are no test images to judge by; add test/ or test_fraction")
-    return scan(data)
-
-
 def measure(
-    request: Request, found: Scan, machine: Machine, configs: Mapping[str, Config]
+    request: Request,
+    weights: str,
+    found: Scan,
+    machine: Machine,
+    configs: Mapping[str, Config],
+    small: Config,
 ) -> Measured:
     """Measure what the rules need.
 
     Args:
         request: What is asked.
+        weights: Why pretrained weights can't be had; empty if that isn't known yet.
         found: Facts about the data.
         machine: What there is to compute with.
         configs: Config of each candidate.
+        small: That of the network from scratch, for as few images as the sample has.
     """
-    weights, curve, distance = "", None, None
-    if request.weights is None and not is_checkpoint(request.backbone):
-        weights = "weights: null would be a random backbone"
-    else:
+    curve, distance, scratch = None, None, None
+    if not weights:
         show(f"features of {request.backbone} …")
         try:
-            curve, distance = _pretrained(configs["probe"], request.sample)
+            model, data = _built(configs["probe"])
+            images = sample(data, request.sample)
+            features, distance = features_of(model, data, images)
         except UserError as error:
             weights = str(error)
-    show("a small network on the same images …")
-    scratch = _scratch(configs["scratch"], request.sample)
+    try:
+        if not weights:
+            curve = cross_validate(probe(features, images.labels, data.num_classes), images.labels)
+        show("a small network on the same images …")
+        images = sample(_built(small)[1], request.sample)
+        scratch = cross_validate(from_scratch(small, images), images.labels)
+    except UserError as error:
+        show(f"learning curves not measured: {error}")
     predictions: dict[str, Prediction | str] = {}
     out = unfit(found, weights)
     for one in CANDIDATES:
@@ -212,19 +233,6 @@ def measure(
     )
 
 
-def _pretrained(config: Config, count: int) -> tuple[Curve, float | None]:
-    model, data = _built(config)
-    images = sample(data, count)
-    features, distance = features_of(model, data, images)
-    learner = probe(features, images.labels, data.num_classes)
-    return cross_validate(learner, images.labels), distance
-
-
-def _scratch(config: Config, count: int) -> Curve:
-    images = sample(_built(config)[1], count)
-    return cross_validate(from_scratch(config, images), images.labels)
-
-
 def _built(config: Config) -> tuple[Any, ImageDataModule]:
     model, data = build(config)
     if isinstance(data, ImageFolder):
@@ -242,8 +250,8 @@ def show_facts(found: Scan, machine: Machine) -> None:
         "balance": f"{found.smallest:,} to {largest:,} training images a class",
         "sizes": f"{found.sizes[0]} to {found.sizes[1]} pixels a side; {found.opened:,} opened, "
         "none broken",
-        "duplicates": f"{found.duplicates} of {found.compared:,} test images look like one in "
-        "training",
+        "duplicates": f"{found.duplicates} of {found.compared[0]:,} test images look like one of "
+        f"{found.compared[1]:,} in training",
         "machine": str(machine),
         "weights": ", ".join(weights_at_hand()) or "none downloaded yet",
     }

@@ -1,6 +1,5 @@
 """How far a sample of the images carries: features of a pretrained backbone, and learning alone."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.approaches import ImageClassifier
+from project.commands.compare.verdict import STEEPEST
 from project.commands.recommend.candidates import build
 from project.data import ImageDataModule
 from project.data.base import first_per_class
 from project.data.batches import Images, TensorImages
+from project.errors import UserError
 from project.networks.groups import norm_layers
 
 FOLDS = 3
-PENALTY = 1.0  # of the probe: the prior's variance of each weight, for standardised features
+LEAST = 4  # training images of a class, so that two are left of half of those outside of a fold
+PENALTY = 0.01  # weight decay of the probe, for one standardised feature and one image
 MOST = 100.0  # squared distance of a channel, lest one that is nearly constant counts alone
-STEEPEST, FLATTEST = -0.5, 0.0  # exponents of a learning curve that are believed
 
 Learner = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,16 +49,10 @@ class Curve:
 
         The error falls about as a power of the number of images (Hestness et al., 2017).
         """
-        low, high = (max(1 - accuracy, 1e-3) for accuracy in self.accuracies)
+        low, high = (max(1 - accuracy, 0.5 / len(self.correct)) for accuracy in self.accuracies)
         slope = math.log(high / low) / math.log(self.sizes[1] / self.sizes[0])
-        error: float = high * (images / self.sizes[1]) ** min(max(slope, STEEPEST), FLATTEST)
+        error: float = high * (images / self.sizes[1]) ** min(max(slope, STEEPEST), 0.0)
         return 1 - error
-
-    @property
-    def error(self) -> float:
-        """Standard error of the accuracy, as that of a share of the images."""
-        share = self.accuracies[1]
-        return math.sqrt(share * (1 - share) / len(self.correct))
 
 
 def gap(one: Curve, other: Curve) -> tuple[float, float]:
@@ -73,7 +68,12 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
         learn: Trains on the images of the first indices and returns the predicted classes of the
             second ones, int64.
         labels: int64 ``[N]``.
+
+    Raises:
+        UserError: If a class has too few images for that.
     """
+    if torch.bincount(labels)[labels].min() < LEAST:
+        raise UserError(f"a class has fewer than {LEAST} training images to learn and test with")
     fold = folds(labels)
     predictions = torch.empty(2, len(labels), dtype=torch.int64)
     counts = []
@@ -91,19 +91,18 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
 
 def folds(labels: Tensor) -> Tensor:
     """Return the fold of each image, int64 ``[N]``; each has the same share of every class."""
-    fold = torch.empty_like(labels)
     generator = torch.Generator().manual_seed(0)
-    for label in torch.unique(labels):
-        members = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)
-        fold[members[order]] = torch.arange(len(members)) % FOLDS
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    fold = torch.empty_like(labels)
+    fold[by_class] = torch.arange(len(labels)) % FOLDS
     return fold
 
 
 def sample(data: ImageDataModule, count: int) -> TensorImages:
     """Return about so many training images, as many of each class as there are, decoded."""
     assert data.train_images is not None
-    each = -(-count // data.num_classes)
+    each = max(-(-count // data.num_classes), LEAST)
     chosen = first_per_class(data.train_images.labels, each, share=1.0, seed=data.split_seed)
     batch = data.train_images[chosen]
     return TensorImages(batch.images, batch.labels)
@@ -187,10 +186,11 @@ def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
         inputs, targets = (features[train] - center) / scale, labels[train]
         layer = nn.Linear(features.shape[1], classes)
         nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
         optimizer = torch.optim.LBFGS(
-            layer.parameters(), max_iter=100, line_search_fn="strong_wolfe"
+            layer.parameters(), max_iter=100, history_size=10, line_search_fn="strong_wolfe"
         )
-        penalty = features.shape[1] / (2 * PENALTY * len(train)) / 100
+        penalty = PENALTY / 2 * features.shape[1] / len(train)
 
         def closure() -> Tensor:
             optimizer.zero_grad()
@@ -218,7 +218,6 @@ def from_scratch(config: Mapping[str, Any], images: TensorImages) -> Learner:
     def learn(train: Tensor, held_out: Tensor) -> Tensor:
         L.seed_everything(0, verbose=False)
         model, data = build(config)
-        data = copy.copy(data)
         data.train_images, data.val_images = images.subset(train), None
         trainer = L.Trainer(
             max_epochs=config["trainer"]["max_epochs"],
@@ -231,7 +230,7 @@ def from_scratch(config: Mapping[str, Any], images: TensorImages) -> Learner:
             use_distributed_sampler=False,
         )
         trainer.fit(model, datamodule=data)
-        return predict(model, data, images.subset(held_out))
+        return predict(model.cpu(), data, images.subset(held_out))
 
     return learn
 

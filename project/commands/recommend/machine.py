@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from project.callbacks.record import bfloat16_speedup
-from project.commands.processors import available_cores
+from project.commands.preparation import available_cores
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Machine:
         cores: Processors that this process may use.
         memory_mb: Memory in 10^6 bytes that is free: of the first GPU if there is one.
         devices: GPUs by name.
-        bfloat16: Whether convolutions are faster in bfloat16, as measured on a CPU.
+        bfloat16: Whether convolutions are faster in bfloat16, measured on a CPU.
     """
 
     cores: int
@@ -37,7 +37,10 @@ def find_machine() -> Machine:
     """Return what this process can use."""
     devices = tuple(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
     free = torch.cuda.mem_get_info(0)[0] if devices else _free_memory()
-    faster = bool(devices) or bfloat16_speedup() > 1
+    if devices:
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        faster = bfloat16_speedup() > 1
     return Machine(available_cores(), free / 1e6, devices, faster)
 
 

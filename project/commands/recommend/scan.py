@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -20,7 +20,7 @@ MOST_FILES = 4000  # of a folder that are opened; of more, as many from all over
 THUMBNAIL = 16  # pixels
 DUPLICATE = 0.995  # correlation of thumbnails from which two images are taken for the same
 SHOWN = 5  # broken files that are named
-CHUNK = 2000
+CHUNK = 256
 NOTHING = torch.zeros(0, 1, THUMBNAIL, THUMBNAIL)
 
 
@@ -36,7 +36,8 @@ class Scan:
         sizes: Shortest and longest side of the images, in pixels.
         opened: How many images were looked at, of all splits.
         duplicates: Test images that have the same picture in training.
-        compared: Test images for which that was looked up.
+        compared: Test images for which that was looked up, and training images that they were
+            compared with.
     """
 
     class_names: Sequence[str]
@@ -46,7 +47,7 @@ class Scan:
     sizes: tuple[int, int]
     opened: int
     duplicates: int
-    compared: int
+    compared: tuple[int, int]
 
     @property
     def images(self) -> int:
@@ -85,7 +86,7 @@ def scan(data: ImageDataModule) -> Scan:
         sizes=(min(sides), max(sides)),
         opened=opened,
         duplicates=count_duplicates(looks["train"].thumbnails, test),
-        compared=len(test),
+        compared=(len(test), len(looks["train"].thumbnails)),
     )
 
 
@@ -121,13 +122,11 @@ def _look(images: Images, total: int) -> _Look:
 def _look_at_file(path: Path) -> tuple[Tensor, tuple[int, int]] | str:
     """Return thumbnail and size, or why the file can't be read."""
     try:
+        pixels = functional.pil_to_tensor(open_image(path, "L", at_least=2 * THUMBNAIL))
         with Image.open(path) as file:
             size = file.size
-        pixels = functional.pil_to_tensor(open_image(path, "L", at_least=2 * THUMBNAIL))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return str(error)
-    except (OSError, UnidentifiedImageError):
-        return f"{path}: broken image: not an image"
     return _thumbnails(pixels[None])[0], size
 
 

@@ -24,7 +24,7 @@ from project.data import Batch, ImageDataModule
 from project.data.decode import FolderImages, in_memory
 from project.errors import UserError
 
-STEPS = 7  # of each phase
+STEPS = 5  # of each phase
 WARM_UP = 2  # steps of each phase that don't count: kernels are chosen in them
 EVAL_BATCHES = 3  # the first of which doesn't count
 TIMEOUT = 300  # seconds
@@ -42,9 +42,8 @@ class Trial(L.Callback):
         self.output = output
         self.found: dict[str, Any] = {}
         self._ends: list[list[float]] = []  # of the steps of each epoch
-        self._evaluations: list[tuple[float, int]] = []
+        self._evaluated: list[tuple[float, int]] = []  # when it was over, and images
         self._epoch_starts: list[float] = []
-        self._start = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Decode a few batches of each split, from all over it, and leave out the rest."""
@@ -69,7 +68,8 @@ class Trial(L.Callback):
                 decoded += files.num_bytes
             setattr(data, f"{split}_images", part)
             self.found[f"{split}_cut"] = len(chosen)
-        self.found["batch_size"] = data.batch_size
+        self.found["batch_size"] = data.batch_size * trainer.world_size
+        self.found["memory_gb"] = getattr(data, "memory_gb", 0.0)
         self.found["image_bytes"] = math.prod(data.image_shape) if decoded else 0
         self.found["decode"] = seconds * self.found["image_bytes"] / max(decoded, 1)
 
@@ -96,18 +96,10 @@ class Trial(L.Callback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._ends[-1].append(time.perf_counter())
-        self.found["feature_bytes"] = batch.images[0].nbytes if batch.depth else 0
 
-    def on_test_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Start the clock of a batch that is evaluated."""
-        self._start = time.perf_counter()
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the time."""
+        self._evaluated.append((time.perf_counter(), 0))
 
     def on_test_batch_end(
         self,
@@ -118,10 +110,10 @@ class Trial(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop it."""
+        """Note when a batch has been evaluated."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._evaluations.append((time.perf_counter() - self._start, len(batch.labels)))
+        self._evaluated.append((time.perf_counter(), len(batch.labels) * trainer.world_size))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the times: per step of each epoch, per image, and between two epochs."""
@@ -129,11 +121,13 @@ class Trial(L.Callback):
             median(later - earlier for earlier, later in zip(ends[WARM_UP - 1 :], ends[WARM_UP:]))
             for ends in self._ends
         ]
-        timed = self._evaluations[1:] or self._evaluations
-        per_image = sum(seconds for seconds, _ in timed) / sum(images for _, images in timed)
+        timed = self._evaluated[1:] if len(self._evaluated) > 2 else self._evaluated
+        seconds = timed[-1][0] - timed[0][0]
+        per_image = seconds / sum(images for _, images in timed[1:])
         between = [start - ends[-1] for ends, start in zip(self._ends, self._epoch_starts[1:])]
         self.found |= {"steps": steps, "per_image": per_image, "between": min(between)}
-        Path(self.output).write_text(json.dumps(self.found))
+        if trainer.global_rank == 0:
+            Path(self.output).write_text(json.dumps(self.found))
 
 
 @dataclass(frozen=True)
@@ -162,7 +156,7 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
     """
     with tempfile.TemporaryDirectory() as folder:
         found = _run(config, Path(folder))
-    return predict(found, phases_of(config))
+    return predict(found, phases_of(config), config["data"]["init_args"].get("steps_per_epoch"))
 
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
@@ -207,12 +201,15 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return found | {name: summary[name] for name in ("process_seconds", "peak_memory_mb")}
 
 
-def predict(found: Mapping[str, Any], phases: Sequence[tuple[int, bool]]) -> Prediction:
+def predict(
+    found: Mapping[str, Any], phases: Sequence[tuple[int, bool]], steps_per_epoch: int | None = None
+) -> Prediction:
     """Return what a run takes, from what a trial of it took.
 
     Args:
         found: What :class:`Trial` wrote, with ``process_seconds`` and ``peak_memory_mb``.
         phases: As from :func:`phases_of`.
+        steps_per_epoch: Steps of an epoch; null goes through the images once.
     """
     one = len(phases) == 1  # of which the trial had two epochs
     steps = found["steps"][-1:] if one else found["steps"]
@@ -223,14 +220,15 @@ def predict(found: Mapping[str, Any], phases: Sequence[tuple[int, bool]]) -> Pre
     if not phases[0][1]:
         between = max(between - cut["val"] * found["per_image"], 0.0)
     found = {**found, "between": between}
-    fixed = found["process_seconds"] - _parts(found, cut, STEPS, tried, steps)
+    decoding = found["decode"]
+    fixed = found["process_seconds"] - decoding * sum(cut.values())
+    fixed -= _parts(found, cut, STEPS, tried, steps)
     images = sum(whole.values())
-    cached = found["feature_bytes"] * (whole["train"] + whole["val"])
+    length = steps_per_epoch or math.ceil(whole["train"] / found["batch_size"])
+    resident = min(found["image_bytes"] * images, found["memory_gb"] * 1e9)
     return Prediction(
-        seconds=max(fixed, 0.0)
-        + found["decode"] * images
-        + _parts(found, whole, math.ceil(whole["train"] / found["batch_size"]), phases, steps),
-        memory_mb=found["peak_memory_mb"] + (cached + found["image_bytes"] * images) / 1e6,
+        seconds=max(fixed, 0.0) + decoding * images + _parts(found, whole, length, phases, steps),
+        memory_mb=found["peak_memory_mb"] + (0 if torch.cuda.is_available() else resident / 1e6),
         images_per_second=found["batch_size"] / max(steps),
     )
 

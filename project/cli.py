@@ -376,8 +376,9 @@ def main(args: ArgsType = None) -> None:
     except (UserError, MisconfigurationException, PermissionError) as error:
         if os.environ.get("PROJECT_TRACEBACK"):
             raise
-        denied = isinstance(error, PermissionError)
-        message = f"{error.filename}: {error.strerror}" if denied else str(error)
+        message = str(error)
+        if isinstance(error, PermissionError):
+            message = f"{error.filename}: {error.strerror}"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except SIGTERMException:

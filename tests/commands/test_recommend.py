@@ -109,8 +109,11 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
     assert "scratch, if the aim is research on an architecture (task)" in decision.changes
     unknown = replace(found, weights="no network", probe=None, distance=None)
     decision = decide(rules_of(unknown), unknown)
-    assert decision.confidence == "medium"
-    assert decision.reasons == ["not all of the data rules could be measured: no network"]
+    assert decision.confidence == "low"
+    assert decision.reasons == [
+        "not all of the data rules could be measured: no network",
+        "with weights the answer may be another one: --weights FILE",
+    ]
 
 
 def test_an_aim_that_cannot_be_met_is_a_doubt() -> None:
@@ -298,8 +301,8 @@ def test_recommend_without_network_and_weights(
     monkeypatch.setattr(command, "try_out", lambda config: FAST)
     main(["recommend", "--data=MNIST", f"--data.root={mnist}", "--epochs=2", "--sample=60"])
     out = capfd.readouterr().out
-    assert "weights of timm/tf_efficientnet_lite0 could not be had" in out
-    assert "Confidence: low" in out or "Confidence: medium" in out
+    assert "weights of timm/tf_efficientnet_lite0 could not be had (no network)" in out
+    assert "give a file: --weights FILE" in out and "Confidence: low" in out
     assert Path("configs/recommended.yaml").is_file()
 
 

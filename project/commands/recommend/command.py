@@ -200,7 +200,8 @@ def measure(
             images = sample(data, request.sample)
             features, distance = features_of(model, data, images)
         except UserError as error:
-            weights = str(error)
+            show(str(error).replace("--model.weights", "--weights"))
+            weights = f"the weights of {request.backbone} could not be had"
     try:
         if not weights:
             curve = cross_validate(probe(features, images.labels, data.num_classes), images.labels)

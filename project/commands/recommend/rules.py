@@ -313,6 +313,8 @@ def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]
             "the backbone has no batch norm" if measured.probe else "a class has too few images"
         )
         doubts.append(f"not all of the data rules could be measured: {reason}")
+        if measured.weights:
+            doubts.append("with weights the answer may be another one: --weights FILE")
     doubts += [
         f"{name} is out, although {rule.condition}"
         for rule in rules

@@ -258,7 +258,7 @@ def test_crossings_are_marked_and_named() -> None:
     axes = accuracy_over_images(rows, crossings(rows), looks_of(["few", "many"])).axes[0]
     (letter,) = axes.texts
     assert (letter.get_text(), letter.xy) == ("A", pytest.approx((200, 0.85)))
-    assert "A  many overtakes few at about 200, within the noise" in axes.get_xlabel()
+    assert "A  many overtakes few at about 200 (noise)" in axes.get_xlabel()
     assert axes.get_xscale() == "log"
     assert list(axes.get_xticks()) == [400, 100]
 

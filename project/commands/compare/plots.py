@@ -147,7 +147,7 @@ def accuracy_over_images(
         axes.annotate(letter, place, (0, 9), textcoords="offset points", **style)
         notes.append(
             f"{letter}  {short(crossing.after)} overtakes {short(crossing.before)} at about "
-            f"{crossing.images:,.0f}" + ("" if crossing.clear else ", within the noise")
+            f"{crossing.images:,.0f}" + ("" if crossing.clear else " (noise)")
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(_apart({row.images for row in rows})))

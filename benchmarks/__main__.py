@@ -34,8 +34,7 @@ from benchmarks.rounds import (
 from benchmarks.scaling import scaling_section
 from benchmarks.startup import startup_section
 from project import __version__
-from project.callbacks.record import cpu_has_bfloat16
-from project.commands.preparation import available_cores
+from project.environment import available_cores
 
 OTHERS = {"startup": startup_section, "scaling": scaling_section}
 OTHERS_NEED = {"startup": "folder", "scaling": "mnist"}
@@ -86,6 +85,12 @@ def cpu() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether the CPU has instructions for bfloat16; it would emulate them at great cost."""
+    query = getattr(torch.cpu, "get_capabilities", None)  # older releases of torch can't tell
+    return query is None or any(value for name, value in query().items() if "bf16" in name)
 
 
 def machine(place: Place) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.utils.data import DataLoader
 
 from project.approaches import FineTuning, Scheduler
-from project.callbacks import FineTuningSchedule, Phase
+from project.finetuning import FineTuningSchedule, Phase
 from project.networks import Network
 
 Rates = dict[str, float]

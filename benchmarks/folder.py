@@ -37,10 +37,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from tqdm import tqdm
 
-from project.callbacks.record import device_name, versions
-from project.callbacks.report import print_table
+from project.console import print_table
 from project.data import ImageFolder
 from project.data.batches import BatchLoader, BatchSampler
+from project.environment import device_name, versions
 
 SIZE, BATCH_SIZE, EPOCHS, CLASSES = 128, 64, 2, 10
 WAYS = {  # name: option cache, worker processes

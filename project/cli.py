@@ -28,7 +28,6 @@ from project.approaches import ImageClassifier
 from project.callbacks import (
     BestAndLast,
     Figures,
-    FineTuningSchedule,
     PredictionWriter,
     ResourceMonitor,
     RunRecord,
@@ -40,6 +39,7 @@ from project.checkpoints import find_checkpoint, load_checkpoint
 from project.commands.plan import PlanningTrainer, prepare_plan
 from project.data import ImageDataModule
 from project.errors import UserError
+from project.finetuning import FineTuningSchedule
 from project.parsing import (
     FROM_DATA,
     ProjectParser,

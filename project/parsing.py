@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
-from project.callbacks.phases import preset_phases
 from project.data import ImageDataModule
+from project.finetuning.phases import preset_phases
 from project.networks import Network
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")

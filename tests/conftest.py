@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from project.cli import main
-from tests.callbacks.schedules import SCHEDULE
+from tests.finetuning.schedules import SCHEDULE
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -60,7 +60,7 @@ def test_two_ranks_whiten_alike(tmp_path: Path) -> None:
         *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.devices=2"),
         *("--trainer.strategy=ddp", "--trainer.logger=false", "--data.limit_per_class=10"),
         *("--model=FullTraining", "--model.network=Airbench", "--model.network.widths=[4,8]"),
-        *("--trainer.callbacks=tests.callbacks.schedules.RankDifference",),
+        *("--trainer.callbacks=tests.finetuning.schedules.RankDifference",),
     ]
     train(tmp_path / "run", *args)
     assert (tmp_path / "run" / "differences.txt").read_text() == "0.0\n0.0\n"

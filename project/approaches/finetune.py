@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -11,10 +11,10 @@ from project.approaches.base import ImageClassifier
 from project.approaches.pretrained import is_checkpoint, load_network
 from project.errors import UserError
 from project.networks import LibraryNetwork, Network, dense_head
-from project.networks.groups import evaluate_frozen, group_of_parameters, matching, norm_layers
+from project.networks.freezing import Norm, evaluate_frozen, norm_layers, train_only
+from project.networks.groups import group_of_parameters, matching
 
 Train = int | str | list[str]
-Norm = Literal["eval", "train", "affine_only"]
 
 
 class FineTuning(ImageClassifier):
@@ -191,10 +191,7 @@ class FineTuning(ImageClassifier):
                 normalise with the statistics they have, and don't change them.
         """
         self._norm = norm
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in names)
-            if name not in names:
-                parameter.grad = None  # or the optimizer would go on moving it
+        train_only(self.network, names)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "FineTuning":

@@ -2,8 +2,6 @@
 
 from project.callbacks.checkpoint import BestAndLast
 from project.callbacks.figures import Figures
-from project.callbacks.finetuning import FineTuningSchedule
-from project.callbacks.phases import Phase, Plateau
 from project.callbacks.predictions import PredictionWriter, TestPredictions
 from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
@@ -12,9 +10,6 @@ from project.callbacks.resources import ResourceMonitor
 __all__ = [
     "BestAndLast",
     "Figures",
-    "FineTuningSchedule",
-    "Phase",
-    "Plateau",
     "PredictionWriter",
     "ResourceMonitor",
     "RunRecord",

@@ -1,20 +1,15 @@
 """Writes down what a run is made of, beside the run and in every logger."""
 
-import platform
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
-from torch.nn import functional
 
-from project import __version__
 from project.approaches import ImageClassifier
+from project.environment import git_commit, versions
 
 
 class RunRecord(L.Callback):
@@ -57,63 +52,3 @@ def parameters(pl_module: L.LightningModule) -> dict[str, int]:
     assert isinstance(pl_module, ImageClassifier)
     total = sum(parameter.numel() for parameter in pl_module.parameters())
     return {"total": total, "trained": pl_module.num_trained()}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    packages = ("torch", "torchvision", "lightning", "torchmetrics")
-    return {
-        "project": __version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16, which are emulated at great cost if not."""
-    query = getattr(torch.cpu, "get_capabilities", None)  # older releases of torch can't tell
-    return query is None or any(value for name, value in query().items() if "bf16" in name)
-
-
-def bfloat16_speedup() -> float:
-    """Return how many times as fast as in float32 this CPU convolves in bfloat16.
-
-    Having the instructions is not enough: a processor may have them at half the rate.
-    """
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        images, weight = (
-            torch.zeros(8, 64, 28, 28, dtype=dtype),
-            torch.zeros(64, 64, 3, 3).to(dtype),
-        )
-        images = images.contiguous(memory_format=torch.channels_last)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            functional.conv2d(images, weight, padding=1)
-            times.append(time.perf_counter() - start)
-        seconds.append(min(times))
-    return seconds[0] / seconds[1]
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a result was computed on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
-
-
-def git_commit() -> str | None:
-    """Return the commit of the code, with ``-dirty`` if files differ; null outside of git."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip()

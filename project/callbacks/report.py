@@ -2,24 +2,23 @@
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from project import STARTED
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import BestAndLast, best_and_last
-from project.callbacks.cost import gflop_per_image
-from project.callbacks.record import bfloat16_speedup, device_name, parameters, versions
-from project.callbacks.resources import ResourceMonitor, peak_memory_mb
+from project.callbacks.record import parameters
+from project.callbacks.resources import ResourceMonitor
+from project.console import print_table, show
 from project.data import ImageDataModule
+from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
+from project.networks.flops import gflop_per_image
 
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
@@ -120,6 +119,7 @@ class RunReport(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write down what the training cost and what its best epoch reached."""
         assert isinstance(pl_module, ImageClassifier)
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
         count = parameters(pl_module)
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
@@ -133,7 +133,7 @@ class RunReport(L.Callback):
             "peak_memory_mb": peak_memory_mb(pl_module.device),
             "parameters_total": count["total"],
             "parameters_trained": count["trained"],
-            "gflop_per_image": gflop_per_image(pl_module),
+            "gflop_per_image": gflop_per_image(pl_module.network, data.image_shape),
         }
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
@@ -212,13 +212,3 @@ class RunReport(L.Callback):
 
 def _metrics(trainer: L.Trainer) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
-
-
-def show(text: str) -> None:
-    """Print above the progress bar, if there is one."""
-    tqdm.write(text)
-
-
-def print_table(table: Table) -> None:
-    """Print a table as wide as it is where nobody looks through a terminal."""
-    Console(width=None if sys.stdout.isatty() else 140).print(table)

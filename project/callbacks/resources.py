@@ -1,15 +1,13 @@
 """What a training costs: time, throughput and memory."""
 
-import resource
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
 from project.data import Batch
+from project.environment import peak_memory_mb
 
 
 class ResourceMonitor(L.Callback):
@@ -91,15 +89,3 @@ class ResourceMonitor(L.Callback):
     def images_per_second(self) -> float:
         """Throughput of the training, over all epochs and ranks."""
         return self.images / sum(self.epoch_seconds) if self.epoch_seconds else 0.0
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in 10^6 bytes: of the GPU if that is used, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss counts what a large parent had when it started this process
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -7,12 +7,12 @@ import lightning as L
 from jsonargparse import Namespace
 
 from project.approaches import FineTuning
-from project.callbacks import FineTuningSchedule, Phase
-from project.callbacks.preview import PhasePreview, preview, tables
-from project.callbacks.report import print_table, show
-from project.callbacks.requirements import check_length, steps_per_epoch
+from project.console import print_table, show
 from project.data import ImageDataModule
 from project.errors import UserError
+from project.finetuning import FineTuningSchedule, Phase
+from project.finetuning.preview import PhasePreview, preview, tables
+from project.finetuning.requirements import check_length, steps_per_epoch
 
 
 class PlanningTrainer(L.Trainer):

@@ -1,7 +1,4 @@
-"""What commands do before anything is trained: find the images, count the processors."""
-
-import os
-import sys
+"""What commands do before anything is trained."""
 
 from project.data import ImageDataModule, ImageFolder
 from project.errors import UserError
@@ -20,8 +17,3 @@ def find_images(data: ImageDataModule) -> ImageDataModule:
     if not data.test_images:
         raise UserError("data: there are no test images to judge by; add test/ or test_fraction")
     return data
-
-
-def available_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Layer groups: cutting a backbone into stages, choosing parameters by name, freezing them."""
+"""Layer groups: cutting a backbone into stages, and choosing parameters by name."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 
 from project.errors import UserError
@@ -137,32 +136,3 @@ def matching(names: Iterable[str], pattern: str) -> set[str]:
         for name in names
         if len(parts := name.split(".")) >= len(wanted) and all(map(fnmatchcase, parts, wanted))
     }
-
-
-def norm_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that keep statistics of what they saw in training, by name."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, _NormBase) and module.running_mean is not None
-    }
-
-
-def evaluate_frozen(network: nn.Module) -> None:
-    """Put what is frozen into evaluation mode: norm statistics, dropout, stochastic depth.
-
-    A module without parameters goes with the smallest module around it that is frozen, or trained,
-    as a whole, else with the layer before it.
-    """
-    frozen = [not parameter.requires_grad for parameter in network.parameters()]
-    if all(frozen):
-        network.eval()
-    elif any(frozen):
-        before = frozen[0]
-        for child in network.children():
-            own = [not parameter.requires_grad for parameter in child.parameters()]
-            if own:
-                evaluate_frozen(child)
-                before = own[-1]
-            elif before:
-                child.eval()

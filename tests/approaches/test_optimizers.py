@@ -9,8 +9,8 @@ import torch
 from torch.optim import SGD, Adam, Optimizer
 
 from project.approaches.optimizers import align_state, build_optimizer
-from tests.callbacks.schedules import phases
 from tests.conftest import Run
+from tests.finetuning.schedules import phases
 
 CNN = ("fit", "--model=TrainFromScratch", "--model.network=CNN", "--data=Digits")
 SMALL = (

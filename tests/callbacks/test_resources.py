@@ -9,7 +9,7 @@ from tests.conftest import CONFIGS
 
 PEAK = """
 import torch
-from project.callbacks.resources import peak_memory_mb
+from project.environment import peak_memory_mb
 print(peak_memory_mb(torch.device("cpu")))
 """
 

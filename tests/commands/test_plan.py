@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from project.cli import main
-from tests.callbacks.schedules import RECORD, States, phases
 from tests.conftest import CONFIGS, Run
+from tests.finetuning.schedules import RECORD, States, phases
 
 SCHEDULE = "--trainer.callbacks=FineTuningSchedule"
 PRESET = "--trainer.callbacks.init_args.preset"

@@ -8,8 +8,8 @@ import torch
 
 from project.approaches import FineTuning, FullTraining
 from project.networks import Airbench
-from tests.callbacks.schedules import last
 from tests.conftest import Run
+from tests.finetuning.schedules import last
 
 WHITEN = "network.backbone.whiten.0.weight"
 WHITEN_BIAS = "network.backbone.whiten.0.bias"

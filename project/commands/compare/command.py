@@ -16,8 +16,6 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from project.callbacks.record import device_name, git_commit, versions
-from project.callbacks.report import show
 from project.commands.compare.read import results_of
 from project.commands.compare.report import Comparison, write_report
 from project.commands.compare.results import Data, rows_of
@@ -25,7 +23,9 @@ from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings, cells_of
 from project.commands.compare.verdict import verdict
 from project.commands.preparation import find_images
+from project.console import show
 from project.data import ImageDataModule
+from project.environment import device_name, git_commit, versions
 from project.errors import UserError
 from project.parsing import ProjectParser
 

@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from project.callbacks.predictions import TEST_PREDICTIONS
-from project.callbacks.report import show
 from project.commands.compare.settings import Cell
 from project.commands.durations import duration
-from project.commands.preparation import available_cores
+from project.console import show
+from project.environment import available_cores
 from project.errors import UserError
 
 CACHE = "cache"

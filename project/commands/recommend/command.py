@@ -11,8 +11,6 @@ from typing import Any
 from rich.table import Table
 
 from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
-from project.callbacks.record import versions
-from project.callbacks.report import print_table, show
 from project.commands.durations import duration, seconds_of
 from project.commands.preparation import find_images
 from project.commands.recommend.candidates import (
@@ -43,7 +41,9 @@ from project.commands.recommend.rules import (
 )
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction, try_out
+from project.console import print_table, show
 from project.data import ImageDataModule, ImageFolder
+from project.environment import versions
 from project.errors import UserError
 from project.networks.backbone import TIMM
 from project.parsing import ProjectParser

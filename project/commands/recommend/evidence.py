@@ -20,7 +20,7 @@ from project.data import ImageDataModule
 from project.data.base import first_per_class
 from project.data.batches import Images, TensorImages
 from project.errors import UserError
-from project.networks.groups import norm_layers
+from project.networks.freezing import norm_layers
 
 FOLDS = 3
 LEAST = 4  # training images of a class, so that two are left of half of those outside of a fold

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from project.callbacks.record import bfloat16_speedup
-from project.commands.preparation import available_cores
+from project.environment import available_cores, bfloat16_speedup
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import lightning as L
 import torch
 import yaml
 
-from project.callbacks import FineTuningSchedule
-from project.callbacks.phases import preset_phases
 from project.commands.recommend.scan import spread
 from project.data import Batch, ImageDataModule
 from project.data.decode import FolderImages, in_memory
 from project.errors import UserError
+from project.finetuning import FineTuningSchedule
+from project.finetuning.phases import preset_phases
 
 STEPS = 5  # of each phase
 WARM_UP = 2  # steps of each phase that don't count: kernels are chosen in them

@@ -17,11 +17,11 @@ import yaml
 from lightning import Trainer
 
 from project.approaches import FineTuning
-from project.callbacks import FineTuningSchedule, Phase
 from project.cli import main
+from project.finetuning import FineTuningSchedule, Phase
 from project.networks.groups import matching
-from tests.callbacks.schedules import RECORD, STEPS_PER_EPOCH, States, last, phases
 from tests.conftest import CONFIGS, Run
+from tests.finetuning.schedules import RECORD, STEPS_PER_EPOCH, States, last, phases
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -8,10 +8,10 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from project.approaches import FineTuning
-from project.callbacks import FineTuningSchedule
 from project.cli import main
 from project.errors import UserError
-from tests.callbacks.schedules import SCHEDULE, phases
+from project.finetuning import FineTuningSchedule
+from tests.finetuning.schedules import SCHEDULE, phases
 
 HEAD = "{name: head, train: [head], epochs: 1}"
 OPTION = "--trainer.callbacks.init_args"

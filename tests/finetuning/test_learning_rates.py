@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as lr
 
 from project.approaches import WarmupCosine
-from tests.callbacks.schedules import RECORD, STEPS_PER_EPOCH, States, phases
 from tests.conftest import Run
+from tests.finetuning.schedules import RECORD, STEPS_PER_EPOCH, States, phases
 
 
 class Halved(lr.LambdaLR):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from project.approaches import FineTuning
-from project.callbacks.report import show
+from project.console import show
 from project.data import Batch, ImageDataModule
 from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images
 from project.randomness import mix, run_seed

@@ -1,13 +1,14 @@
-"""How many floating point operations a network takes."""
+"""Floating point operations of a network."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from project.approaches import ImageClassifier
+from project.networks.base import Network
 
 
 def _convolution_backward(
@@ -23,24 +24,28 @@ CORRECTED = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 class NetworkCost:
-    """Counts operations on a copy of the network on the meta device: shapes without values."""
+    """Counts operations on a copy of a network on the meta device: shapes without values.
 
-    def __init__(self, model: ImageClassifier) -> None:
-        assert isinstance(model.example_input_array, Tensor)
-        self.images = model.example_input_array.to("meta")
+    Args:
+        network: The network.
+        image_shape: Shape ``(C, H, W)`` of one image.
+    """
+
+    def __init__(self, network: Network, image_shape: tuple[int, int, int]) -> None:
+        self.images = torch.zeros(1, *image_shape, device="meta")
         tensors: dict[int, Tensor] = {}
-        for parameter in model.network.parameters():
+        for parameter in network.parameters():
             tensors[id(parameter)] = nn.Parameter(parameter.to("meta"))
-        for buffer in model.network.buffers():
+        for buffer in network.buffers():
             tensors[id(buffer)] = buffer.to("meta")
-        self.network = copy.deepcopy(model.network, tensors).eval()  # copies no values
+        self.network = copy.deepcopy(network, tensors).eval()  # copies no values
 
-    def training(self, trained: set[str], cached: bool = False) -> float | None:
-        """Return 1e9 operations to train on an image; null if an operation needs values.
+    def training(self, trained: Collection[str], cached: bool = False) -> float | None:
+        """Return the 1e9 operations of training on an image; None if an operation needs values.
 
         Args:
             trained: Names of the parameters that train.
-            cached: Whether what the frozen stages before them make of it is known already.
+            cached: Whether the features of the frozen stages before them are known already.
         """
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -57,10 +62,15 @@ class NetworkCost:
         return None
 
 
-def gflop_per_image(model: ImageClassifier) -> float | None:
-    """Return 1e9 operations to classify an image; null if an operation needs values."""
+def gflop_per_image(network: Network, image_shape: tuple[int, int, int]) -> float | None:
+    """Return the 1e9 operations of classifying an image; None if an operation needs values.
+
+    Args:
+        network: The network.
+        image_shape: Shape ``(C, H, W)`` of one image.
+    """
     try:
-        cost = NetworkCost(model)
+        cost = NetworkCost(network, image_shape)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             cost.network(cost.images)
     except Exception:  # copying a network or its forward method may raise anything

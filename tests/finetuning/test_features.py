@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from project.approaches import FineTuning
-from project.callbacks.features import CannotCacheError, FeatureCache
 from project.data import Batch
+from project.finetuning.features import CannotCacheError, FeatureCache
 from project.networks import Network
-from project.networks.groups import evaluate_frozen
-from tests.callbacks.schedules import RECORD, last, phases
-from tests.callbacks.test_finetuning import assert_same_end, check_resume
-from tests.callbacks.test_ranks import two_ranks
+from project.networks.freezing import evaluate_frozen
 from tests.conftest import Run
+from tests.finetuning.schedules import RECORD, last, phases
+from tests.finetuning.test_ranks import two_ranks
+from tests.finetuning.test_schedule import assert_same_end, check_resume
 
 PLAIN = "--data.augment=null"
 HEAD = "name: head, train: [head], epochs: 2"

@@ -10,24 +10,24 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from project.approaches import FineTuning
-from project.callbacks.features import FeatureCache
-from project.callbacks.phases import (
+from project.console import print_table, show
+from project.data import ImageDataModule
+from project.errors import UserError
+from project.finetuning.features import FeatureCache
+from project.finetuning.phases import (
     Phase,
     Preset,
     check_phases,
     differences,
     preset_phases,
 )
-from project.callbacks.preview import preview, tables
-from project.callbacks.report import print_table, show
-from project.callbacks.requirements import (
+from project.finetuning.preview import preview, tables
+from project.finetuning.requirements import (
     check_length,
     check_ranks,
     check_trainer,
     steps_per_epoch,
 )
-from project.data import ImageDataModule
-from project.errors import UserError
 
 
 class FineTuningSchedule(L.Callback):

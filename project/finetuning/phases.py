@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from project.approaches.finetune import Norm, Train
+from project.approaches.finetune import Train
 from project.errors import UserError
+from project.networks.freezing import Norm
 
 Preset = Literal["probe", "lp_ft", "gradual", "full"]
 PRESET_EPOCHS = 10

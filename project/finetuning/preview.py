@@ -8,10 +8,10 @@ from rich.table import Table
 from torch import Tensor
 
 from project.approaches import FineTuning
-from project.callbacks.cost import NetworkCost
+from project.networks.flops import NetworkCost
 
 if TYPE_CHECKING:
-    from project.callbacks.finetuning import FineTuningSchedule
+    from project.finetuning.schedule import FineTuningSchedule
 
 
 @dataclass
@@ -62,7 +62,9 @@ def preview(
     nominal = steps_per_epoch or 100
     lengths = [phase.length(nominal) for phase in schedule.phases]
     scheduled = torch.split(model.scheduled_learning_rates(sum(lengths), nominal), lengths)
-    cost = NetworkCost(model)
+    assert isinstance(model.example_input_array, Tensor)
+    _, channels, height, width = model.example_input_array.shape
+    cost = NetworkCost(model.network, (channels, height, width))
     full = cost.training({name for name, _ in model.network.named_parameters()})
     rows = []
     for number, phase in enumerate(schedule.phases):

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
-from project.callbacks.phases import Phase
 from project.errors import UserError
+from project.finetuning.phases import Phase
 
 
 def check_trainer(trainer: Any, phases: Sequence[Phase]) -> None:

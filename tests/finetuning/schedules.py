@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from project.callbacks.features import FeatureCache
+from project.finetuning.features import FeatureCache
 
 SCHEDULE = """
 trainer:

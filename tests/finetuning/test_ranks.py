@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.callbacks.schedules import RECORD, last, phases
 from tests.conftest import CONFIGS, Run
+from tests.finetuning.schedules import RECORD, last, phases
 
 THREE = phases(
     "{name: probe, train: [head], epochs: 1, norm: affine_only}",

@@ -52,6 +52,9 @@ class ProjectCLI(CheckpointsDecideNothing):
         other_commands: Names and descriptions of commands that the help lists beside its own.
     """
 
+    words: tuple[str, ...] = ()  # what stands between the name of the package and the arguments
+    description = "Train, evaluate and use an image classifier."
+
     def __init__(
         self,
         args: ArgsType = None,
@@ -72,8 +75,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             seed_everything_default=0,
             parser_class=ProjectParser,
             parser_kwargs={
-                "prog": " ".join(COMMAND),
-                "description": "Train, evaluate and use an image classifier.",
+                "prog": " ".join((*COMMAND, *self.words)),
+                "description": self.description,
                 "version": __version__,
                 "other_commands": other_commands,
             },

@@ -18,12 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.data import ImageDataModule
+from project.environment import COMMAND
 from project.errors import under
 from project.length import expand_presets, settle_length
 from project.networks import InputSpec, Network
 from project.upstream import before_class_change
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
+FROM_MODEL = ("input_spec",)
 
 
 def _start_afresh(previous: Namespace, value: Namespace) -> None:
@@ -54,8 +56,19 @@ class ProjectParser(LightningArgumentParser):
     def __init__(
         self, *args: Any, other_commands: Mapping[str, str] | None = None, **kwargs: Any
     ) -> None:
+        kwargs.setdefault("prog", " ".join(COMMAND))
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self._other_commands = other_commands or {}
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the options of a class; its help leaves out what data and model take from each other.
+
+        Only the help of a class gives a prefix for the options, ``args``.
+        """
+        if args and issubclass(theclass, (ImageClassifier, ImageDataModule)):
+            kwargs["skip"] = {*kwargs.get("skip", ()), *FROM_DATA, *FROM_MODEL}
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        return added
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         """Add subcommands, and list the other commands among them."""
@@ -159,7 +172,7 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
 
 def _options(class_path: str) -> list[str]:
     known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
-    return [name for name in known if name not in (*FROM_DATA, "input_spec")]
+    return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
 
 
 def _class_parser(owner: type) -> ArgumentParser:

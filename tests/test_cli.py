@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from project.cli import main
+from project.cli import COMMANDS, main
+from project.environment import PACKAGE
 from tests.conftest import CONFIGS, Run
 
 QUICK = ("--trainer.max_epochs", 1, "--trainer.logger", "false")
@@ -292,15 +293,41 @@ def test_terminated_run_exits_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_.value.code == 143
 
 
-def test_module_is_a_command() -> None:
+def test_module_is_a_command_that_lists_all_others() -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "project", "--help"],
+        [sys.executable, "-m", PACKAGE, "--help"],
         cwd=CONFIGS.parent,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert all(command in found.stdout for command in ("fit", "validate", "test", "predict"))
+    for command in ("fit", "validate", "test", "predict", *COMMANDS):
+        assert re.search(rf"^    {command} +[A-Z]", found.stdout, re.MULTILINE), command
+
+
+def test_a_wrong_command_is_answered_with_all_there_are(fails: Callable[..., str]) -> None:
+    message = fails("fitt")
+    assert all(repr(command) in message for command in ("fit", "predict", *COMMANDS))
+
+
+@pytest.mark.parametrize(
+    ("option", "linked"),
+    [
+        ("--model.help=FineTuning", ("num_classes", "image_shape", "class_names")),
+        ("--model.help=TrainFromScratch", ("num_classes", "image_shape", "normalization")),
+        ("--data.help=ImageFolder", ("input_spec",)),
+    ],
+)
+def test_help_of_a_class_shows_only_what_may_be_given(
+    option: str, linked: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What data and model take from each other was shown, some of it as required."""
+    with pytest.raises(SystemExit):
+        main(["fit", option])
+    shown = capfd.readouterr().out
+    assert shown.startswith(f"usage: python -m {PACKAGE} ")
+    assert "required" not in shown
+    assert not any(name in shown for name in linked)
 
 
 def test_wandb_run_is_complete(run: Callable[..., Run]) -> None:

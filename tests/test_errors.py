@@ -67,7 +67,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     (
         "backbone",
         ["fit", "--model=FineTuning", "--model.backbone=vgg99"],
-        "model.backbone: no 'vgg99' in torchvision.*did you mean vgg",
+        "^model.backbone: no 'vgg99' in torchvision.*did you mean vgg",
     ),
     (
         "timm backbone",
@@ -77,13 +77,30 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     (
         "weights",
         ["fit", "--model=FineTuning", "--model.backbone=resnet18", "--model.weights=V9"],
-        "model.weights: V9 is neither a file nor published weights of resnet18; known are IMAGENET1K",
+        "model.weights: V9 is neither a file nor published weights of resnet18; known",
     ),
     (
         "weights file",
         ["fit", "--model=FineTuning", "--model.backbone=resnet18", "--model.weights=no.pt"],
         "no.pt is not a file of weights",
     ),
+    (
+        "network of a library",
+        [
+            *("fit", "--model=FullTraining", "--model.network=LibraryNetwork"),
+            "--model.network.name=resnet99",
+        ],
+        "^model.network.name: no 'resnet99' in torchvision; did you mean resnet",
+    ),
+    (
+        "weights of a library's network",
+        [
+            *("fit", "--model=TrainFromScratch", "--model.network=LibraryNetwork"),
+            *("--model.network.name=resnet18", "--model.network.weights=V9"),
+        ],
+        "^model.network.weights: V9 is neither a file nor published weights of resnet18",
+    ),
+    ("no backbone", ["fit", "--model=FineTuning", "--model.backbone=runs/x"], "runs/x: no such"),
     ("no run", ["test", "--ckpt_path", "nothing"], "nothing: no such checkpoint or run directory"),
 ]
 

@@ -47,6 +47,9 @@ def plan(arguments: Sequence[str]) -> None:
 class PlanCLI(ProjectCLI):
     """Builds what a config of ``fit`` names, without anything that leaves a trace."""
 
+    words = ("plan",)
+    description = "Show what each phase of a fine-tuning trains; it takes the options of fit."
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of ``fit``, and the picture."""
         super().add_arguments_to_parser(parser)

@@ -1,6 +1,7 @@
 """Backbones from everywhere, frozen for real, and the chain from a complete training."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_frozen_backbone_evaluates_while_the_head_trains() -> None:
     assert all(module.training for module in model.network.head.modules())
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"network.head.2.weight", "network.head.2.bias"}
+
+
+def test_learning_rate_of_a_group_needs_no_optimizer_that_is_built() -> None:
+    adam = partial(torch.optim.Adam, lr=0.02)
+    model = FineTuning(
+        2, (3, 32, 32), backbone="resnet18", optimizer=adam, group_lr={"head": 0.1}, lr_decay=0.5
+    )
+    assert model.lr_multiplier("head") == pytest.approx(5)
+    assert model.lr_multiplier("layer4") == pytest.approx(0.5)
+    default = FineTuning(2, (3, 32, 32), backbone="resnet18", group_lr={"stem": 0.01})
+    assert default.lr_multiplier("stem") == pytest.approx(10)  # of Adam's 0.001
 
 
 STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5"]

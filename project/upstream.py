@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 QUIET = (  # warnings about what is meant to be so, or that no user can act on
-    ".*does not have many workers.*",  # whole batches out of memory need none
     ".*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
@@ -23,12 +22,9 @@ QUIET = (  # warnings about what is meant to be so, or that no user can act on
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
     ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
-    ".*anonymous setting has no effect.*",
-    ".*dataloader is not resumable.*",  # BatchSampler resumes in the middle of an epoch
     ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
     ".*Couldn't infer the batch indices.*",  # batches carry their own
     ".*Total length of `list` across ranks is zero.*",  # no validation split
-    ".*`tensorboardX` has been removed.*",
 )
 
 

@@ -1,0 +1,220 @@
+"""What other libraries get wrong: each test fails when its workaround in upstream.py can go."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from project import upstream
+from project.cli import main
+from tests.conftest import CONFIGS
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Line(L.LightningModule):
+    """One weight that is trained towards 1; its validation gets worse with every epoch."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.weight - 1).square().sum()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("worse", float(self.global_step))
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("weight", self.weight.item())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([torch.zeros(1)] * 4)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def trainer(callback: L.Callback, **options: Any) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(callbacks=[callback], accelerator="cpu", **quiet, **options)
+
+
+class Last(ModelCheckpoint):
+    """Writes the last checkpoint in every step, in one of the two ways."""
+
+    def __init__(self, write: Callable[..., None]) -> None:
+        super().__init__("kept", filename="best", monitor="worse", save_last=True)
+        self.write = write
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.write(self, trainer)
+
+
+def test_model_checkpoint_writes_the_last_one_only_with_a_best_one() -> None:
+    trainer(
+        ModelCheckpoint("kept", monitor="worse", save_last=True), max_epochs=3, fast_dev_run=False
+    ).fit(Line())
+    assert torch.load("kept/last.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_write_last() -> None:
+    callback = Last(upstream.write_last)
+    trainer(callback, max_epochs=1, val_check_interval=1).fit(Line())
+    assert torch.load("kept/last.ckpt", weights_only=True)["global_step"] == 4
+    assert not callback.best_model_path  # ModelCheckpoint takes it that this step is saved
+    callback = Last(upstream.write_last_within_epoch)
+    trainer(callback, max_epochs=1, val_check_interval=1).fit(Line())
+    assert callback.best_model_path
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_an_average_takes_the_place_of_the_checkpoint_that_is_tested(forget: bool) -> None:
+    """WeightAveraging loads a checkpoint that it didn't write into its average, not the model."""
+    model, average = Line(), EMAWeightAveraging(decay=0.5)
+    run = trainer(average, max_epochs=1, enable_checkpointing=False)
+    run.fit(model)
+    run.save_checkpoint("other.ckpt")
+    checkpoint = torch.load("other.ckpt", weights_only=True)
+    checkpoint["current_model_state"]["weight"].fill_(7)
+    torch.save(checkpoint, "other.ckpt")
+    if forget:
+        upstream.forget_averages(run)
+    found = run.test(model, ckpt_path="other.ckpt", verbose=False)[0]["weight"]
+    assert (found == 7) != forget  # the weights of before the average are tested
+
+
+def test_an_average_can_be_restarted() -> None:
+    average = EMAWeightAveraging(decay=0.5)
+    run = trainer(average, max_epochs=1, enable_checkpointing=False)
+    run.fit(Line())
+    assert average._average_model is not None and average._average_model.n_averaged == 4
+    upstream.restart_averages(run)
+    assert average._average_model.n_averaged == 0
+    assert not any(name.startswith(("reset", "restart")) for name in dir(average))
+
+
+def cli(kind: type[LightningCLI], *args: str) -> LightningCLI:
+    quick = ["--trainer.logger=false", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    hidden = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    return kind(Line, args=["fit", *quick, *hidden, *args], save_config_callback=None)
+
+
+def test_lightning_lets_a_checkpoint_beat_the_command_line() -> None:
+    cli(LightningCLI, "--model.lr=0.1", "--trainer.default_root_dir=run")
+    (path,) = Path("run").rglob("*.ckpt")
+    again = (f"--ckpt_path={path}", "--model.lr=0.5")
+    assert cli(LightningCLI, *again).model.lr == 0.1
+    assert cli(upstream.CheckpointsDecideNothing, *again).model.lr == 0.5
+
+
+class Base:
+    """A class that a config may name."""
+
+
+class Old(Base):
+    def __init__(self, size: int = 1, other: int = 0) -> None:
+        self.size = size
+
+
+class New(Base):
+    def __init__(self, size: int = 2) -> None:
+        self.size = size
+
+
+def test_jsonargparse_keeps_arguments_that_were_meant_for_another_class() -> None:
+    """Of classes that the project doesn't know; of its own, test_cli.py says what is kept."""
+    parser = ArgumentParser()
+    parser.add_argument("--part", type=Base)
+    given = [f"--part={__name__}.Old", "--part.size=5", f"--part={__name__}.New"]
+    assert parser.parse_args(given).part.init_args.size == 5
+
+
+def test_lightning_passes_an_option_of_wandb_that_has_no_effect() -> None:
+    logger = WandbLogger(offline=True)
+    assert "anonymous" in logger._wandb_init
+    upstream.drop_anonymous(logger)
+    assert "anonymous" not in logger._wandb_init
+
+
+def test_login_of_wandb_is_found_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = upstream.wandb_url()
+    assert url.startswith("https://") and not upstream.logged_in_to_wandb(url)
+    host = url.removeprefix("https://")
+    Path("netrc").write_text(f"machine {host} login user password {'0' * 40}\n")
+    monkeypatch.setenv("NETRC", "netrc")
+    assert upstream.logged_in_to_wandb(url)
+
+
+def test_torch_compiles_no_more_than_a_few_programs() -> None:
+    config = torch._dynamo.config
+    config.recompile_limit = 8  # torch's own
+    upstream.allow_recompilation()
+    assert config.recompile_limit == 64
+    assert not any("limit" in name for name in dir(torch.compiler))
+
+
+QUICK = ("fit", "--trainer.max_epochs=1", "--trainer.logger=false")
+RUNS = {  # part of the warning: command lines, of which the last one causes it
+    "Experiment logs directory": [("fit", "--trainer.max_epochs=1")],
+    "Checkpoint directory": [
+        (*QUICK, "--run_dir=run"),
+        (*QUICK, "--trainer.max_epochs=2", "--ckpt_path=run", "--run_dir=run"),
+    ],
+    "loading a checkpoint outside": [(*QUICK, "--trainer.callbacks=EMAWeightAveraging")],
+    "smaller than the logging interval": [("fit", "--trainer.max_epochs=1")],
+    "in eval mode at the start": [
+        (*QUICK, "--model=FullTraining", "--data.image_size=32", "--run_dir=run"),
+        (*QUICK, "--model=FineTuning", "--model.backbone=run"),
+    ],
+    "LeafSpec": [QUICK],
+    "requested to overfit": [("fit", f"--config={CONFIGS / 'debug' / 'overfit.yaml'}", *QUICK[1:])],
+    "infer the batch indices": [(*QUICK, "--run_dir=run"), ("predict", "--ckpt_path=run")],
+    "across ranks is zero": [(*QUICK, "--data.val_fraction=0")],
+}
+ON_SEVERAL_RANKS = "sync_dist=True"  # of it, test_distributed.py would have to print warnings
+
+
+def test_every_hidden_warning_has_a_run() -> None:
+    parts = [*RUNS, ON_SEVERAL_RANKS]
+    plain = [pattern.replace("\\", "") for pattern in upstream.QUIET]
+    assert len(parts) == len(plain)
+    for pattern in plain:
+        words = re.sub(r"[.*]+", " ", pattern)
+        assert any(all(word in words for word in part.split()) for part in parts), pattern
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The messages of all warnings, none of them hidden."""
+    monkeypatch.setattr("project.cli.QUIET", ())
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda message, *_: messages.append(str(message))
+        )
+        yield messages
+
+
+@pytest.mark.parametrize("part", RUNS)
+def test_warnings_that_are_hidden_would_be_shown(part: str, seen: list[str]) -> None:
+    for args in RUNS[part]:
+        seen.clear()
+        main(list(args))
+    assert any(part in message for message in seen), seen

@@ -17,6 +17,7 @@ from PIL import Image
 
 from project.cli import main
 from tests.finetuning.schedules import SCHEDULE
+from tests.ranks import Ranks
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -162,6 +163,14 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Two processes that train together, started once."""
+    pair = Ranks()
+    yield pair
+    pair.close()
 
 
 @pytest.fixture

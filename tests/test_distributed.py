@@ -3,64 +3,69 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import CONFIGS
+from project.environment import PACKAGE
+from tests.conftest import CONFIGS, Run
+from tests.finetuning.schedules import last
+from tests.ranks import TWO, Ranks
+
+COMMON = (
+    *("fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.optimizer=SGD"),
+    *("--model.optimizer.lr=0.1", "--data.augment={shift: 1, flip: 0.3}"),
+    *("--trainer.logger=CSVLogger", "--data.limit_per_class=33"),
+)
 
 
-def train(run_dir: Path, *args: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "project", "fit", "--run_dir", str(run_dir), *args]
+@pytest.mark.timeout(120)
+def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path, run: Callable[..., Run]) -> None:
+    """Here the command starts the second process itself, as a person would have it."""
+    one = run(*COMMON, "--trainer.devices=1", "--data.batch_size=32")
+    path = tmp_path / "two"
+    command = [sys.executable, "-m", PACKAGE, *COMMON, "--run_dir", str(path), *TWO]
+    command += ["--data.batch_size=16"]
     done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
-    summary = json.loads((run_dir / "summary.json").read_text())
-    return {"state": last["state_dict"], "summary": summary, "out": done.stdout}
-
-
-@pytest.mark.timeout(120)
-def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path) -> None:
-    args = [
-        *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.optimizer=SGD"),
-        *("--model.optimizer.lr=0.1", "--data.augment={shift: 1, flip: 0.3}"),
-        *("--trainer.logger=CSVLogger", "--data.limit_per_class=33"),
-    ]
-    one = train(tmp_path / "one", *args, "--trainer.devices=1", "--data.batch_size=32")
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=16"]
-    two = train(tmp_path / "two", *args, *ddp)
-    for key, value in one["state"].items():
-        torch.testing.assert_close(two["state"][key], value, atol=2e-6, rtol=1e-5)
+    for key, value in last(one.path)["state_dict"].items():
+        torch.testing.assert_close(last(path)["state_dict"][key], value, atol=2e-6, rtol=1e-5)
+    summary = json.loads((path / "summary.json").read_text())
     for name in ("test/accuracy", "test/loss", "val/f1", "val/loss", "parameters_total"):
-        assert two["summary"][name] == pytest.approx(one["summary"][name], abs=1e-5)
-    again = train(tmp_path / "two", *args, *ddp, f"--ckpt_path={tmp_path / 'two'}")
-    assert (tmp_path / "two" / "summary.json").is_file() and again
-    assert two["out"].count("epoch 1/2") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+        assert summary[name] == pytest.approx(one.summary[name], abs=1e-5)
+    assert done.stdout.count("epoch 1/2") == 1
 
 
 @pytest.mark.timeout(120)
-def test_average_with_an_optimizer_of_the_config(tmp_path: Path) -> None:
+def test_two_ranks_resume_in_their_directory(tmp_path: Path, ranks: Ranks) -> None:
+    args = (*COMMON, "--run_dir=two", "--data.batch_size=16")
+    for more in ((), ("--ckpt_path=two", "--trainer.max_epochs=3")):
+        done = ranks(*args, *more)
+        assert done.code == 0, done.said
+    assert last(tmp_path / "two")["epoch"] == 2
+    assert done.said.count("epoch 3/3") == 1 and "epoch 2/3" not in done.said
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+
+
+@pytest.mark.timeout(120)
+def test_average_with_an_optimizer_of_the_config(ranks: Ranks) -> None:
     """The average is a copy of the model, which holds a factory that can't be copied."""
-    found = train(
-        tmp_path / "run",
-        *("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.devices=2"),
-        *("--trainer.strategy=ddp", "--model.optimizer=AdamW", "--trainer.logger=false"),
-        *("--trainer.callbacks=EMAWeightAveraging", "--data.limit_per_class=10"),
+    done = ranks(
+        *("fit", "--trainer.max_epochs=1", "--model.optimizer=AdamW", "--trainer.logger=false"),
+        *("--trainer.callbacks=EMAWeightAveraging", "--data.limit_per_class=10", "--run_dir=run"),
     )
-    assert found["summary"]["test/accuracy"] > 0
+    assert done.code == 0, done.said
+    assert json.loads(Path("run/summary.json").read_text())["test/accuracy"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_two_ranks_whiten_alike(tmp_path: Path) -> None:
-    args = [
-        *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.devices=2"),
-        *("--trainer.strategy=ddp", "--trainer.logger=false", "--data.limit_per_class=10"),
+def test_two_ranks_whiten_alike(ranks: Ranks) -> None:
+    done = ranks(
+        *("fit", "--trainer.max_epochs=2", "--trainer.logger=false", "--data.limit_per_class=10"),
         *("--model=FullTraining", "--model.network=Airbench", "--model.network.widths=[4,8]"),
-        *("--trainer.callbacks=tests.finetuning.schedules.RankDifference",),
-    ]
-    train(tmp_path / "run", *args)
-    assert (tmp_path / "run" / "differences.txt").read_text() == "0.0\n0.0\n"
+        *("--trainer.callbacks=tests.finetuning.schedules.RankDifference", "--run_dir=run"),
+    )
+    assert done.code == 0, done.said
+    assert Path("run/differences.txt").read_text() == "0.0\n0.0\n"

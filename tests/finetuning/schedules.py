@@ -1,6 +1,7 @@
 """A schedule on tiny data, and callbacks that look at its run from inside."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +53,32 @@ def last(path: Path) -> dict[str, Any]:
     """The last checkpoint of a run."""
     checkpoint: dict[str, Any] = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
     return checkpoint
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two states are the same to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
+        assert equal(one[key], other[key]), key
+    name = "FineTuningSchedule"
+    assert equal(one["callbacks"][name], other["callbacks"][name])
+
+
+def check_resume(run: Callable[..., Any], args: tuple[str, ...], every: int = 1) -> None:
+    args = (*args, "--checkpoint.every_n_steps=1")
+    whole = run(*args, f"{RECORD}KeepAll").path
+    for step in range(every, last(whole)["global_step"], every):
+        resumed = run(*args, f"--ckpt_path={whole / f'step{step}.ckpt'}")
+        assert_same_end(last(resumed.path), last(whole))
 
 
 class KeepAll(L.Callback):

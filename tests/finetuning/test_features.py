@@ -16,9 +16,8 @@ from project.finetuning.features import CannotCacheError, FeatureCache
 from project.networks import Network
 from project.networks.freezing import evaluate_frozen
 from tests.conftest import Run
-from tests.finetuning.schedules import RECORD, last, phases
-from tests.finetuning.test_ranks import two_ranks
-from tests.finetuning.test_schedule import assert_same_end, check_resume
+from tests.finetuning.schedules import RECORD, assert_same_end, check_resume, last, phases
+from tests.ranks import Ranks
 
 PLAIN = "--data.augment=null"
 HEAD = "name: head, train: [head], epochs: 2"
@@ -279,13 +278,13 @@ def test_features_have_the_precision_of_the_training(
 
 @pytest.mark.timeout(120)
 def test_each_rank_computes_its_share(
-    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
+    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path, ranks: Ranks
 ) -> None:
     top = TOP.replace("norm: train", "norm: affine_only")  # statistics are of each rank alone
     args = (*schedule, PLAIN, cached(HEAD, top), "--model.dropout=0", f"{RECORD}CountComputed")
     cache = f"--data.cache_dir={tmp_path / 'cache'}"
-    done = two_ranks(tmp_path / "two", *args, cache)
-    assert done.returncode == 0, done.stderr
+    done = ranks(*args, cache, "--run_dir", tmp_path / "two", "--data.batch_size=4")
+    assert done.code == 0, done.said
     for rank in range(2):
         images = [int(line) for line in (tmp_path / "two" / f"rank{rank}.txt").read_text().split()]
         assert sum(images) == 2 * (30 + 8 + (71 if rank else 72) + 8)

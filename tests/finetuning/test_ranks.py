@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from project.environment import PACKAGE
 from tests.conftest import CONFIGS, Run
 from tests.finetuning.schedules import RECORD, last, phases
+from tests.ranks import Ranks
 
 THREE = phases(
     "{name: probe, train: [head], epochs: 1, norm: affine_only}",
@@ -23,41 +25,16 @@ FREEZE_AGAIN = phases(
 )
 
 
-def two_ranks(path: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run on two processes, in a process of its own: DDP starts the command again for each."""
-    command = [sys.executable, "-m", "project", *args, "--run_dir", str(path)]
-    options = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=4"]
-    return subprocess.run(
-        [*command, *options], cwd=CONFIGS.parent, capture_output=True, text=True, timeout=100
-    )
-
-
 def differences(path: Path) -> list[float]:
     return [float(line) for line in (path / "differences.txt").read_text().splitlines()]
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    ("strategy", "optimizer"),
-    [
-        ("ddp", "AdamW"),
-        ("ddp_spawn", "SGD"),
-        pytest.param("ddp", "SGD", marks=pytest.mark.slow),
-        pytest.param("ddp_spawn", "AdamW", marks=pytest.mark.slow),
-    ],
-)
-def test_two_ranks_of_four_equal_one_of_eight(
-    strategy: str,
-    optimizer: str,
-    schedule: tuple[str, ...],
-    tmp_path: Path,
-    run: Callable[..., Run],
-) -> None:
+def three_phases(schedule: tuple[str, ...], optimizer: str) -> tuple[str, ...]:
     args = (*schedule, THREE, f"--model.optimizer={optimizer}", "--model.optimizer.lr=0.01")
-    args = (*args, "--model.dropout=0", "--model.optimizer.weight_decay=0.1")
-    path = tmp_path / "two"
-    done = two_ranks(path, *args, f"{RECORD}RankDifference", f"--trainer.strategy={strategy}")
-    assert done.returncode == 0, done.stderr
+    return (*args, "--model.dropout=0", "--model.optimizer.weight_decay=0.1")
+
+
+def check_against_one_rank(run: Callable[..., Run], args: tuple[str, ...], path: Path) -> None:
     assert differences(path) == [0.0] * 3
     one = run(*args, "--data.batch_size=8", "--trainer.accelerator=cpu").path
     for name, value in last(one)["state_dict"].items():
@@ -65,21 +42,50 @@ def test_two_ranks_of_four_equal_one_of_eight(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_two_ranks_of_four_equal_one_of_eight(
+    optimizer: str,
+    schedule: tuple[str, ...],
+    tmp_path: Path,
+    run: Callable[..., Run],
+    ranks: Ranks,
+) -> None:
+    args, path = three_phases(schedule, optimizer), tmp_path / "two"
+    record = f"{RECORD}RankDifference"
+    done = ranks(*args, record, "--run_dir", path, "--data.batch_size=4")
+    assert done.code == 0, done.said
+    check_against_one_rank(run, args, path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_spawned_ranks_equal_one(
+    optimizer: str, schedule: tuple[str, ...], tmp_path: Path, run: Callable[..., Run]
+) -> None:
+    args, path = three_phases(schedule, optimizer), tmp_path / "two"
+    command = [sys.executable, "-m", PACKAGE, *args, "--run_dir", str(path)]
+    options = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=4"]
+    record = [f"{RECORD}RankDifference", "--trainer.strategy=ddp_spawn"]
+    subprocess.run([*command, *record, *options], cwd=CONFIGS.parent, check=True, timeout=100)
+    check_against_one_rank(run, args, path)
+
+
+@pytest.mark.timeout(120)
 def test_ranks_stay_equal_when_groups_are_frozen_again(
-    schedule: tuple[str, ...], tmp_path: Path
+    schedule: tuple[str, ...], tmp_path: Path, ranks: Ranks
 ) -> None:
     path = tmp_path / "two"
-    done = two_ranks(
-        path, *schedule, FREEZE_AGAIN, f"{RECORD}RankDifference", "--trainer.strategy=ddp"
-    )
-    assert done.returncode == 0, done.stderr
+    record = f"{RECORD}RankDifference"
+    done = ranks(*schedule, FREEZE_AGAIN, record, "--run_dir", path, "--data.batch_size=4")
+    assert done.code == 0, done.said
     assert differences(path) == [0.0] * 4
 
 
 @pytest.mark.timeout(120)
-def test_drift_is_an_error(schedule: tuple[str, ...], tmp_path: Path) -> None:
-    drift = (THREE, f"{RECORD}Drift", "--trainer.strategy=ddp")
-    done = two_ranks(tmp_path / "two", *schedule, *drift)
-    assert done.returncode != 0
-    assert "the ranks have drifted apart in epoch 1: 1 parameters differ" in done.stderr
-    assert "network.head.2.weight" in done.stderr
+def test_drift_is_an_error(schedule: tuple[str, ...], tmp_path: Path, ranks: Ranks) -> None:
+    drift = (THREE, f"{RECORD}Drift", "--data.batch_size=4")
+    done = ranks(*schedule, *drift, "--run_dir", tmp_path / "two")
+    assert done.code == 2
+    assert "the ranks have drifted apart in epoch 1: 1 parameters differ" in done.said
+    assert "network.head.2.weight" in done.said

@@ -21,33 +21,16 @@ from project.finetuning import FineTuningSchedule, Phase
 from project.finetuning.resolved import resolve
 from project.networks.groups import matching
 from tests.conftest import CONFIGS, Run
-from tests.finetuning.schedules import RECORD, STEPS_PER_EPOCH, States, last, phases
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two states are the same to the bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def assert_same_end(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for key in ("state_dict", "optimizer_states", "global_step", "epoch"):
-        assert equal(one[key], other[key]), key
-    name = "FineTuningSchedule"
-    assert equal(one["callbacks"][name], other["callbacks"][name])
-
-
-def check_resume(run: Callable[..., Run], args: tuple[str, ...], every: int = 1) -> None:
-    args = (*args, "--checkpoint.every_n_steps=1")
-    whole = run(*args, f"{RECORD}KeepAll").path
-    for step in range(every, last(whole)["global_step"], every):
-        resumed = run(*args, f"--ckpt_path={whole / f'step{step}.ckpt'}")
-        assert_same_end(last(resumed.path), last(whole))
+from tests.finetuning.schedules import (
+    RECORD,
+    STEPS_PER_EPOCH,
+    States,
+    assert_same_end,
+    check_resume,
+    equal,
+    last,
+    phases,
+)
 
 
 @pytest.mark.timeout(120)

@@ -15,7 +15,7 @@ lint: .venv/installed  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed .venv-bench/installed  ## measure beside others, and put it into the README; ARGS=--quick for 5 minutes
+bench: .venv/installed .venv-bench/installed  ## measure beside others, and put it into docs/benchmarks.md; ARGS=--quick for 5 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.table
 

@@ -2,7 +2,7 @@
 
 Every contender runs in a process of its own with the same number of threads, in interleaved
 order. ``--quick`` takes about 5 minutes on two cores, a full benchmark less than 30. Afterwards
-``python -m benchmarks.table`` puts the results into the README.
+``python -m benchmarks.table`` puts the results into docs/benchmarks.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: put the results into the README, between two comments."""
+"""``python -m benchmarks.table``: put the results into docs/benchmarks.md, between two comments."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.contenders import JOBS
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 RESULTS = Path(__file__).parent / "results.json"
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 
@@ -95,24 +95,28 @@ def footnote(results: Results) -> str:
         f"the rounds, below the base gets no ratio. {', '.join(days)}, {size}: {machine['cpu']}, "
         f"{cores} cores, {threads} threads; {versions}. In {marked} of {len(rounds)} rounds the "
         "speed of the machine changed by more than 10 %. Every figure: "
-        "[`benchmarks/results.json`](benchmarks/results.json)."
+        "[`benchmarks/results.json`](../benchmarks/results.json)."
     )
 
 
-def with_table(readme: str, found: str) -> str:
-    """Return the README with what is between the two comments replaced."""
-    before, begin, rest = readme.partition(BEGIN)
+def with_table(page: str, found: str) -> str:
+    """Return the page with what is between the two comments replaced.
+
+    Raises:
+        ValueError: If the comments aren't in it.
+    """
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"README.md: {BEGIN} and {END} must be in it, in this order")
+        raise ValueError(f"{PAGE.name}: {BEGIN} and {END} must be in it, in this order")
     return f"{before}{BEGIN}\n{found}\n{END}{after}"
 
 
 def main() -> None:
-    """Rewrite the README."""
+    """Rewrite the page."""
     if not RESULTS.is_file():
         sys.exit(f"error: {RESULTS} isn't there; python -m benchmarks makes it")
-    README.write_text(with_table(README.read_text(), table(json.loads(RESULTS.read_text()))))
+    PAGE.write_text(with_table(PAGE.read_text(), table(json.loads(RESULTS.read_text()))))
 
 
 if __name__ == "__main__":

@@ -188,10 +188,10 @@ def test_table() -> None:
     assert "In 2 of 4 rounds the speed" in lines[-1]
 
 
-def test_readme_has_the_table_of_the_results() -> None:
-    readme = table.README.read_text()
+def test_the_page_has_the_table_of_the_results() -> None:
+    page = table.PAGE.read_text()
     results = json.loads(table.RESULTS.read_text()) if table.RESULTS.exists() else None
-    assert readme == table.with_table(readme, table.table(results) if results else "")
+    assert page == table.with_table(page, table.table(results) if results else "")
     with pytest.raises(ValueError, match="benchmark:begin"):
         table.with_table("no place for it", "")
 

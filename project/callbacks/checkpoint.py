@@ -1,4 +1,4 @@
-"""The two checkpoints that a run keeps."""
+"""The checkpoints of a run: the best one and the last one."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ class BestAndLast(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Name of the state in a checkpoint; there is one such callback, whatever it monitors."""
+        """Key of the state in a checkpoint, whatever is monitored: a run has one such callback."""
         return type(self).__name__
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -61,9 +61,10 @@ class BestAndLast(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the state of a checkpoint, with the best one of its run, if it is still there.
+        """Continue from the state of a checkpoint.
 
-        Where the run has another directory, that is copied; a later best is not that of the state.
+        If the run has another directory now, its best checkpoint is copied there, unless that is
+        gone or was replaced by a better one since.
         """
         old, best = state_dict["dirpath"], Path(state_dict["best_model_path"])
         if old != self.dirpath:
@@ -103,7 +104,9 @@ class BestAndLast(ModelCheckpoint):
             write_last(self, trainer)
             if trainer.global_rank == 0:
                 run_dir = trainer.default_root_dir
-                print(f"terminated at step {trainer.global_step}; --ckpt_path {run_dir} goes on")
+                print(
+                    f"terminated at step {trainer.global_step}; resume with --ckpt_path {run_dir}"
+                )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last checkpoint after every epoch."""

@@ -1,4 +1,4 @@
-"""Writes down what a run is made of, beside the run and in every logger."""
+"""Records the config and the environment of a run, in its directory and in every logger."""
 
 import time
 from pathlib import Path

@@ -42,7 +42,7 @@ class RunReport(L.Callback):
         self._epoch: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what is about to be trained on what."""
+        """Show model, data and run directory."""
         if trainer.global_rank != 0:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ class RunReport(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the scores of all epochs, so that a resumed run knows those of its best one."""
+        """Keep the scores of all epochs, so that a resumed run knows those of its best epoch."""
         checkpoint["epochs"] = [*self._epochs, _metrics(trainer)]
 
     def on_load_checkpoint(
@@ -86,12 +86,12 @@ class RunReport(L.Callback):
         self._epochs = list(checkpoint.get("epochs", []))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where a resumed run goes on."""
+        """Say where a run resumes."""
         if trainer.global_step and trainer.global_rank == 0:
-            show(f"goes on in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
+            show(f"resumes in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the epoch before; only now are all of its metrics there."""
+        """Report the epoch before, whose metrics are complete only now."""
         self._close_epoch(trainer)
         self._epoch = trainer.current_epoch
 
@@ -116,7 +116,7 @@ class RunReport(L.Callback):
         self._epoch = None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write down what the training cost and what its best epoch reached."""
+        """Record the cost of the training and the scores of its best epoch."""
         assert isinstance(pl_module, ImageClassifier)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
         count = parameters(pl_module)
@@ -155,13 +155,13 @@ class RunReport(L.Callback):
         return {**scores, "best_epoch_seconds": last.get("resources/fit_seconds")}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write down the result of ``validate``; those of a training are kept per epoch."""
+        """Record the result of ``validate``; those of a training are kept per epoch."""
         if trainer.state.fn == "validate":
             self._take(trainer, "val/")
             self._write(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write down the test scores."""
+        """Record the test scores."""
         self._take(trainer, "test/")
         self._write(trainer, pl_module)
 

@@ -1,4 +1,4 @@
-"""What a training costs: time, throughput and memory."""
+"""The cost of a training: time, throughput and memory."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ class ResourceMonitor(L.Callback):
             torch.cuda.reset_peak_memory_stats()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that a resumed run is in the middle of."""
+        """Start the clock of an epoch in whose middle a run resumes."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""The feature cache: what a frozen part of the network makes of the images, computed once."""
+"""The feature cache: the features that frozen layers give for the images, computed once."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ TOLERANCE_OF_HALF = 0.02  # bfloat16 is exact to 0.004
 
 
 class CannotCacheError(Exception):
-    """Why the features are not cached; the training goes on without."""
+    """A reason not to cache features; the training continues without them."""
 
 
 class FeatureCache:
@@ -34,9 +34,9 @@ class FeatureCache:
     again to see that it still holds.
 
     Args:
-        trainer: Who trains.
-        model: Its model, with those parameters frozen that the phase freezes.
-        views: How many random views of each training image to keep, where images are augmented.
+        trainer: The trainer.
+        model: Its model, in which the parameters are frozen that the phase freezes.
+        views: Number of random views of each training image to keep, if images are augmented.
     """
 
     def __init__(self, trainer: Any, model: FineTuning, views: int | None) -> None:
@@ -46,10 +46,10 @@ class FeatureCache:
         self.views = views
 
     def fill(self) -> str:
-        """Let the data module yield features instead of images, if that is possible.
+        """Let the data module yield features in place of images, if that is possible.
 
         Returns:
-            What there is to say about it, in a line.
+            A line for the user: what was cached, or why nothing was.
         """
         try:
             return self._fill()
@@ -84,7 +84,7 @@ class FeatureCache:
             )
 
     def _depth(self) -> int:
-        """Return how many stages come before the first that trains."""
+        """Return the number of stages before the first that trains."""
         network = self.model.network
         depth = network.frozen_depth()
         inside = {id(p) for stage in network.stages() for p in stage.parameters()}
@@ -119,7 +119,7 @@ class FeatureCache:
 
         Args:
             images: The split.
-            views: How many random views of each image; null takes the images as they are.
+            views: Number of random views of each image; None takes the images as they are.
         """
         batch = images[torch.arange(min(CHECKED_IMAGES, len(images)))]
         sample = self._compute(batch, None if views is None else 0)

@@ -14,8 +14,8 @@ class Airbench(Network):
 
     After Jordan, 2024 ("94% on CIFAR-10 in 3.29 seconds", arXiv 2404.00498), where the widths are
     64, 256 and 256. The weights of the first layer are not trained: :meth:`initialize` sets them by
-    the training images so that its outputs are not correlated. The other convolutions start out
-    by handing their inputs on.
+    the training images so that its outputs are not correlated. The other convolutions start as
+    the identity on their first channels.
 
     Args:
         image_shape: Shape ``(C, H, W)`` of one image; given by the data.
@@ -88,7 +88,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class _Scale(nn.Module):
-    """Makes the logits smaller, which start out too large after the maximum over all pixels."""
+    """Scales the logits down: after the maximum over all pixels they would start too large."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

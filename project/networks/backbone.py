@@ -31,7 +31,7 @@ class LibraryNetwork(Network):
         weights: ``DEFAULT`` or another name of published weights, a file (safetensors or a state
             dict), or null for random weights.
         hidden: Sizes of the dense layers between backbone and logits.
-        dropout: Share of the inputs of each dense layer that is dropped in training.
+        dropout: Fraction of the inputs of each dense layer that is dropped in training.
 
     Raises:
         UserError: If the name or the weights don't exist or don't fit each other.

@@ -1,4 +1,4 @@
-"""What every network has: a backbone, a head, and an ordered list of layer groups."""
+"""The base of all networks: a backbone, a head, and an ordered list of layer groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Network(nn.Module):
         return images
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the backbone makes of images ``[B, C, H, W]``: the input of the head."""
+        """Return the features of images ``[B, C, H, W]``: the input of the head."""
         features: Tensor = self.backbone(self.adapt(images))
         return features
 
@@ -63,8 +63,8 @@ class Network(nn.Module):
         """Return the logits ``[B, K]``.
 
         Args:
-            inputs: Images ``[B, C, H, W]``, or what :meth:`prefix` made of them.
-            depth: Number of stages that ``inputs`` have gone through.
+            inputs: Images ``[B, C, H, W]``, or the result of :meth:`prefix`.
+            depth: Number of stages that ``inputs`` have passed through.
         """
         if depth == 0:
             inputs = self.features(inputs)
@@ -77,14 +77,14 @@ class Network(nn.Module):
     def stages(self) -> list[nn.Module]:
         """Return the modules between which the backbone can be cut, from input to output.
 
-        They are the children of the backbone and of any ``nn.Sequential`` in it. Whether they are
-        the backbone when they run one after the other is for the caller to see: a forward method
-        may do anything. (Override this where it draws random numbers in training by itself.)
+        They are the children of the backbone and of any ``nn.Sequential`` in it. One after the
+        other, they need not compute what the backbone does, whose forward method may do anything:
+        the caller has to check that. Override this if that method itself draws random numbers.
         """
         return _in_sequence(self.backbone) or [self.backbone]
 
     def frozen_depth(self) -> int:
-        """Return how many stages come before the first that trains, or is in training mode."""
+        """Return the number of stages before the first that trains, or is in training mode."""
         stages = self.stages()
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             return len(stages)
@@ -96,7 +96,7 @@ class Network(nn.Module):
         return trained.index(True) if any(trained) else 0
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:
-        """Return what the first ``depth`` stages make of images ``[B, C, H, W]``."""
+        """Return the output of the first ``depth`` stages for images ``[B, C, H, W]``."""
         stages = self.stages()
         if depth == len(stages):
             return self.features(images)
@@ -157,7 +157,7 @@ def dense_head(
         num_features: Number of values of one flattened feature.
         num_logits: Number of outputs.
         hidden: Sizes of the hidden layers, from the features on.
-        dropout: Share of each layer's inputs that is dropped in training.
+        dropout: Fraction of each layer's inputs that is dropped in training.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for size in hidden:

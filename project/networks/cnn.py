@@ -20,7 +20,7 @@ class CNN(Network):
         hidden: Sizes of the dense layers before the logits.
         padding: Zero padding of each convolution in pixels.
         batch_norm: Normalise each convolution's output over the batch.
-        dropout: Share of the inputs of each dense layer that is dropped in training.
+        dropout: Fraction of the inputs of each dense layer that is dropped in training.
         glorot: Start with the weights of Glorot and Bengio, 2010, and biases of zero, as Keras
             does, instead of torch's own.
 

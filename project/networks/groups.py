@@ -45,7 +45,7 @@ def library_groups(backbone: nn.Module) -> dict[str, list[str]]:
 
 
 def _trunk(module: nn.Module, path: str = "") -> tuple[nn.Module, str]:
-    """Return the part that holds nearly all parameters, and its path with a dot at the end."""
+    """Return the part that holds nearly all parameters, and its path, which ends with a dot."""
     for name, child in module.named_children():
         several = sum(_size(part) > 0 for part in child.children()) > 1
         if several and (name == "features" or _size(child) > 0.9 * _size(module)):
@@ -71,7 +71,7 @@ def _cut(trunk: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _halves(part: nn.Module) -> bool:
-    """Whether the resolution falls in here."""
+    """Return whether a part reduces the resolution."""
     kinds = (nn.MaxPool2d, nn.AvgPool2d, PatchMerging, PatchMergingV2)
     return any(
         isinstance(module, kinds) or (isinstance(module, nn.Conv2d) and module.stride[0] > 1)

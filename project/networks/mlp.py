@@ -17,7 +17,7 @@ class MLP(Network):
         image_shape: Shape ``(C, H, W)`` of one image; given by the data.
         num_classes: Number of logits; given by the data.
         hidden: Sizes of the hidden layers.
-        dropout: Share of each hidden layer's outputs that is dropped in training.
+        dropout: Fraction of each hidden layer's outputs that is dropped in training.
     """
 
     def __init__(

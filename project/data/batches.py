@@ -205,6 +205,26 @@ class BatchSampler:
         return torch.randperm(self.num_images, generator=generator) + offset
 
 
+class _WithErrors:
+    """A split that returns a mistake in the data instead of raising it.
+
+    A worker process sends the returned error to the main process as it is. torch would turn a
+    raised one into text with a stack trace.
+
+    Args:
+        images: The split.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, index: Tensor) -> Batch | UserError:
+        try:
+            return self.images[index]
+        except UserError as error:
+            return error
+
+
 class BatchLoader:
     """Yields whole batches of a split, without a per-image step in Python.
 
@@ -234,7 +254,7 @@ class BatchLoader:
         self._workers: DataLoader[Any] | None = None
         if num_workers:
             self._workers = DataLoader(
-                images,  # type: ignore[arg-type]  # takes a tensor of indices, not one index
+                _WithErrors(images),  # type: ignore[arg-type]  # takes a tensor of indices
                 sampler=sampler,
                 batch_size=None,
                 num_workers=num_workers,
@@ -247,11 +267,10 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._workers is not None and self.features() is None:
-            try:
-                yield from self._workers
-            except UserError as error:  # of a worker: torch has put its traceback in the message
-                message = str(error).strip().splitlines()[-1]
-                raise UserError(message.removeprefix("project.errors.UserError: ")) from error
+            for batch in self._workers:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
         else:
             for index in self.sampler:
                 yield (self.features() or self.images)[index]

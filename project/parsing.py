@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, _typehints
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 from jsonargparse._util import import_object
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
-from project.data import ImageDataModule
+from project.data import Augment, ImageDataModule
 from project.finetuning.phases import preset_phases
 from project.networks import Network
 
@@ -32,13 +32,14 @@ def _start_afresh(parser: Any, previous: Any, value: Any) -> None:
     jsonargparse keeps all arguments that the new class knows too: ``SGD`` would run with the
     ``weight_decay`` that the config gives ``AdamW``, and ``FullTraining`` with the default network
     of ``TrainFromScratch``. Here an optimizer, scheduler or network starts with its own defaults;
-    approaches and data modules keep what the config gave, but no default of the other class.
+    approaches, data modules and augmentations keep what the config gave, but no default of the
+    other class.
     """
     if previous and previous["class_path"] != value["class_path"] and previous.get("init_args"):
         replaced = import_object(previous["class_path"])
         if issubclass(replaced, (Optimizer, LRScheduler, Network)):
             previous["init_args"] = Namespace()
-        elif issubclass(replaced, (ImageClassifier, ImageDataModule)):
+        elif issubclass(replaced, (ImageClassifier, ImageDataModule, Augment)):
             defaults = _class_parser(replaced).get_defaults()
             for name, default in vars(defaults).items():
                 if name in previous["init_args"] and previous["init_args"][name] == default:
@@ -47,6 +48,10 @@ def _start_afresh(parser: Any, previous: Any, value: Any) -> None:
 
 
 _typehints.discard_init_args_on_class_path_change = _start_afresh
+
+
+# By default jsonargparse accepts no subclass of a dataclass.
+set_parsing_settings(subclasses_enabled=[Augment])
 
 
 class ProjectParser(LightningArgumentParser):

@@ -127,30 +127,30 @@ class ImageClassifier(L.LightningModule):
         self.more_test_metrics = metrics_of_config(metrics, num_classes)
 
     def setup(self, stage: str) -> None:
-        """Lay the weights out in memory, compile, and set the weights that come from the data."""
+        """Set the memory format, compile, and initialize weights that depend on the data."""
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
-            # each phase of a schedule, training and evaluation, is a program of its own
+            # torch compiles again for each phase of a schedule, for training and for evaluation
             torch._dynamo.config.recompile_limit = 64
             self.network.compile()
         if stage == "fit":
             self.initialize()
 
     def initialize(self) -> None:
-        """Let a network that has ``initialize`` set weights by training images.
+        """Call the network's ``initialize``, if it has one, with training images.
 
-        A checkpoint is loaded after this, and DDP copies the weights of the first rank after this.
+        After this, a checkpoint is loaded, or DDP copies the weights of the first rank to all.
         """
         initialize = getattr(self.network, "initialize", None)
         if initialize is not None:
             initialize(self.trainer.datamodule.sample())  # type: ignore[attr-defined]  # set late
 
     def forward(self, images: Tensor, depth: int = 0) -> Tensor:
-        """Return logits ``[B, K]``, ``[B, 1]`` for one logit.
+        """Return logits ``[B, num_logits]``.
 
         Args:
-            images: ``[B, C, H, W]``, or what the first ``depth`` stages of the network made of it.
+            images: ``[B, C, H, W]``, or the output of the first ``depth`` stages of the network.
             depth: Number of those stages.
         """
         images = self._in_layout(images)
@@ -158,7 +158,7 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:
-        """Return what the first ``depth`` stages of the network make of ``[B, C, H, W]``."""
+        """Return the output of the first ``depth`` stages of the network for ``[B, C, H, W]``."""
         return self.network.prefix(self._in_layout(images), depth)
 
     def _in_layout(self, images: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class ImageClassifier(L.LightningModule):
         return images
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """Return logits ``[B, num_classes]``: one logit is that of class 1 against 0."""
+        """Return logits ``[B, num_classes]``; a single logit gets a 0 beside it, for class 0."""
         return torch.cat([torch.zeros_like(logits), logits], dim=1) if self.one_logit else logits
 
     def compute_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -197,7 +197,7 @@ class ImageClassifier(L.LightningModule):
         return functional.binary_cross_entropy_with_logits(logits.squeeze(1), positive)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout and the like by epoch and step, so that a resumed run draws the same."""
+        """Seed by epoch and step, so that a resumed run repeats dropout and other random draws."""
         seed = mix(run_seed(), self.current_epoch, batch_idx, self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -221,7 +221,7 @@ class ImageClassifier(L.LightningModule):
         return steps
 
     def training_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and targets to train on; approaches may mix images here."""
+        """Return images and targets to train on; an approach may mix or change images here."""
         return batch.images, batch.labels
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -257,7 +257,7 @@ class ImageClassifier(L.LightningModule):
         return (logits + self(images.flip(3))) / 2 if self.flip_tta else logits
 
     def on_validation_epoch_start(self) -> None:
-        """Stop before a checkpoint is written if the training has become useless."""
+        """Stop before a checkpoint is written if the training loss is not finite."""
         if not self.trainer.sanity_checking:
             self._stop_if_not_finite()
 
@@ -302,7 +302,7 @@ class ImageClassifier(L.LightningModule):
         """Load weights.
 
         Raises:
-            UserError: If they are of another network.
+            UserError: If they belong to another network.
         """
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -311,7 +311,7 @@ class ImageClassifier(L.LightningModule):
             raise UserError(f"the checkpoint is of another network: {reason[:400]}") from error
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return what the network says of a batch.
+        """Return the predictions for a batch.
 
         Returns:
             ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
@@ -331,7 +331,7 @@ class ImageClassifier(L.LightningModule):
         """Build the optimizer and the scheduler that the config names.
 
         Raises:
-            UserError: If they refuse their arguments.
+            UserError: If their arguments are invalid.
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
@@ -380,10 +380,10 @@ class ImageClassifier(L.LightningModule):
     def scheduled_learning_rates(self, steps: int, steps_per_epoch: int) -> Tensor:
         """Return the learning rate of each optimizer step, float32 ``[steps]``, without training.
 
-        ``ReduceLROnPlateau`` is taken to see no plateau.
+        ``ReduceLROnPlateau`` counts as never reducing it.
 
         Raises:
-            UserError: If the scheduler can't go that far.
+            UserError: If the scheduler can't take so many steps.
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, lambda: steps)
@@ -397,20 +397,20 @@ class ImageClassifier(L.LightningModule):
         return torch.tensor(rates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how optimizer and scheduler were configured, beside the state they are in now."""
+        """Save the configuration of optimizer and scheduler, in addition to their state."""
         checkpoint["configured"] = self._configured
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how the optimizer of the checkpoint was configured."""
+        """Remember the configuration of optimizer and scheduler of the checkpoint."""
         self._loaded = checkpoint.get("configured")
 
     def on_train_start(self) -> None:
-        """Let the config win where it gives optimizer or scheduler another value.
+        """Apply those options of optimizer and scheduler that the config of a resumed run changes.
 
-        Loading their state loads their learning rate and the like, too.
+        Loading their state has restored the old options, such as the learning rate.
 
         Raises:
-            UserError: If the optimizer is another one, for which the state is no use.
+            UserError: If the optimizer is of another class, which can't use the state.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
@@ -419,11 +419,11 @@ class ImageClassifier(L.LightningModule):
             change(optimizer, self.lr_schedulers(), self._loaded, self._configured)
 
     def num_trained(self) -> int:
-        """Return the number of parameters that the training changes."""
+        """Return the number of parameters that are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters that are trained, in groups with and without weight decay."""
+        """Return the trained parameters, in one group, or in two: with and without weight decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if self._decay_norm_and_bias:
             return [{"params": trained}]

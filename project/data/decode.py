@@ -1,4 +1,4 @@
-"""From image files to pixels: decoded for every batch, into memory, or once into a file."""
+"""Image files to pixels: decoded for every batch, once into memory, or once into a file."""
 
 import errno
 import hashlib
@@ -24,20 +24,20 @@ from project.data.cache import CacheDir
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
-DECODER = 1  # to be raised with every change after which a file gives other pixels
-RESIDENT_BYTES = 2**26  # read from a map before its pages are given back
-SUBMITTED = 4096  # files that wait for a thread; all at once would take memory
+DECODER = 1  # version; raise it with every change after which a file gives other pixels
+RESIDENT_BYTES = 2**26  # bytes read from a memory map before its pages are released
+SUBMITTED = 4096  # files that are queued for the threads; queueing all would take memory
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Makes an image of one size from a file of any.
+    """Reads image files of any size as pixels of one size.
 
     Args:
-        mode: Grey or RGB.
+        mode: Grey (``L``) or RGB.
         size: Width and height in pixels.
-        resize: ``crop`` scales the shorter side and cuts out the middle, ``squash`` ignores the
-            proportions.
+        resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
+            ratio.
     """
 
     mode: Literal["L", "RGB"]
@@ -46,7 +46,7 @@ class Decoder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of what it makes."""
+        """Shape ``(C, H, W)`` of the result."""
         width, height = self.size
         return 1 if self.mode == "L" else 3, height, width
 
@@ -54,7 +54,7 @@ class Decoder:
         """Return the pixels, uint8 ``[C, H, W]``.
 
         Raises:
-            UserError: If the file can't be read whole; the message names it.
+            UserError: If the file can't be read completely; the message names it.
         """
         image = open_image(path, self.mode, at_least=2 * max(self.size))
         if self.resize == "crop":
@@ -68,25 +68,27 @@ class Decoder:
 def open_image(
     path: str | Path, mode: Literal["L", "RGB"] = "RGB", at_least: int | None = None
 ) -> Image.Image:
-    """Read an image of any mode as 8-bit grey or RGB, upright, on white.
+    """Read an image of any mode as 8-bit grey or RGB.
+
+    The EXIF orientation is applied, and transparent pixels become white.
 
     Args:
         path: The file.
-        mode: Grey or RGB.
-        at_least: A JPEG may be read at 1/2, 1/4 or 1/8 of its size as long as both sides keep so
-            many pixels and none is cut off; its inverse DCT can do that in a fraction of the time.
-            Resized to half of ``at_least`` or less, the values differ by 2 of 255 at most, on
-            images of the contrast of photos.
+        mode: Grey (``L``) or RGB.
+        at_least: Lets a JPEG be read at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the
+            time, if both sides are divisible by that and keep at least this many pixels. After
+            resizing to half of ``at_least`` or less, pixel values of images with the contrast of
+            photos differ by at most 2 of 255. None reads the full size.
 
     Raises:
-        UserError: If the file can't be read whole; the message names it.
+        UserError: If the file can't be read completely; the message names it.
     """
     try:
         with Image.open(path) as file:
             for scale in (8, 4, 2) if at_least is not None else ():
                 (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
                 if rest == more == 0 and min(width, height) >= (at_least or 0):
-                    file.draft(None, (width, height))  # nothing happens but for JPEG
+                    file.draft(None, (width, height))  # has an effect on JPEG only
                     break
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I") or image.mode == "F":
@@ -101,7 +103,7 @@ def open_image(
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit greys lose their lower 8 bits; floats are taken to be in [0, 1] or [0, 255]."""
+    """Return an 8-bit image: the upper 8 of 16 bits; floats are in [0, 1] or in [0, 255]."""
     values = np.asarray(image)
     if image.mode == "F":
         values = values * (255 if values.max(initial=0) <= 1 else 1)
@@ -120,11 +122,11 @@ def _broken(path: str | Path, error: BaseException) -> UserError:
 
 
 class ImageFiles:
-    """Files, and how they are decoded.
+    """Image files and their decoder.
 
     Args:
-        paths: Their paths.
-        decoder: What makes pixels of each.
+        paths: Paths of the files.
+        decoder: Reads the pixels of a file.
     """
 
     def __init__(self, paths: list[Path], decoder: Decoder) -> None:
@@ -136,12 +138,12 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape ``(N, C, H, W)`` of all of them, decoded."""
+        """Shape ``(N, C, H, W)`` of all decoded images."""
         return len(self), *self.decoder.shape
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that they take decoded."""
+        """Size of all decoded images in bytes."""
         count, channels, height, width = self.shape
         return count * channels * height * width
 
@@ -151,7 +153,7 @@ class ImageFiles:
 
     @cached_property
     def _identities(self) -> list[bytes]:
-        """What tells that a file is still the same: its absolute path, size and time."""
+        """Absolute path, size and modification time of each file: they change with the file."""
         here = Path.cwd()
         identities = []
         for path in self.paths:
@@ -164,10 +166,14 @@ class ImageFiles:
         return identities
 
     def sha256(self, places: Tensor | None = None, decoded: bool = True) -> str:
-        """Return what identifies the files at these places, null: all; and how they are decoded.
+        """Return the SHA-256 of path, size and modification time of files.
+
+        Args:
+            places: Positions of the files, int64; None takes all of them.
+            decoded: Whether the decoder is part of it.
 
         Raises:
-            UserError: If a file isn't there.
+            UserError: If a file doesn't exist.
         """
         digest = hashlib.sha256(f"{DECODER} {self.decoder}".encode() if decoded else b"")
         chosen = range(len(self)) if places is None else places.tolist()
@@ -186,11 +192,12 @@ class ImageFiles:
         return torch.from_numpy(np.stack(images))
 
     def decode_all(self, write: Callable[[int, NDArray[np.uint8]], None], progress: bool) -> None:
-        """Decode all files, with threads, for Pillow lets go of the GIL.
+        """Decode all files with several threads; Pillow releases the GIL while it decodes.
 
         Args:
-            write: Takes the place of an image and its pixels, in any order and from any thread.
-            progress: Show how far it is.
+            write: Receives the position of an image and its pixels, in any order and from any
+                thread.
+            progress: Show a progress bar.
 
         Raises:
             UserError: If a file is broken; the message names it.
@@ -207,7 +214,7 @@ class ImageFiles:
 
 
 Pixels = Callable[[Tensor], Tensor]
-"""Takes places among the files, int64 ``[B]``, and returns images, uint8 ``[B, C, H, W]``."""
+"""Takes positions among the files, int64 ``[B]``, and returns images, uint8 ``[B, C, H, W]``."""
 
 
 def in_memory(files: ImageFiles, progress: bool) -> Pixels:
@@ -216,7 +223,7 @@ def in_memory(files: ImageFiles, progress: bool) -> Pixels:
     Raises:
         UserError: If a file is broken.
     """
-    files.sha256()  # a fingerprint must not be of a file that was changed after it was decoded
+    files.sha256()  # before decoding: a file that changes later must not be fingerprinted
     images = torch.empty(files.shape, dtype=torch.uint8)
     array = images.numpy()
     files.decode_all(array.__setitem__, progress)
@@ -224,18 +231,18 @@ def in_memory(files: ImageFiles, progress: bool) -> Pixels:
 
 
 def on_disk(files: ImageFiles, cache: CacheDir, resident: bool) -> Pixels:
-    """Decode all files into one of the cache, unless it is there, and map that.
+    """Decode all files into one file of the cache, unless it exists, and map it into memory.
 
-    Of the processes that ask for it at once, one decodes and the others wait.
+    If several processes call this at once, one of them decodes and the others wait.
 
     Args:
         files: The files.
-        cache: Where it is kept.
+        cache: The cache.
         resident: As for :class:`MappedPixels`.
 
     Raises:
         OSError: If the cache can't be written to or is too small.
-        UserError: If a file is broken; then nothing is left in the cache.
+        UserError: If a file is broken; then nothing is added to the cache.
     """
     path = cache.path(files.key)
     if not path.is_file():
@@ -254,7 +261,7 @@ def _decode_into(cache: CacheDir, files: ImageFiles) -> None:
         with temporary.open("r+b", buffering=0) as file:
             header = temporary.stat().st_size - files.num_bytes
 
-            # Not through a map, whose pages would count as memory of this process.
+            # The pages of a memory map would count as memory of this process.
             def write(place: int, pixels: NDArray[np.uint8]) -> None:
                 start = header + place * pixels.nbytes
                 if os.pwrite(file.fileno(), pixels.data, start) < pixels.nbytes:
@@ -271,8 +278,8 @@ class MappedPixels:
 
     Args:
         path: A ``.npy``, uint8 ``[N, C, H, W]``.
-        resident: Whether what was read may stay in the memory of this process. If not, it is
-            given back every 64 MB; the system may still keep it as cached file.
+        resident: Whether pages that were read may stay in the memory of this process. If not, they
+            are released every 64 MB; the operating system may still keep them in its file cache.
     """
 
     def __init__(self, path: Path, resident: bool) -> None:
@@ -292,18 +299,18 @@ class MappedPixels:
         return images
 
     def __reduce__(self) -> tuple[type["MappedPixels"], tuple[Path, bool]]:
-        """Let a worker process map the file anew; the array itself would be copied."""
+        """Let a worker process map the file itself, because pickling would copy the array."""
         return MappedPixels, (self._path, self._resident)
 
 
 class FolderImages:
-    """One split of a folder of images: which of the files it has, and their labels.
+    """One split of a folder of images: a subset of the files, and their labels.
 
     Args:
         files: The files of all splits.
-        places: Where its images are among them, int64 ``[N]``.
+        places: Positions of the images of this split among the files, int64 ``[N]``.
         labels: int64 ``[N]``.
-        pixels: Returns the images at given places; null decodes them each time.
+        pixels: Returns the images at given positions; None decodes the files each time.
     """
 
     def __init__(
@@ -323,16 +330,16 @@ class FolderImages:
         return Batch(self._pixels(self.places[number]), self.labels[number], index)
 
     def subset(self, index: Tensor) -> "FolderImages":
-        """Return the images of these indices, in that order; nothing is copied or decoded."""
+        """Return the images of these indices, in that order, without copying or decoding them."""
         pixels = self._pixels if self.in_memory else None
         return FolderImages(self.files, self.places[index], self.labels[index], pixels)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what identifies the files, how they are decoded, and the labels."""
+        """Return the SHA-256 of the state of the files, their decoder and the labels."""
         return self._digest(decoded=True)
 
     def identity(self) -> str:
-        """Return the SHA-256 of what identifies the files, and the labels."""
+        """Return the SHA-256 of the state of the files and the labels."""
         return self._digest(decoded=False)
 
     def _digest(self, decoded: bool) -> str:

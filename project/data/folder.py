@@ -22,30 +22,30 @@ DEFAULT_SIZE = 224
 class ImageFolder(ImageDataModule):
     """Images of any size and mode in one subfolder per class.
 
-    ``root`` holds ``train/``, and optionally ``val/`` and ``test/``, with the class folders in
-    each; or it holds the class folders itself and is split. The classes are those of ``train``;
-    other splits are matched to them by name. Files and folders whose name begins with a dot are
-    ignored. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
-    orientation that a camera noted is applied.
+    ``root`` contains either ``train/`` and optionally ``val/`` and ``test/``, each with the class
+    folders, or the class folders themselves, which are then split. The classes are those of
+    ``train``; other splits are matched to them by name. Files and folders whose name begins with a
+    dot are ignored. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
+    EXIF orientation is applied.
 
     Args:
         root: The folder.
-        test_fraction: Share of each class that becomes the test set if ``root`` holds the class
-            folders itself. 0 makes no test set.
-        classes: Names of the classes; null takes the names of the folders. A checkpoint's own are
-            used to predict with it, so that the training images needn't be there.
-        resize: ``crop`` scales the shorter side and cuts out the middle, ``squash`` ignores the
-            proportions.
-        grayscale: One channel instead of three, unless the pretrained backbone says otherwise.
+        test_fraction: Fraction of each class that becomes the test set if ``root`` contains the
+            class folders themselves. 0 makes no test set.
+        classes: Names of the classes; None takes the names of the folders. ``predict`` takes those
+            of the checkpoint, so that it doesn't need the training images.
+        resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
+            ratio.
+        grayscale: One channel instead of three, unless a pretrained backbone expects three.
         cache: ``disk`` decodes the images once, into a file in ``cache_dir`` that later runs and
-            all processes share, and keeps memory flat however large that is. ``memory`` decodes
-            them into memory at each start, ``off`` for every batch. ``auto`` is ``disk`` that may
-            use up to ``memory_gb``, or, where the file can't be had, ``memory`` up to that size,
-            else ``off``. true is ``auto``, and false is ``off``.
-        memory_gb: Gigabytes of decoded images that ``auto`` may hold in memory.
-        predict_dir: A folder of images to predict, with or without subfolders; null predicts the
+            all processes share; memory use doesn't grow with its size. ``memory`` decodes them into
+            memory at each start, ``off`` anew for every batch. ``auto`` is ``disk`` with up to
+            ``memory_gb`` of the file kept in memory; if the file can't be written, it is ``memory``
+            up to that size and ``off`` beyond it. ``true`` means ``auto``, ``false`` means ``off``.
+        memory_gb: Gigabytes of decoded images that ``auto`` may keep in memory.
+        predict_dir: A folder of images to predict, with or without subfolders; None predicts the
             test images.
-        url: Archive (zip or tar) to fetch if ``root`` doesn't exist yet.
+        url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
         sha256: SHA-256 of that archive, in hexadecimal.
         kwargs: Options of every data module.
     """
@@ -82,10 +82,10 @@ class ImageFolder(ImageDataModule):
         self._class_names = classes
 
     def prepare_data(self) -> None:
-        """Fetch and unpack the archive if there is one and the folder isn't there; once per node.
+        """Download and unpack the archive if ``url`` is given and ``root`` is missing.
 
         Raises:
-            UserError: If that fails.
+            UserError: If the download fails.
         """
         root = Path(self.root)
         if self.url is None or self.sha256 is None or _subfolders(root):
@@ -135,7 +135,7 @@ class ImageFolder(ImageDataModule):
         return train, val, test
 
     def setup(self, stage: str) -> None:
-        """Find and decode the images once; for prediction, only find those of ``predict_dir``."""
+        """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
             folder = Path(self.predict_dir)
             paths = _images_below(folder) if folder.is_dir() else []
@@ -180,7 +180,7 @@ class ImageFolder(ImageDataModule):
         )
 
     def _decode(self) -> None:
-        """Decode what the splits use together, once for all of them."""
+        """Decode the images that any of the splits uses, once for all splits."""
         splits = (self.train_images, self.val_images, self.test_images)
         found = [split for split in splits if isinstance(split, FolderImages)]
         files = found[0].files
@@ -199,7 +199,7 @@ class ImageFolder(ImageDataModule):
         self.train_images, self.val_images, self.test_images = map(decoded, splits)
 
     def _is_cached(self, files: ImageFiles) -> bool:
-        with suppress(OSError):  # which makes no difference yet
+        with suppress(OSError):  # reported later, when the cache is needed
             return self.cache in ("auto", "disk") and self.cache_dir.path(files.key).is_file()
         return False
 
@@ -248,6 +248,6 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """Don't let ``os.walk`` leave out what it can't read."""
+    """Raise the error of a folder that can't be read; ``os.walk`` would skip it silently."""
     if not isinstance(error, FileNotFoundError):
         raise error

@@ -85,7 +85,7 @@ def test_split_leaves_a_class_at_least_one_training_image() -> None:
 
 def test_limit_per_class() -> None:
     labels = torch.tensor([0] * 5 + [1] * 2)
-    chosen = first_per_class(labels, 3, share=1.0, seed=0)
+    chosen = first_per_class(labels, 3, fraction=1.0, seed=0)
     assert labels[chosen].tolist() == [0, 0, 0, 1, 1]
 
 

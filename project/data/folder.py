@@ -1,5 +1,6 @@
 """Your own images: a folder with one subfolder per class."""
 
+import hashlib
 import os
 import sys
 from contextlib import suppress
@@ -7,16 +8,66 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from project.data.base import ImageDataModule, stratified_split
-from project.data.batches import Images
-from project.data.decode import Decoder, FolderImages, ImageFiles, Pixels, in_memory, on_disk
+from project.data.batches import Batch, Images
+from project.data.decode import Decoder
 from project.data.download import fetch_archive, lock
+from project.data.files import ImageFiles, Pixels, in_memory, on_disk
 from project.errors import UserError
 
 DEFAULT_SIZE = 224
+
+
+class FolderImages:
+    """One split of a folder of images: a subset of the files, and their labels.
+
+    Args:
+        files: The files of all splits.
+        places: Positions of the images of this split among the files, int64 ``[N]``.
+        labels: int64 ``[N]``.
+        pixels: Returns the images at given positions; None decodes the files each time.
+    """
+
+    def __init__(
+        self, files: ImageFiles, places: Tensor, labels: Tensor, pixels: Pixels | None = None
+    ) -> None:
+        self.files = files
+        self.places = places
+        self.labels = labels
+        self.in_memory = pixels is not None
+        self._pixels = pixels or files.decode
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        number = index % len(self)
+        return Batch(self._pixels(self.places[number]), self.labels[number], index)
+
+    def subset(self, index: Tensor) -> "FolderImages":
+        """Return the images of these indices, in that order, without copying or decoding them."""
+        pixels = self._pixels if self.in_memory else None
+        return FolderImages(self.files, self.places[index], self.labels[index], pixels)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the state of the files, their decoder and the labels."""
+        return self._digest(decoded=True)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the state of the files and the labels."""
+        return self._digest(decoded=False)
+
+    def _digest(self, decoded: bool) -> str:
+        files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def path(self, index: int) -> Path:
+        """Return the path of the image with this index."""
+        return self.files.paths[int(self.places[index])]
 
 
 class ImageFolder(ImageDataModule):
@@ -153,7 +204,7 @@ class ImageFolder(ImageDataModule):
         assert isinstance(self.test_images, FolderImages)
         return str(self.test_images.path(index))
 
-    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], torch.Tensor]:
+    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(set(_subfolders(folder)) - set(classes))
         if unknown:

@@ -15,7 +15,10 @@ from tests.conftest import Run
 GUIDE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 SECTIONS = dict(section.split("\n", 1) for section in GUIDE.split("\n## ")[1:])
 QUICK = ("--trainer.max_epochs=1", "--trainer.logger=false")
-LOGGED = {"A metric": {"val/top3", "test/top3", "val/auroc", "test/auroc"}}
+LOGGED = {
+    "A callback": {"train/grad_2.0_norm_total", "train/grad_2.0_norm/network.head.weight"},
+    "A metric": {"val/top3", "test/top3", "val/auroc", "test/auroc"},
+}
 
 
 def blocks(section: str, language: str) -> list[str]:

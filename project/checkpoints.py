@@ -8,7 +8,14 @@ import torch
 from project.errors import UserError
 
 # what a checkpoint, or the config beside it, may name to be imported
-TRUSTED_PACKAGES = (__name__.split(".")[0], "torch", "torchvision", "timm", "lightning")
+TRUSTED_PACKAGES = (
+    __name__.split(".")[0],
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "timm",
+    "lightning",
+)
 
 
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:

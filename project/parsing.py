@@ -9,7 +9,7 @@ from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
-from project.data import ImageDataModule
+from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
 from project.errors import under
 from project.length import expand_presets, settle_length
@@ -31,16 +31,16 @@ FROM_MODEL = ("input_spec",)
 def _start_afresh(previous: Namespace, value: Namespace) -> None:
     """Forget arguments that were never meant for the class that replaces another.
 
-    An optimizer, scheduler or network starts with its own defaults. An approach or data module
-    keeps what the config gave the other one, but no default of the other class: ``FullTraining``
-    must not get the default network of ``TrainFromScratch``.
+    An optimizer, scheduler or network starts with its own defaults. An approach, data module or
+    augmentation keeps what the config gave the other one, but no default of the other class:
+    ``FullTraining`` must not get the default network of ``TrainFromScratch``.
     """
     if not previous.get("init_args"):
         return
     replaced = resolve_name(previous["class_path"])
     if issubclass(replaced, (Optimizer, LRScheduler, Network)):
         previous["init_args"] = Namespace()
-    elif issubclass(replaced, (ImageClassifier, ImageDataModule)):
+    elif issubclass(replaced, (ImageClassifier, ImageDataModule, Augment)):
         defaults = _class_parser(replaced).get_defaults()
         for name, default in vars(defaults).items():
             if name in previous["init_args"] and previous["init_args"][name] == default:
@@ -48,6 +48,10 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 
 
 before_class_change(_start_afresh)
+
+
+# By default jsonargparse accepts no subclass of a dataclass.
+set_parsing_settings(subclasses_enabled=[Augment])
 
 
 class ProjectParser(LightningArgumentParser):

@@ -6,14 +6,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 from project.cli import COMMANDS, main
+from project.data import Augment
 from project.environment import PACKAGE
 from tests.conftest import CONFIGS, Run
 
@@ -68,6 +71,28 @@ def test_saved_config_runs_again(run: Callable[..., Run]) -> None:
     assert (again.path / "config.yaml").read_text() == (first.path / "config.yaml").read_text()
     for key, value in first.best["state_dict"].items():
         assert torch.equal(value, again.best["state_dict"][key]), key
+
+
+@dataclass(frozen=True)
+class Darken(Augment):
+    flip: float = 0.25
+    share: float = 0.5
+
+    def __call__(self, images: Tensor, keys: Tensor, seed: int) -> Tensor:
+        return super().__call__(images, keys, seed) * self.share
+
+
+def test_augmentation_may_be_a_class_of_ones_own(run: Callable[..., Run]) -> None:
+    own = ("--data.augment", f"{__name__}.Darken", "--data.augment.share", 0.0)
+    first = run("fit", "--config", CONFIGS / "quickstart.yaml", *QUICK, *own)
+    config = yaml.safe_load((first.path / "config.yaml").read_text())
+    augment = config["data"]["init_args"]["augment"]
+    assert augment["class_path"] == f"{__name__}.Darken"
+    given = {name: augment["init_args"][name] for name in ("flip", "shift", "share")}
+    assert given == {"flip": 0.25, "shift": 1, "share": 0.0}  # shift is the config's
+    assert first.summary["train/accuracy"] < 0.3  # of black images
+    again = run("fit", "--config", first.path / "config.yaml")
+    assert (again.path / "config.yaml").read_text() == (first.path / "config.yaml").read_text()
 
 
 def test_evaluation_needs_only_the_run_directory(run: Callable[..., Run]) -> None:
@@ -345,7 +370,7 @@ def test_wandb_run_is_complete(run: Callable[..., Run]) -> None:
     record = json.loads(shown.stdout)
     config = record["config"]
     assert config["data"]["class_path"] == "project.data.Digits"
-    assert config["data"]["init_args"]["augment"]["shift"] == 1
+    assert config["data"]["init_args"]["augment"]["init_args"]["shift"] == 1
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.003
     assert config["trainer"]["max_epochs"] == 2
     assert config["seed_everything"] == 0

@@ -49,6 +49,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     ("data value", ["fit", "--data.val_fraction", "1.5"], r"data.val_fraction: 1.5 must be in \[0"),
     ("augment value", ["fit", "--data.augment.flip", "3"], r"data.augment.flip: 3.0 is not in \[0"),
     ("augment option", ["fit", "--data.augment.flp", "1"], "Augment has no option 'flp'; .*flip"),
+    ("augment class", ["fit", "--data.augment", "Augmnt"], "data.augment: no class 'Augmnt'"),
     ("std", ["fit", "--data.std", "0"], "data.std: .* must be greater than 0"),
     ("mean", ["fit", "--data.mean", "[0.1, 0.2]"], "data.mean: 2 values for 1 channels"),
     (

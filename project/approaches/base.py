@@ -9,12 +9,13 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
 
-from project.approaches.metrics import EpochMetrics
+from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_config, scalars
 from project.approaches.optimizers import (
     align_state,
     build_optimizer,
@@ -36,36 +37,44 @@ class ImageClassifier(L.LightningModule):
     """Base of all approaches. A subclass sets ``network`` after calling this constructor.
 
     Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
-    Logged in validation and test: loss and accuracy, and precision, recall and F1 as the
-    unweighted mean over the classes.
+    Logged in validation and test, as ``val/…`` and ``test/…``: loss and accuracy, precision, recall
+    and F1 as the unweighted mean over the classes, and the ``metrics`` of the config.
 
     Attributes:
         network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
-        num_logits: 1 for one logit, else the number of classes.
+        num_logits: 1 with ``one_logit``, otherwise the number of classes.
 
     Args:
         num_classes: Number of classes; given by the data.
         image_shape: Shape ``(C, H, W)`` of one image; given by the data.
         class_names: Name of each class; given by the data.
         normalization: ``mean`` and ``std`` of the images; given by the data, kept for later use.
-        optimizer: Any torch optimizer; null is Adam with a learning rate of 0.001.
-        lr_scheduler: Changes the learning rate during training; null keeps it.
-        label_smoothing: Share of the target that is spread over all classes, in training only
-            (Szegedy et al., 2016).
+        optimizer: Any torch optimizer; None is Adam with a learning rate of 0.001.
+        lr_scheduler: Changes the learning rate during training; None keeps it constant.
+        loss: A module that maps logits ``[B, K]`` and targets to a scalar. Targets are labels,
+            int64 ``[B]``, or with mixup and cutmix in training probabilities, float ``[B, K]``; K
+            is the number of classes, also with ``one_logit``. None is cross entropy. A checkpoint
+            doesn't say which loss it was trained with; the config does.
+        metrics: Further metrics for validation and test, by name; each is a torchmetrics class that
+            takes the number of classes first, and is updated with the probabilities ``[B, K]`` of
+            the classes and the labels, int64 ``[B]``.
+        label_smoothing: Fraction of the target that is spread evenly over all classes, in training
+            only (Szegedy et al., 2016).
         one_logit: For two classes: one output and binary cross entropy, instead of an output for
             each class.
         decay_norm_and_bias: Apply the optimizer's weight decay also to biases and to the
             parameters of norm layers.
-        channels_last: Keep images and weights with the channels innermost in memory, which is
+        channels_last: Store images and weights in torch's channels-last memory format, which is
             faster for convolutions, most of all with ``trainer.precision: bf16-mixed``.
-        compile_network: Let ``torch.compile`` make one program of the network. Each phase of a
-            schedule takes half a minute of compiling or more, which pays off in long trainings on a
-            GPU.
-        flip_tta: Evaluate and predict by the mean of the logits of each image and its mirror image;
-            not for images that mean something else in a mirror, such as digits.
+        compile_network: Compile the network with ``torch.compile``. Each phase of a fine-tuning
+            schedule is compiled anew, which takes half a minute or more. That pays off in long
+            trainings on a GPU.
+        flip_tta: Evaluate and predict with the mean of the logits of each image and its mirror
+            image. Unsuitable for images whose meaning changes in a mirror, such as digits.
 
     Raises:
-        UserError: If ``one_logit`` is asked for data that hasn't two classes.
+        UserError: If ``one_logit`` is used with data that doesn't have two classes,
+            ``label_smoothing`` with a loss of your own, or a metric has the name of a built-in one.
     """
 
     network: Network
@@ -78,6 +87,8 @@ class ImageClassifier(L.LightningModule):
         normalization: dict[str, list[float]] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: Scheduler | None = None,
+        loss: nn.Module | None = None,
+        metrics: dict[str, MetricFactory] | None = None,
         label_smoothing: float = 0.0,
         one_logit: bool = False,
         decay_norm_and_bias: bool = True,
@@ -86,19 +97,26 @@ class ImageClassifier(L.LightningModule):
         flip_tta: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["loss", "metrics"])
         for name, value in list(self.hparams.items()):
             if callable(value) or is_dataclass(value):  # weights_only could not load them
                 del self.hparams[name]
         if one_logit and num_classes != 2:
             raise UserError(
-                f"model.one_logit: needs two classes, and the data has {num_classes}; "
-                "set it to false"
+                f"needs two classes, and the data has {num_classes}; set it to false",
+                key="model.one_logit",
+            )
+        if label_smoothing and loss is not None:
+            raise UserError(
+                "belongs to the built-in cross entropy; with model.loss, set it to 0 and give the "
+                "loss a smoothing of its own",
+                key="model.label_smoothing",
             )
         self.num_classes = num_classes
         self.num_logits = 1 if one_logit else num_classes
         self.class_names = class_names or tuple(str(label) for label in range(num_classes))
         self.example_input_array = torch.zeros(1, *image_shape)
+        self.loss = loss
         self.label_smoothing = label_smoothing
         self.one_logit = one_logit
         self.channels_last = channels_last
@@ -112,9 +130,11 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
+        self.more_val_metrics = metrics_of_config(metrics, num_classes)
+        self.more_test_metrics = metrics_of_config(metrics, num_classes)
 
     def setup(self, stage: str) -> None:
-        """Lay the weights out in memory, compile, and set the weights that come from the data."""
+        """Set the memory format, compile, and initialize weights that depend on the data."""
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
@@ -124,19 +144,19 @@ class ImageClassifier(L.LightningModule):
             self.initialize()
 
     def initialize(self) -> None:
-        """Let a network that has ``initialize`` set weights by training images.
+        """Call the network's ``initialize``, if it has one, with training images.
 
-        A checkpoint is loaded after this, and DDP copies the weights of the first rank after this.
+        After this, a checkpoint is loaded, or DDP copies the weights of the first rank to all.
         """
         initialize = getattr(self.network, "initialize", None)
         if initialize is not None:
             initialize(self.trainer.datamodule.sample())  # type: ignore[attr-defined]  # set late
 
     def forward(self, images: Tensor, depth: int = 0) -> Tensor:
-        """Return logits ``[B, K]``, ``[B, 1]`` for one logit.
+        """Return logits ``[B, num_logits]``.
 
         Args:
-            images: ``[B, C, H, W]``, or what the first ``depth`` stages of the network made of it.
+            images: ``[B, C, H, W]``, or the output of the first ``depth`` stages of the network.
             depth: Number of those stages.
         """
         images = self._in_layout(images)
@@ -144,7 +164,7 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:
-        """Return what the first ``depth`` stages of the network make of ``[B, C, H, W]``."""
+        """Return the output of the first ``depth`` stages of the network for ``[B, C, H, W]``."""
         return self.network.prefix(self._in_layout(images), depth)
 
     def _in_layout(self, images: Tensor) -> Tensor:
@@ -153,17 +173,29 @@ class ImageClassifier(L.LightningModule):
         return images
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """Return logits ``[B, num_classes]``: one logit is that of class 1 against 0."""
+        """Return logits ``[B, num_classes]``; a single logit gets a 0 beside it, for class 0."""
         return torch.cat([torch.zeros_like(logits), logits], dim=1) if self.one_logit else logits
 
-    def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross entropy.
+    def compute_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the loss of the config, or the mean cross entropy, as a scalar.
 
         Args:
-            logits: ``[B, K]``, or ``[B, 1]`` for one logit.
+            logits: ``[B, num_logits]``.
             targets: Labels, int64 ``[B]``, or probabilities, float ``[B, num_classes]``.
-            label_smoothing: Share of the target that is spread over all classes.
+            label_smoothing: Fraction of the target that cross entropy spreads over all classes.
+
+        Raises:
+            UserError: If the loss of the config doesn't return a scalar.
         """
+        if self.loss is not None:
+            loss: Tensor = self.loss(self.class_logits(logits), targets)
+            if loss.ndim:
+                raise UserError(
+                    f"returns a tensor of shape {list(loss.shape)}, and must return a scalar, such "
+                    "as the mean over the batch",
+                    key="model.loss",
+                )
+            return loss
         if not self.one_logit:
             return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         positive = targets.to(logits.dtype) if targets.ndim == 1 else targets[:, 1]
@@ -171,7 +203,7 @@ class ImageClassifier(L.LightningModule):
         return functional.binary_cross_entropy_with_logits(logits.squeeze(1), positive)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout and the like by epoch and step, so that a resumed run draws the same."""
+        """Seed by epoch and step, so that a resumed run repeats dropout and other random draws."""
         seed = mix(run_seed(), self.current_epoch, batch_idx, self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -183,7 +215,7 @@ class ImageClassifier(L.LightningModule):
         """Return the training loss of a batch."""
         images, targets = self.training_batch(batch)
         logits = self(images, batch.depth)
-        loss = self.loss(logits, targets, self.label_smoothing)
+        loss = self.compute_loss(logits, targets, self.label_smoothing)
         self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
         if self._log_every_n_steps and (self.global_step + 1) % self._log_every_n_steps == 0:
             self.log("train/loss_step", loss.detach(), batch_size=len(images))
@@ -195,12 +227,12 @@ class ImageClassifier(L.LightningModule):
         return steps
 
     def training_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and targets to train on; approaches may mix images here."""
+        """Return images and targets to train on; an approach may mix or change images here."""
         return batch.images, batch.labels
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
-        self._evaluate(batch, self.val_metrics)
+        self._evaluate(batch, self.val_metrics, self.more_val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the test metrics.
@@ -209,7 +241,7 @@ class ImageClassifier(L.LightningModule):
             ``indices``, ``labels`` and ``predictions``, int64 ``[B]``, and ``probabilities`` of the
             predictions, float32 ``[B]``.
         """
-        logits = self._evaluate(batch, self.test_metrics)
+        logits = self._evaluate(batch, self.test_metrics, self.more_test_metrics)
         probabilities, predictions = logits.float().softmax(dim=1).max(dim=1)
         return {
             "indices": batch.indices,
@@ -218,10 +250,12 @@ class ImageClassifier(L.LightningModule):
             "probabilities": probabilities,
         }
 
-    def _evaluate(self, batch: Batch, metrics: EpochMetrics) -> Tensor:
+    def _evaluate(self, batch: Batch, metrics: EpochMetrics, more: MetricCollection) -> Tensor:
         logits = self._evaluation_logits(batch.images, batch.depth)
         class_logits = self.class_logits(logits)
-        metrics.update(self.loss(logits, batch.labels), class_logits, batch.labels)
+        metrics.update(self.compute_loss(logits, batch.labels), class_logits, batch.labels)
+        if more:
+            more.update(class_logits.float().softmax(dim=1), batch.labels)
         return class_logits
 
     def _evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
@@ -229,31 +263,36 @@ class ImageClassifier(L.LightningModule):
         return (logits + self(images.flip(3))) / 2 if self.flip_tta else logits
 
     def on_validation_epoch_start(self) -> None:
-        """Stop before a checkpoint is written if the training has become useless."""
+        """Stop before a checkpoint is written if the training loss is not finite."""
         if not self.trainer.sanity_checking:
             self._stop_if_not_finite()
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics of the epoch."""
-        self._log_epoch("val", self.val_metrics)
+        self._log_epoch("val", self.val_metrics, self.more_val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log_epoch("test", self.test_metrics)
+        self._log_epoch("test", self.test_metrics, self.more_test_metrics)
 
     def on_train_epoch_end(self) -> None:
         """Log the training metrics of the epoch."""
         self._stop_if_not_finite()
         self._log_epoch("train", self.train_metrics)
 
-    def _log_epoch(self, split: str, metrics: EpochMetrics) -> None:
+    def _log_epoch(
+        self, split: str, metrics: EpochMetrics, more: MetricCollection | None = None
+    ) -> None:
         if not metrics.update_called:  # a resumed run may begin with the end of an epoch
             return
         values = metrics.compute()
         if split == "train":
             values = {name: values[name] for name in ("loss", "accuracy")}
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
         metrics.reset()
+        if more:
+            values |= scalars(more)
+            more.reset()
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def _stop_if_not_finite(self) -> None:
         if not self.train_metrics.loss_sum.isfinite():
@@ -269,7 +308,7 @@ class ImageClassifier(L.LightningModule):
         """Load weights.
 
         Raises:
-            UserError: If they are of another network.
+            UserError: If they belong to another network.
         """
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -278,7 +317,7 @@ class ImageClassifier(L.LightningModule):
             raise UserError(f"the checkpoint is of another network: {reason[:400]}") from error
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return what the network says of a batch.
+        """Return the predictions for a batch.
 
         Returns:
             ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
@@ -298,7 +337,7 @@ class ImageClassifier(L.LightningModule):
         """Build the optimizer and the scheduler that the config names.
 
         Raises:
-            UserError: If they refuse their arguments.
+            UserError: If their arguments are invalid.
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
@@ -330,7 +369,15 @@ class ImageClassifier(L.LightningModule):
         except RuntimeError:  # it is not attached to one
             trainer = None
         with optimizer_errors():
-            return build_optimizer(self._optimizer, self.parameter_groups, trainer)
+            optimizer = build_optimizer(self._optimizer, self.parameter_groups, trainer)
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if self.loss is not None and not held.issuperset(self.loss.parameters()):
+            raise UserError(
+                f"{type(self.loss).__name__} has parameters of its own, and "
+                f"{type(self).__name__} trains the parameters of the network only",
+                key="model.loss",
+            )
+        return optimizer
 
     def _build_scheduler(
         self, optimizer: Optimizer, total_steps: Callable[[], float]
@@ -340,10 +387,10 @@ class ImageClassifier(L.LightningModule):
     def scheduled_learning_rates(self, steps: int, steps_per_epoch: int) -> Tensor:
         """Return the learning rate of each optimizer step, float32 ``[steps]``, without training.
 
-        ``ReduceLROnPlateau`` is taken to see no plateau.
+        ``ReduceLROnPlateau`` counts as never reducing it.
 
         Raises:
-            UserError: If the scheduler can't go that far.
+            UserError: If the scheduler can't take so many steps.
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, lambda: steps)
@@ -357,20 +404,20 @@ class ImageClassifier(L.LightningModule):
         return torch.tensor(rates)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how optimizer and scheduler were configured, beside the state they are in now."""
+        """Save the configuration of optimizer and scheduler, in addition to their state."""
         checkpoint["configured"] = self._configured
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how the optimizer of the checkpoint was configured."""
+        """Remember the configuration of optimizer and scheduler of the checkpoint."""
         self._loaded = checkpoint.get("configured")
 
     def on_train_start(self) -> None:
-        """Let the config win where it gives optimizer or scheduler another value.
+        """Apply those options of optimizer and scheduler that the config of a resumed run changes.
 
-        Loading their state loads their learning rate and the like, too.
+        Loading their state has restored the old options, such as the learning rate.
 
         Raises:
-            UserError: If the optimizer is another one, for which the state is no use.
+            UserError: If the optimizer is of another class, which can't use the state.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
@@ -379,11 +426,11 @@ class ImageClassifier(L.LightningModule):
             change(optimizer, self.lr_schedulers(), self._loaded, self._configured)
 
     def num_trained(self) -> int:
-        """Return the number of parameters that the training changes."""
+        """Return the number of parameters that are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters that are trained, in groups with and without weight decay."""
+        """Return the trained parameters, in one group, or in two: with and without weight decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if self._decay_norm_and_bias:
             return [{"params": trained}]

@@ -1,4 +1,4 @@
-"""Complete training: random weights and a large data set make a foundation for other tasks."""
+"""Complete training: from random weights on a large data set, to get a backbone for other tasks."""
 
 from typing import Any
 
@@ -15,18 +15,19 @@ from project.networks import CNN
 class FullTraining(ImageClassifier):
     """An established architecture with random weights, trained on a large data set.
 
-    The backbone of its best checkpoint can be given to ``FineTuning``. For an average of the
-    weights over time, add Lightning's ``EMAWeightAveraging`` to ``trainer.callbacks``.
+    ``FineTuning`` can start from the backbone of its best checkpoint. For a moving average of the
+    weights, add Lightning's ``EMAWeightAveraging`` to ``trainer.callbacks``.
 
     Args:
         network: ``CNN``, ``LibraryNetwork`` for an architecture of torchvision or timm, or a
             ``Network`` of your own.
         num_classes: Number of classes; given by the data.
         image_shape: Shape ``(C, H, W)`` of one image; given by the data.
-        mixup: Parameter of the Beta distribution by which pairs of images are blended; 0 blends
-            none (Zhang et al., 2018).
-        cutmix: The same for rectangles that are pasted from one image into another (Yun et al.,
-            2019). If both are given, each batch gets one or the other.
+        mixup: Parameter of the Beta distribution of the weights with which pairs of images are
+            blended; 0 blends none (Zhang et al., 2018).
+        cutmix: Parameter of the Beta distribution of the sizes of rectangles that are pasted from
+            one image into another; 0 pastes none (Yun et al., 2019). If both are given, one of them
+            is chosen at random for each batch.
         kwargs: Options of every approach.
     """
 

@@ -1,17 +1,28 @@
-"""Loss, accuracy, precision, recall and F1 of an epoch, from one confusion matrix."""
+"""The metrics of an epoch: those that every approach has, and those that a config adds."""
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
+
+from project.errors import UserError
+
+SCORES = ("accuracy", "precision", "recall", "f1", "loss")
+"""Names of what :class:`EpochMetrics` computes."""
+
+MetricFactory = Callable[[int], Metric]
+"""Takes the number of classes and returns a metric of torchmetrics."""
 
 
 class EpochMetrics(Metric):
-    """Sums up the loss and the confusion matrix of an epoch, over all ranks.
+    """Loss, accuracy, precision, recall and F1 of an epoch, over all ranks.
 
-    A step adds to two tensors on its device and waits for nothing. The scores are on the CPU.
+    A step adds to the sum of the losses and to a confusion matrix, both on its device, without
+    waiting for the GPU. The results are on the CPU.
 
     Attributes:
-        total_confusion: int64 ``[K, K]``, labels by predictions, as of the last ``compute()``.
+        total_confusion: int64 ``[K, K]``, labels by predictions, at the last ``compute()``.
 
     Args:
         num_classes: Number of classes, K.
@@ -61,3 +72,52 @@ class EpochMetrics(Metric):
             "recall": (correct / actual.clamp(min=1))[occurs].mean().float(),
             "f1": (2 * correct / (predicted + actual).clamp(min=1))[occurs].mean().float(),
         }
+
+
+def metrics_of_config(
+    factories: Mapping[str, MetricFactory] | None, num_classes: int
+) -> MetricCollection:
+    """Build the metrics that a config adds.
+
+    Args:
+        factories: Name of each metric to its factory.
+        num_classes: Number of classes, K.
+
+    Returns:
+        Metrics that take probabilities ``[B, K]`` and labels, int64 ``[B]``.
+
+    Raises:
+        UserError: If a name is that of a built-in metric, or a metric refuses its arguments.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {}
+    for name, build in (factories or {}).items():
+        if name in SCORES:
+            raise UserError(
+                f"{name!r} is the name of a built-in metric; choose another", key="model.metrics"
+            )
+        try:
+            metric = metrics[name] = build(num_classes)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error), key=f"model.metrics.{name}") from error
+        if hasattr(metric, "validate_args"):
+            # labels are valid here, and checking them would wait for the GPU in each step
+            metric.validate_args = False
+    return MetricCollection(metrics, compute_groups=False)
+
+
+def scalars(metrics: MetricCollection) -> dict[str, Tensor]:
+    """Return the value of each metric of a config.
+
+    Raises:
+        UserError: If one isn't a single number, which could not be logged.
+    """
+    values: dict[str, Tensor] = {}
+    for name, metric in metrics.items():
+        value = metric.compute()
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise UserError(
+                "its result must be one number; average it over the classes",
+                key=f"model.metrics.{name}",
+            )
+        values[name] = value.float()
+    return values

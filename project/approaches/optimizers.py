@@ -1,4 +1,4 @@
-"""Optimizers: torch's fused kernels where they work, and what a resumed run may change."""
+"""Optimizers: choice of torch's fused kernels, and changed options of a resumed run."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +25,12 @@ def build_optimizer(
     groups: Callable[[], list[dict[str, Any]]],
     trainer: L.Trainer | None = None,
 ) -> Optimizer:
-    """Return an optimizer, fused if it has such a kernel and nobody chose otherwise.
+    """Return an optimizer, with its fused kernel if it has one and the config doesn't decide it.
 
     Args:
-        build: Takes parameter groups and options; null is Adam with a learning rate of 0.001.
-        groups: Returns the parameter groups; optimizers change those they are given.
-        trainer: Who trains it, if that is known.
+        build: Takes parameter groups and options; None is Adam with a learning rate of 0.001.
+        groups: Returns new parameter groups at each call, because optimizers modify them.
+        trainer: The trainer, if there is one already.
     """
     build = build or DEFAULT
     optimizer = build(groups())
@@ -75,7 +75,8 @@ def _can_fuse(optimizer: Optimizer, trainer: L.Trainer | None) -> bool:
         return False
     if any(options.get(name) for name in ("foreach", "capturable", "differentiable")):
         return False
-    if options.get("momentum"):  # fused SGD fails where some have none yet: newly trained layers
+    # fused SGD fails if only some parameters have momentum already: newly trained layers have none
+    if options.get("momentum"):
         return False
     # Lightning 2.6 refuses it: https://github.com/Lightning-AI/pytorch-lightning/pull/21435
     if (
@@ -89,9 +90,9 @@ def _can_fuse(optimizer: Optimizer, trainer: L.Trainer | None) -> bool:
 
 
 def align_state(optimizer: Optimizer) -> None:
-    """Lay a loaded state out in memory like its parameters.
+    """Give loaded optimizer state the memory format of its parameters.
 
-    The fused kernels of the CPU take that for granted and compute nonsense otherwise, in silence.
+    The fused kernels of the CPU rely on it; without it they compute wrong results without an error.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -100,7 +101,7 @@ def align_state(optimizer: Optimizer) -> None:
 
 
 def configured(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
-    """Return how optimizer and scheduler are configured before the first step."""
+    """Return the configuration of optimizer and scheduler before the first step."""
     return {
         "optimizer": type(optimizer).__name__,
         "groups": [
@@ -114,25 +115,26 @@ def configured(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str,
 def change(
     optimizer: Optimizer, scheduler: Any, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
-    """Change a loaded optimizer and scheduler in what is configured otherwise now.
+    """Apply the options that differ between two configurations to a loaded optimizer and scheduler.
 
     Args:
-        optimizer: The optimizer; loading its state has loaded its options, too.
-        scheduler: Its scheduler, or null.
-        old: Result of :func:`configured` in the run that the state is from.
-        new: The same in this run.
+        optimizer: The optimizer, with loaded state and the old options.
+        scheduler: Its scheduler, or None.
+        old: Result of :func:`configured` in the run that wrote the state.
+        new: Result of :func:`configured` in this run.
 
     Raises:
-        UserError: If the optimizer is another one, for which the state is no use.
+        UserError: If the optimizer is of another class, which can't use the state.
     """
     if old["optimizer"] != new["optimizer"]:
         raise UserError(
-            f"model.optimizer: the checkpoint is from {old['optimizer']}; a resumed run can "
-            f"change its arguments, but not go on with {new['optimizer']}"
+            f"the checkpoint is from {old['optimizer']}; a resumed run can change its arguments, "
+            f"but can't continue with {new['optimizer']}",
+            key="model.optimizer",
         )
     for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
         changed = {name: value for name, value in after.items() if value != before.get(name)}
-        changed.pop("fused", None)  # the state is that of the kernel it was trained with
+        changed.pop("fused", None)  # the state belongs to the kernel that wrote it
         if changed.pop("lr", None) is not None:
             for name in {"lr", "scheduled_lr"} & group.keys():
                 group[name] *= after["lr"] / before["lr"] if before["lr"] else 0

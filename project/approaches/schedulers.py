@@ -1,4 +1,4 @@
-"""Learning rate schedulers: when they step, and one that torch lacks."""
+"""Learning rate schedulers: when they step, and a cosine with a warm-up."""
 
 import math
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from project.errors import UserError
 
 @dataclass
 class Scheduler:
-    """A learning rate scheduler and when it steps, by the names that Lightning gives them.
+    """A learning rate scheduler and when it steps; the options have Lightning's names.
 
     Args:
         scheduler: Any torch scheduler, or ``WarmupCosine``.
         interval: Step after every optimizer step or after every epoch.
-        frequency: How many of those intervals lie between two steps.
-        monitor: Metric that ``ReduceLROnPlateau`` looks at.
+        frequency: Number of those intervals between two steps of the scheduler.
+        monitor: Metric that ``ReduceLROnPlateau`` monitors.
     """
 
     scheduler: Callable[[Optimizer], LRScheduler]
@@ -32,10 +32,10 @@ class Scheduler:
 
         Args:
             optimizer: The optimizer.
-            total_steps: Returns the number of its steps in the whole training.
+            total_steps: Returns the number of optimizer steps of the whole training.
 
         Raises:
-            UserError: If it refuses its arguments.
+            UserError: If its arguments are invalid.
         """
         try:
             scheduler = self.scheduler(optimizer)
@@ -51,10 +51,15 @@ class Scheduler:
         return scheduler
 
     def step_in_advance(self, scheduler: LRScheduler, step: int, steps_per_epoch: int) -> None:
-        """Step after this optimizer step, from 1 on, as a training would that sees no plateau.
+        """Step as a training would after an optimizer step.
+
+        Args:
+            scheduler: The scheduler; ``ReduceLROnPlateau`` never steps here.
+            step: Number of the optimizer step, from 1 on.
+            steps_per_epoch: Optimizer steps of an epoch.
 
         Raises:
-            UserError: If the scheduler can't go that far.
+            UserError: If the scheduler can't take so many steps.
         """
         interval = steps_per_epoch if self.interval == "epoch" else 1
         if step % (interval * self.frequency) or isinstance(scheduler, ReduceLROnPlateau):
@@ -66,16 +71,16 @@ class Scheduler:
 
 
 class WarmupCosine(LambdaLR):
-    """A linear warm-up to the optimizer's learning rate, then a cosine down to a share of it.
+    """A linear warm-up to the optimizer's learning rate, then a cosine decay to a fraction of it.
 
-    Goes with ``interval: step``. Cosine after Loshchilov and Hutter, 2017; warm-up after Goyal et
-    al., 2017.
+    Requires ``interval: step``. Cosine decay after Loshchilov and Hutter, 2017; warm-up after Goyal
+    et al., 2017.
 
     Args:
         optimizer: Optimizer whose learning rates are changed; given by the approach.
-        warmup: Share of all steps that the warm-up takes, in [0, 1].
-        end: Share of the learning rate that is left at the end, in [0, 1].
-        total_steps: Optimizer steps of the whole training; null takes what the trainer expects.
+        warmup: Fraction of all steps that the warm-up takes, in [0, 1].
+        end: Learning rate at the end as a fraction of the optimizer's, in [0, 1].
+        total_steps: Optimizer steps of the whole training; None takes the trainer's estimate.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, self._factor)
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Set the number of steps before the first one, unless the config gave it."""
+        """Set the number of steps, unless the config gives it; call this before the first step."""
         self.total_steps = self.total_steps or total_steps
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = lr * self._factor(0)
@@ -108,13 +113,16 @@ class WarmupCosine(LambdaLR):
 
 
 class Shared:
-    """A function that copies of the model share: copying it may copy the whole command line."""
+    """A function that copies of a model share instead of copying it.
+
+    A function that jsonargparse built refers to its whole parser, which a deep copy would copy.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         return self.function(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
@@ -122,6 +130,6 @@ class Shared:
 
 
 def plain_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a scheduler's state that ``weights_only`` loads."""
+    """Return the part of a scheduler's state that ``weights_only=True`` can load."""
     kinds = (bool, int, float, str, list, tuple, type(None))
     return {name: value for name, value in state.items() if isinstance(value, kinds)}

@@ -11,8 +11,8 @@ class TrainFromScratch(ImageClassifier):
     """A network of your own with random weights, trained on your data.
 
     Args:
-        network: A subclass of ``Network``; it gets the shape of the images and the number of
-            logits from here, and its other arguments from the config.
+        network: A subclass of ``Network``; the shape of the images and the number of logits are
+            given by the data, its other arguments by the config.
         num_classes: Number of classes; given by the data.
         image_shape: Shape ``(C, H, W)`` of one image; given by the data.
         kwargs: Options of every approach.

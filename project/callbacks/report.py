@@ -12,6 +12,7 @@ from rich.table import Table
 
 from project import STARTED
 from project.approaches import ImageClassifier
+from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import BestAndLast, best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
@@ -20,8 +21,6 @@ from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
 from project.tracking import Tracking
-
-SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
 
 class RunReport(L.Callback):
@@ -192,9 +191,11 @@ class RunReport(L.Callback):
             table.add_column("")
             for split in splits:
                 table.add_column({"val": "validation"}.get(split, split), justify="right")
-            for score in SCORES:
-                values = [self.summary[f"{split}/{score}"] for split in splits]
-                table.add_row(score, *(f"{value:.4f}" for value in values))
+            prefixes = ("val/", "test/")
+            more = [name.split("/", 1)[1] for name in self.summary if name.startswith(prefixes)]
+            for score in dict.fromkeys([*SCORES, *more]):
+                values = [self.summary.get(f"{split}/{score}") for split in splits]
+                table.add_row(score, *("" if v is None else f"{v:.4f}" for v in values))
             print_table(table)
         lines = []
         if "fit_seconds" in self.summary:

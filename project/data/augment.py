@@ -11,16 +11,16 @@ from project.randomness import uniform
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of training images; each is off unless given.
+    """Random changes of training images; by default all of them are off.
 
     Args:
         flip: Probability of a horizontal flip.
         shift: Largest shift in pixels, in each direction; the border is mirrored.
-        min_scale: Smallest share of the area that a random crop keeps; it is stretched to full
-            size. 1 crops nothing.
+        min_scale: Smallest fraction of the area that a random crop keeps; the crop is resized to
+            the full size. 1 crops nothing.
         brightness: Largest relative change of brightness.
         contrast: Largest relative change of contrast.
-        cutout: Side in pixels of a square that is painted over with the image's mean colour
+        cutout: Side length in pixels of a square that is filled with the image's mean colour
             (DeVries and Taylor, 2017).
     """
 
@@ -45,11 +45,12 @@ class Augment:
 
         Args:
             images: uint8 ``[B, C, H, W]``.
-            keys: int64 ``[B]``; an image's key and the seed determine what happens to it.
+            keys: int64 ``[B]``; the key of an image and the seed determine its random changes.
             seed: Changes with every epoch.
 
         Returns:
-            ``[B, C, H, W]`` with values in 0 to 255: uint8, or float32 where values were mixed.
+            ``[B, C, H, W]`` with values in 0 to 255: float32 if pixel values were interpolated or
+            recoloured, otherwise uint8.
         """
         random = uniform(keys, 11, seed).unbind(dim=1)
         if self.min_scale < 1:
@@ -91,7 +92,10 @@ class Augment:
         )
 
     def _shifted(self, length: int, random: Tensor) -> Tensor:
-        """Return for each image which pixel of a line goes where, mirrored at the ends."""
+        """Return for each image the source position of each pixel of a line, mirrored at the ends.
+
+        int64 ``[B, length]``.
+        """
         offset = (random * (2 * self.shift + 1)).long() - self.shift
         position = (torch.arange(length, device=random.device) + offset[:, None]).abs()
         return (length - 1 - (length - 1 - position).abs()).clamp(min=0)

@@ -24,39 +24,46 @@ NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-
 class ImageDataModule(L.LightningDataModule):
     """Base of all data modules: a source of images, split into train, validation and test.
 
-    A subclass sets :attr:`class_names` and :attr:`source_shape` before any data is read where it
-    can, and implements :meth:`load`. Images stay uint8 until they are on the device, where the
+    A subclass sets :attr:`class_names` and :attr:`source_shape`, without reading the data if
+    possible, and implements :meth:`load`. Images stay uint8 until they are on the device, where the
     whole batch is resized, augmented and normalised at once.
+
+    Attributes:
+        class_names: Names of the classes; the label of a class is its position.
+        source_shape: Shape ``(C, H, W)`` of an image as :meth:`load` returns it.
 
     Args:
         root: Folder with the data.
         batch_size: Images per step on each device.
-        eval_batch_size: The same for validation, test and prediction; null takes 1,000 images of
-            32×32, fewer of larger ones, and never less than ``batch_size``.
-        num_workers: Processes that load images; null uses none for images in memory, and else as
-            many as there are cores, up to 8.
-        val_fraction: Share of the training images that is set aside for validation, from each
-            class alike. 0 trains on all of them; then the last epoch counts as the best.
-        limit_per_class: Training images to keep of each class, for experiments with little data.
-            Validation and test stay whole. What fewer images keep, more images keep, too.
-        train_fraction: Share of the training images of each class to keep, at least one; likewise.
-        steps_per_epoch: Batches per epoch, going through the images as often as that takes. Null
-            goes through them once.
-        augment: Random changes of training images; null makes none.
-        image_size: Height and width in pixels that images are resized to. Null takes what the
-            pretrained backbone expects, else the size of the source.
-        mean: Mean of the pixel values in [0, 1], one for all channels or one for each. Null takes
-            what the pretrained backbone expects, else 0.5.
-        std: Standard deviation of the pixel values; null as for ``mean``.
-        split_seed: Seed of the split, of ``limit_per_class`` and ``train_fraction``. It isn't the
-            seed of the run, so that runs with several seeds see the same split.
-        cache_dir: Folder for what is computed once and used by later runs: decoded images of an
-            ``ImageFolder``, features of frozen layers. It may be deleted when nothing runs.
-        cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
-        input_spec: What the pretrained backbone expects; given by the model.
+        eval_batch_size: Images per step in validation, test and prediction. With None, a batch has
+            as many pixels as 1,000 images of 32×32, and at least ``batch_size`` images.
+        num_workers: Processes that load images. None uses no extra process for images in memory,
+            and otherwise one for each core, up to 8.
+        val_fraction: Fraction of the training images of each class that is set aside for
+            validation. 0 trains on all of them; then the last epoch counts as the best.
+        limit_per_class: Largest number of training images of each class, for experiments with
+            little data. Validation and test images stay complete. Subsets are nested: a smaller
+            one is contained in a larger one.
+        train_fraction: Fraction of the training images of each class to keep, at least one image.
+            These subsets are nested, too.
+        steps_per_epoch: Batches per epoch; the images are repeated as often as necessary. With
+            None, an epoch visits each image once.
+        augment: Random changes of training images; None makes none.
+        image_size: Height and width in pixels that images are resized to. None takes the size that
+            the pretrained backbone expects, or without one that of the source.
+        mean: Mean of the pixel values in [0, 1], one for all channels or one for each. None takes
+            what the pretrained backbone expects, or without one 0.5.
+        std: Standard deviation of the pixel values; None as for ``mean``.
+        split_seed: Seed of the split, of ``limit_per_class`` and of ``train_fraction``. It isn't
+            the seed of the run, so that runs with several seeds use the same split.
+        cache_dir: Folder for results that later runs use again: decoded images of an
+            ``ImageFolder``, and features of frozen layers. It may be deleted while no run uses it.
+        cache_gb: Largest size of that folder in gigabytes; the least recently used files are
+            removed first.
+        input_spec: The images that the pretrained backbone expects; given by the model.
 
     Raises:
-        UserError: If a value can't work.
+        UserError: If a value is out of range.
     """
 
     class_names: tuple[str, ...] = ()
@@ -117,7 +124,10 @@ class ImageDataModule(L.LightningDataModule):
         self._constants: tuple[Tensor, Tensor] | None = None  # of the normalisation, per pixel
 
     def load(self) -> tuple[Images, Images | None, Images | None]:
-        """Return all training images, the source's own validation images if any, test images.
+        """Return training images, the source's own validation images, and test images.
+
+        Validation and test images may be None; without validation images of the source, ``setup``
+        sets aside ``val_fraction`` of the training images.
 
         Raises:
             UserError: If the data is missing or broken.
@@ -131,7 +141,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of an image as the model gets it."""
+        """Shape ``(C, H, W)`` of an image that the model receives."""
         channels, height, width = self.source_shape
         if self.input_spec is not None:
             channels, (height, width) = self.input_spec.channels, self.input_spec.size
@@ -161,7 +171,7 @@ class ImageDataModule(L.LightningDataModule):
         return values
 
     def setup(self, stage: str) -> None:
-        """Load the images once, and split off validation and small-data subsets."""
+        """Load the images once, set aside validation images, and take the subset to train on."""
         if self.train_images is not None:
             return
         train, val, test = self.load()
@@ -170,8 +180,8 @@ class ImageDataModule(L.LightningDataModule):
             val = train.subset(held_out) if len(held_out) else None
             train = train.subset(kept)
         if self.limit_per_class is not None or self.train_fraction < 1:
-            most, share = self.limit_per_class or len(train), self.train_fraction
-            train = train.subset(first_per_class(train.labels, most, share, self.split_seed))
+            most, fraction = self.limit_per_class or len(train), self.train_fraction
+            train = train.subset(first_per_class(train.labels, most, fraction, self.split_seed))
         if len(train) == 0:
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
@@ -231,12 +241,12 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def fitting_eval_batch_size(self) -> int:
-        """Images in a batch that isn't trained on."""
+        """Images per step in validation, test and prediction."""
         pixels = math.prod(self.image_shape[1:])
         return self.eval_batch_size or max(self.batch_size, 1000 * 32 * 32 // max(pixels, 1024))
 
     def num_workers_for(self, images: Images) -> int:
-        """Return how many processes load these images."""
+        """Return the number of worker processes that load these images."""
         if self.num_workers is not None:
             return self.num_workers
         return 0 if images.in_memory else min(os.cpu_count() or 1, 8)
@@ -251,12 +261,12 @@ class ImageDataModule(L.LightningDataModule):
         return batch._replace(images=self.transform(batch.images, batch.indices, seed))
 
     def transform(self, images: Tensor, indices: Tensor, seed: int | None) -> Tensor:
-        """Return images as the model gets them.
+        """Return images as the model receives them: resized, augmented and normalised.
 
         Args:
             images: uint8 ``[B, C, H, W]``.
             indices: int64 ``[B]``; an image's index and the seed determine its augmentation.
-            seed: Of the augmentation; null makes none.
+            seed: Seed of the augmentation; None makes none.
         """
         channels, *size = self.image_shape
         images = to_channels(images, channels)
@@ -267,12 +277,13 @@ class ImageDataModule(L.LightningDataModule):
         return self.normalize(images)
 
     def sample(self, count: int = 2000) -> Tensor:
-        """Return training images as a network gets them, but not augmented, ``[B, C, H, W]``.
+        """Return training images, resized and normalised but not augmented, ``[B, C, H, W]``.
 
-        They are from all over the split, and the same each time.
+        They are spread evenly over the split, and the same at each call.
 
         Args:
-            count: How many images of 32×32; of larger ones, as many as have that many pixels.
+            count: Number of images if they have 32×32 pixels or fewer; of larger images, as many
+                as have that many pixels in total.
         """
         assert self.train_images is not None
         pixels = math.prod(self.image_shape[1:])
@@ -305,12 +316,12 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split indices so that every class gives the same share, but never all of its images.
+    """Split indices so that the same fraction of each class is held out, but never all of it.
 
     Args:
         labels: int64 ``[N]``.
-        fraction: Share of each class that goes into the second part; at least one image.
-        seed: Chooses the images.
+        fraction: Fraction of each class that goes into the second part; at least one image.
+        seed: Seed of the random choice.
 
     Returns:
         The two parts as sorted int64 indices.
@@ -324,17 +335,19 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     return (~second).nonzero().flatten(), second.nonzero().flatten()
 
 
-def first_per_class(labels: Tensor, count: int, share: float, seed: int) -> Tensor:
-    """Return sorted indices of random images of each class, the same first ones for any number.
+def first_per_class(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
+    """Return sorted indices of a random subset of each class.
+
+    Subsets with the same seed are nested: a smaller one is contained in a larger one.
 
     Args:
         labels: int64 ``[N]``.
         count: Largest number of images of a class.
-        share: Largest share of the images of a class; at least one image.
-        seed: Chooses the images.
+        fraction: Largest fraction of the images of a class; at least one image.
+        seed: Seed of the random choice.
     """
     chosen = [
-        order[: min(count, max(round(len(order) * share), 1))]
+        order[: min(count, max(round(len(order) * fraction), 1))]
         for order in _shuffled_classes(labels, seed)
     ]
     return torch.cat(chosen).sort().values

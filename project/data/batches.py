@@ -1,4 +1,4 @@
-"""Whole batches: what one holds, in which order they come, and who loads them."""
+"""Whole batches: their content, their order, and their loader."""
 
 import hashlib
 import math
@@ -14,15 +14,16 @@ from project.randomness import mix
 
 
 class Batch(NamedTuple):
-    """A batch, as the loader yields it and, after the transforms, as the model gets it.
+    """A batch, as the loader yields it and, after the transforms, as the model receives it.
 
     Attributes:
-        images: ``[B, C, H, W]``, uint8 out of the loader, normalised float32 for the model.
+        images: ``[B, C, H, W]``, uint8 from the loader, normalised float32 for the model; or cached
+            features of the images.
         labels: int64 ``[B]``.
-        indices: int64 ``[B]``, the place of each image in its split. Where an epoch visits an image
-            several times, the later visits count on from the number of images.
-        depth: Number of the network's stages that the images have gone through already: 0, unless
-            they are cached features.
+        indices: int64 ``[B]``, the position of each image in its split. If an epoch visits the
+            images several times, the number of images is added to the index at each repetition.
+        depth: Number of stages of the network that ``images`` have passed: 0, unless they are
+            cached features.
     """
 
     images: Tensor
@@ -32,11 +33,11 @@ class Batch(NamedTuple):
 
 
 class Images(Protocol):
-    """One split: anything that has a length and returns the batch of some indices.
+    """One split: any object with a length that returns a batch for a tensor of indices.
 
     Attributes:
         labels: int64 ``[N]``.
-        in_memory: Whether the images are decoded already, so that workers would only be slower.
+        in_memory: Whether the images are decoded already; then worker processes gain nothing.
     """
 
     labels: Tensor
@@ -51,16 +52,16 @@ class Images(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a SHA-256, in hexadecimal, of what pixels, labels and order come from."""
+        """Return a SHA-256, in hexadecimal, that changes with the pixels, labels or order."""
         ...
 
     def identity(self) -> str:
-        """Return a SHA-256 of which images and labels these are, whatever size they get."""
+        """Return a SHA-256, in hexadecimal, of images and labels; not of the decoded size."""
         ...
 
 
 class TensorImages:
-    """Images that are in memory already.
+    """A split whose images are in memory.
 
     Args:
         images: uint8 ``[N, C, H, W]``.
@@ -101,10 +102,11 @@ class CachedFeatures:
     """The features of one split.
 
     Args:
-        features: ``[views * N, ...]``, all images in their first view, then in their second.
+        features: ``[views * N, ...]``, first of the first view of all images, then of the second
+            view, and so on. A view is an augmented version of an image.
         labels: int64 ``[N]``.
-        depth: Number of stages that made them.
-        epoch: Chooses which view of each image comes next.
+        depth: Number of stages of the network that computed the features.
+        epoch: The epoch, which determines the view that is used.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, depth: int, epoch: int) -> None:
@@ -127,24 +129,24 @@ class CachedFeatures:
 class BatchSampler:
     """Yields the indices of each batch of an epoch, int64 ``[B]``.
 
-    The order is a function of the seed and the epoch alone, so neither a resume nor the number of
-    workers or ranks changes which images a step sees: a batch of 8 on one rank is a batch of 4 on
-    each of two.
+    The order is a function of the seed and the epoch alone. Therefore neither a resume nor the
+    number of workers or ranks changes which images a step uses: the images of a batch of 8 on one
+    rank are those of two batches of 4 on two ranks.
 
     Args:
-        num_images: Images in the split.
+        num_images: Number of images in the split.
         batch_size: Images in a batch of one rank.
-        shuffle: Draw a new order each epoch. All ranks then get equally many batches of equal
-            size, so up to ``world_size - 1`` images sit an epoch out. Otherwise the order is the
-            split's own, no image is left out or repeated, and all ranks get equally many batches,
-            which DDP needs for networks with batch norm.
+        shuffle: Draw a new order for each epoch. All ranks then get the same number of batches of
+            the same size, which leaves out up to ``world_size - 1`` images in an epoch. Without
+            it, the order is that of the split, no image is left out or repeated, and all ranks get
+            the same number of batches, as DDP requires for networks with batch norm.
         seed: Seed of the run.
-        rank: This process among those that train together.
+        rank: Number of this process among those that train together.
         world_size: Number of those processes.
-        steps: Batches per epoch, going through the images as often as that takes; null goes
-            through them once.
-        position: Returns how many batches of the epoch are over already, when a resumed run enters
-            it in the middle.
+        steps: Batches per epoch; the images are repeated as often as necessary. With None, an epoch
+            visits each image once.
+        position: Returns the number of batches of the epoch that a resumed run has trained on
+            already.
     """
 
     def __init__(
@@ -170,7 +172,7 @@ class BatchSampler:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; Lightning calls this."""
+        """Set the epoch, which determines the order; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -190,7 +192,8 @@ class BatchSampler:
         per_step = self.batch_size * self.world_size
         batches = torch.split(self._order(per_step), per_step)[: len(self)]
         for batch in batches[self.position() :]:
-            equal = len(batch) - len(batch) % self.world_size  # or DDP's mean would be another
+            # DDP averages over ranks, which is only right if their batches have the same size
+            equal = len(batch) - len(batch) % self.world_size
             yield batch[self.rank : equal : self.world_size]
 
     def _order(self, per_step: int) -> Tensor:
@@ -205,21 +208,41 @@ class BatchSampler:
         return torch.randperm(self.num_images, generator=generator) + offset
 
 
-class BatchLoader:
-    """Yields whole batches of a split, without a per-image step in Python.
+class _WithErrors:
+    """A split that returns a mistake in the data instead of raising it.
 
-    Lightning takes any iterable with a length, and sets the epoch of its ``sampler``. Worker
-    processes are used for images that have to be decoded, through torch's DataLoader.
+    A worker process sends the returned error to the main process as it is. torch would turn a
+    raised one into text with a stack trace.
+
+    Args:
+        images: The split.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, index: Tensor) -> Batch | UserError:
+        try:
+            return self.images[index]
+        except UserError as error:
+            return error
+
+
+class BatchLoader:
+    """Yields whole batches of a split, without a Python step for each image.
+
+    Lightning accepts any iterable with a length, and sets the epoch of its ``sampler``. Images that
+    have to be decoded are loaded by the worker processes of a torch DataLoader.
 
     Args:
         images: The split.
         sampler: Yields the indices of each batch.
-        num_workers: Worker processes; 0 loads in this process.
-        features: Returns the cached features of the split to yield instead, from the next batch on,
-            where there are some.
+        num_workers: Number of worker processes; 0 loads in this process.
+        features: Returns cached features of the split, which are yielded instead of the images, or
+            None.
     """
 
-    batch_sampler = None  # Lightning looks for it wherever there is a sampler
+    batch_sampler = None  # Lightning reads it from every loader that has a sampler
 
     def __init__(
         self,
@@ -234,7 +257,7 @@ class BatchLoader:
         self._workers: DataLoader[Any] | None = None
         if num_workers:
             self._workers = DataLoader(
-                images,  # type: ignore[arg-type]  # takes a tensor of indices, not one index
+                _WithErrors(images),  # type: ignore[arg-type]  # takes a tensor of indices
                 sampler=sampler,
                 batch_size=None,
                 num_workers=num_workers,
@@ -247,11 +270,10 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._workers is not None and self.features() is None:
-            try:
-                yield from self._workers
-            except UserError as error:  # of a worker: torch has put its traceback in the message
-                message = str(error).strip().splitlines()[-1]
-                raise UserError(message.removeprefix("project.errors.UserError: ")) from error
+            for batch in self._workers:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
         else:
             for index in self.sampler:
                 yield (self.features() or self.images)[index]

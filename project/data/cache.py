@@ -1,4 +1,4 @@
-"""A folder of large arrays that all ranks and later runs share, and that stays below a size."""
+"""A cache of large arrays on disk, of limited size, shared by all ranks and by later runs."""
 
 import errno
 import math
@@ -21,21 +21,22 @@ _used: set[Path] = set()  # entries of this process, in whichever folder
 
 
 class CacheDir:
-    """Entries are files that are named by a key of what they hold, and appear whole or not at all.
+    """A folder of files, each named by a key of its content; a file appears once it is complete.
 
     ::
 
-        with cache.lock(key):  # one process makes an entry, the others wait
+        with cache.lock(key):  # one process writes the entry, the others wait
             if not cache.path(key).is_file():
                 temporary = cache.create(key, shape, np.uint8)
                 ...  # fill it, from any process that knows the path
                 cache.publish(temporary, key)
 
-    Hidden files are locks and entries in the making.
+    Hidden files are locks and unfinished entries.
 
     Args:
-        folder: Where the entries are; it is made when the first one is.
-        max_gb: Gigabytes that it may hold. Those entries go first that were used longest ago.
+        folder: Folder of the entries; it is created with the first of them.
+        max_gb: Largest size of the folder in gigabytes; the least recently used entries are
+            removed first.
     """
 
     def __init__(self, folder: Path, max_gb: float) -> None:
@@ -43,20 +44,22 @@ class CacheDir:
         self.max_bytes = int(max_gb * 1e9)
 
     def path(self, key: str, suffix: str = ".npy") -> Path:
-        """Return where the entry of a key is; there is no file as long as it isn't finished.
+        """Return the path of the entry of a key; the file exists only if the entry is complete.
 
-        If there is one, it counts as used now, and this process doesn't remove it any more.
+        An existing file is marked as used now, and this process won't remove it.
         """
         path = self.folder / f"{key}{suffix}"
         if path.is_file():
             _used.add(path)
-            with suppress(OSError):  # of somebody else, or on a disk that can only be read
+            with suppress(OSError):  # another user's file, or a read-only disk
                 os.utime(path)
         return path
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Let one process at a time make the entry of this key; remove what a killed one left.
+        """Let one process at a time write the entry of this key.
+
+        Files that a killed process left unfinished are removed.
 
         Raises:
             OSError: If the folder can't be written to.
@@ -67,10 +70,10 @@ class CacheDir:
             yield
 
     def create(self, key: str, shape: tuple[int, ...], dtype: DTypeLike) -> Path:
-        """Make a ``.npy`` of this shape under a temporary name, with all of its disk space.
+        """Create a ``.npy`` file under a temporary name, and allocate all of its disk space.
 
         Args:
-            key: Key of the entry that it is to become.
+            key: Key of the entry that it will become.
             shape: Shape of the array.
             dtype: Type of its values.
 
@@ -92,7 +95,7 @@ class CacheDir:
         return path
 
     def publish(self, temporary: Path, key: str) -> Path:
-        """Make a filled file of :meth:`create` the entry of the key.
+        """Rename a file of :meth:`create`, now filled, so that it becomes the entry of the key.
 
         Returns:
             Path of the entry.
@@ -101,7 +104,7 @@ class CacheDir:
             OSError: If the disk fails.
         """
         with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the name with zeros
+            os.fsync(file.fileno())  # otherwise a power failure could leave a file of zeros
         temporary.replace(self.folder / f"{key}{temporary.suffix}")
         return self.path(key, temporary.suffix)
 
@@ -155,11 +158,13 @@ class CacheDir:
 
 
 def _allocate(path: Path) -> None:
-    """Take the disk space now: later, a write through a map to a full disk would kill with SIGBUS.
+    """Allocate the disk space of a file in advance.
+
+    Writing through a memory map to a full disk would end the process with SIGBUS.
 
     Raises:
-        OSError: If there isn't enough.
+        OSError: If there isn't enough space.
     """
-    if hasattr(os, "posix_fallocate"):  # macOS has none
+    if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

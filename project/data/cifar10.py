@@ -17,11 +17,11 @@ from project.errors import UserError
 class CIFAR10(ImageDataModule):
     """RGB images of 32×32 pixels, 50,000 for training and 10,000 for testing.
 
-    They are downloaded through torchvision into ``root/cifar-10-batches-py`` (or
-    ``root/cifar-100-python``); batch files that are there already are used as they are.
+    They are downloaded by torchvision into ``root/cifar-10-batches-py`` (or
+    ``root/cifar-100-python``). Existing batch files are used as they are.
 
     Args:
-        variant: 10 or 100 classes.
+        variant: The data set with 10 or with 100 classes.
         kwargs: Options of every data module.
     """
 
@@ -43,7 +43,7 @@ class CIFAR10(ImageDataModule):
         return [self._folder / name for name, _ in listed]
 
     def prepare_data(self) -> None:
-        """Download what is missing; once per node.
+        """Download the data set unless all of its files exist.
 
         Raises:
             UserError: If the download fails.
@@ -97,7 +97,7 @@ class CIFAR10(ImageDataModule):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads the pickles of CIFAR, which hold arrays and lists, and nothing that could run."""
+    """Reads the pickle files of CIFAR; refuses everything but arrays, so that no code can run."""
 
     allowed: ClassVar = {"_reconstruct", "ndarray", "dtype", "_frombuffer", "scalar"}
 

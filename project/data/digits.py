@@ -10,9 +10,9 @@ from project.data.batches import TensorImages
 
 
 class Digits(ImageDataModule):
-    """1,797 handwritten digits of 8×8 pixels, bundled with the package; needs no network.
+    """1,797 handwritten digits of 8×8 pixels that come with the package; no download is needed.
 
-    A fifth of each class is the test set, the same for everyone.
+    A fifth of each class is the test set, which is the same in every run.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
     Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0 (the part that UCI calls

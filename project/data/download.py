@@ -1,4 +1,4 @@
-"""Downloads that arrive whole or not at all, and unpack nothing outside of their folder."""
+"""Downloads: a file appears only once it is complete, and is unpacked inside its folder only."""
 
 import hashlib
 import shutil
@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 30
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time, of this run or another, prepare the folder.
+    """Let one process at a time, of this or another run, write to the folder.
 
     Raises:
         UserError: If the folder can't be written to.
@@ -44,24 +44,24 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def move_into(files: list[Path], folder: Path) -> None:
-    """Rename finished files into their place."""
+    """Move finished files into a folder on the same file system."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         file.replace(folder / file.name)
 
 
 def fetch_archive(url: str, sha256: str, folder: Path) -> None:
-    """Download an archive, check it, and make its content the folder, all at once.
+    """Download an archive, check its SHA-256, and unpack it; the folder appears complete.
 
-    Where all files lie in one folder inside the archive, that folder is taken.
+    If all files are in one folder inside the archive, the content of that folder is used.
 
     Args:
         url: Address of a ``.zip`` or ``.tar`` (also ``.tar.gz``, ``.tgz``, ``.tar.xz``) file.
         sha256: Its SHA-256, in hexadecimal.
-        folder: The folder to make; it must be empty or not exist.
+        folder: The folder to create; it must be empty or not exist.
 
     Raises:
-        UserError: If the download fails, is another file, or would write outside the folder.
+        UserError: If the download fails, has another SHA-256, or would write outside the folder.
     """
     with scratch(folder.parent) as temporary:
         archive = temporary / "archive"

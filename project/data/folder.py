@@ -1,5 +1,6 @@
 """Your own images: a folder with one subfolder per class."""
 
+import hashlib
 import os
 import sys
 from contextlib import suppress
@@ -7,45 +8,95 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from project.data.base import ImageDataModule, stratified_split
-from project.data.batches import Images
-from project.data.decode import Decoder, FolderImages, ImageFiles, Pixels, in_memory, on_disk
+from project.data.batches import Batch, Images
+from project.data.decode import Decoder
 from project.data.download import fetch_archive, lock
+from project.data.files import ImageFiles, Pixels, in_memory, on_disk
 from project.errors import UserError
 
 DEFAULT_SIZE = 224
 
 
+class FolderImages:
+    """One split of a folder of images: a subset of the files, and their labels.
+
+    Args:
+        files: The files of all splits.
+        places: Positions of the images of this split among the files, int64 ``[N]``.
+        labels: int64 ``[N]``.
+        pixels: Returns the images at given positions; None decodes the files each time.
+    """
+
+    def __init__(
+        self, files: ImageFiles, places: Tensor, labels: Tensor, pixels: Pixels | None = None
+    ) -> None:
+        self.files = files
+        self.places = places
+        self.labels = labels
+        self.in_memory = pixels is not None
+        self._pixels = pixels or files.decode
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        number = index % len(self)
+        return Batch(self._pixels(self.places[number]), self.labels[number], index)
+
+    def subset(self, index: Tensor) -> "FolderImages":
+        """Return the images of these indices, in that order, without copying or decoding them."""
+        pixels = self._pixels if self.in_memory else None
+        return FolderImages(self.files, self.places[index], self.labels[index], pixels)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the state of the files, their decoder and the labels."""
+        return self._digest(decoded=True)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the state of the files and the labels."""
+        return self._digest(decoded=False)
+
+    def _digest(self, decoded: bool) -> str:
+        files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def path(self, index: int) -> Path:
+        """Return the path of the image with this index."""
+        return self.files.paths[int(self.places[index])]
+
+
 class ImageFolder(ImageDataModule):
     """Images of any size and mode in one subfolder per class.
 
-    ``root`` holds ``train/``, and optionally ``val/`` and ``test/``, with the class folders in
-    each; or it holds the class folders itself and is split. The classes are those of ``train``;
-    other splits are matched to them by name. Files and folders whose name begins with a dot are
-    ignored. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
-    orientation that a camera noted is applied.
+    ``root`` contains either ``train/`` and optionally ``val/`` and ``test/``, each with the class
+    folders, or the class folders themselves, which are then split. The classes are those of
+    ``train``; other splits are matched to them by name. Files and folders whose name begins with a
+    dot are ignored. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
+    EXIF orientation is applied.
 
     Args:
         root: The folder.
-        test_fraction: Share of each class that becomes the test set if ``root`` holds the class
-            folders itself. 0 makes no test set.
-        classes: Names of the classes; null takes the names of the folders. A checkpoint's own are
-            used to predict with it, so that the training images needn't be there.
-        resize: ``crop`` scales the shorter side and cuts out the middle, ``squash`` ignores the
-            proportions.
-        grayscale: One channel instead of three, unless the pretrained backbone says otherwise.
+        test_fraction: Fraction of each class that becomes the test set if ``root`` contains the
+            class folders themselves. 0 makes no test set.
+        classes: Names of the classes; None takes the names of the folders. ``predict`` takes those
+            of the checkpoint, so that it doesn't need the training images.
+        resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
+            ratio.
+        grayscale: One channel instead of three, unless a pretrained backbone expects three.
         cache: ``disk`` decodes the images once, into a file in ``cache_dir`` that later runs and
-            all processes share, and keeps memory flat however large that is. ``memory`` decodes
-            them into memory at each start, ``off`` for every batch. ``auto`` is ``disk`` that may
-            use up to ``memory_gb``, or, where the file can't be had, ``memory`` up to that size,
-            else ``off``. true is ``auto``, and false is ``off``.
-        memory_gb: Gigabytes of decoded images that ``auto`` may hold in memory.
-        predict_dir: A folder of images to predict, with or without subfolders; null predicts the
+            all processes share; memory use doesn't grow with its size. ``memory`` decodes them into
+            memory at each start, ``off`` anew for every batch. ``auto`` is ``disk`` with up to
+            ``memory_gb`` of the file kept in memory; if the file can't be written, it is ``memory``
+            up to that size and ``off`` beyond it. ``true`` means ``auto``, ``false`` means ``off``.
+        memory_gb: Gigabytes of decoded images that ``auto`` may keep in memory.
+        predict_dir: A folder of images to predict, with or without subfolders; None predicts the
             test images.
-        url: Archive (zip or tar) to fetch if ``root`` doesn't exist yet.
+        url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
         sha256: SHA-256 of that archive, in hexadecimal.
         kwargs: Options of every data module.
     """
@@ -82,10 +133,10 @@ class ImageFolder(ImageDataModule):
         self._class_names = classes
 
     def prepare_data(self) -> None:
-        """Fetch and unpack the archive if there is one and the folder isn't there; once per node.
+        """Download and unpack the archive if ``url`` is given and ``root`` is missing.
 
         Raises:
-            UserError: If that fails.
+            UserError: If the download fails.
         """
         root = Path(self.root)
         if self.url is None or self.sha256 is None or _subfolders(root):
@@ -135,7 +186,7 @@ class ImageFolder(ImageDataModule):
         return train, val, test
 
     def setup(self, stage: str) -> None:
-        """Find and decode the images once; for prediction, only find those of ``predict_dir``."""
+        """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
             folder = Path(self.predict_dir)
             paths = _images_below(folder) if folder.is_dir() else []
@@ -153,7 +204,7 @@ class ImageFolder(ImageDataModule):
         assert isinstance(self.test_images, FolderImages)
         return str(self.test_images.path(index))
 
-    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], torch.Tensor]:
+    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}
         unknown = sorted(set(_subfolders(folder)) - set(classes))
         if unknown:
@@ -180,7 +231,7 @@ class ImageFolder(ImageDataModule):
         )
 
     def _decode(self) -> None:
-        """Decode what the splits use together, once for all of them."""
+        """Decode the images that any of the splits uses, once for all splits."""
         splits = (self.train_images, self.val_images, self.test_images)
         found = [split for split in splits if isinstance(split, FolderImages)]
         files = found[0].files
@@ -199,7 +250,7 @@ class ImageFolder(ImageDataModule):
         self.train_images, self.val_images, self.test_images = map(decoded, splits)
 
     def _is_cached(self, files: ImageFiles) -> bool:
-        with suppress(OSError):  # which makes no difference yet
+        with suppress(OSError):  # reported later, when the cache is needed
             return self.cache in ("auto", "disk") and self.cache_dir.path(files.key).is_file()
         return False
 
@@ -248,6 +299,6 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """Don't let ``os.walk`` leave out what it can't read."""
+    """Raise the error of a folder that can't be read; ``os.walk`` would skip it silently."""
     if not isinstance(error, FileNotFoundError):
         raise error

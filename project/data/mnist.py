@@ -28,13 +28,13 @@ Variant = Literal[
 
 
 class MNIST(ImageDataModule):
-    """Grey images of 28×28 pixels: 60,000 for training, 10,000 or more for testing (EMNIST: more).
+    """Grey images of 28×28 pixels: 60,000 for training and 10,000 for testing; QMNIST, EMNIST more.
 
-    They are downloaded from torchvision's mirrors into ``root/<variant>/raw``; idx files that are
-    there already, also as ``.gz``, are used as they are.
+    They are downloaded from torchvision's mirrors into ``root/<variant>/raw``. Existing idx files,
+    also as ``.gz``, are used as they are.
 
     Args:
-        variant: Which data set; of EMNIST, which of its splits.
+        variant: The data set, for EMNIST with the name of its split.
         kwargs: Options of every data module.
     """
 
@@ -53,7 +53,7 @@ class MNIST(ImageDataModule):
         return Path(self.root, self._dataset.__name__, "raw")
 
     def prepare_data(self) -> None:
-        """Unpack or download what is missing; once per node.
+        """Unpack or download the missing files.
 
         Raises:
             UserError: If the download fails.

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics import classification as classification_metrics
 from torchmetrics.functional import classification
 
-from project.approaches import FullTraining, TrainFromScratch, WarmupCosine
+from project.approaches import FineTuning, FullTraining, TrainFromScratch, WarmupCosine
 from project.approaches.metrics import EpochMetrics
-from project.data import Batch
+from project.data import Batch, Digits
 from project.errors import UserError
-from project.networks import CNN
+from project.networks import CNN, MLP
 from tests.conftest import CONFIGS, Run
 
 
@@ -48,16 +50,117 @@ def test_one_logit_is_two_class_cross_entropy() -> None:
     two = model.class_logits(logits)
     for smoothing in (0.0, 0.1):
         torch.testing.assert_close(
-            model.loss(logits, labels, smoothing),
+            model.compute_loss(logits, labels, smoothing),
             functional.cross_entropy(two, labels, label_smoothing=smoothing),
         )
     soft = torch.rand(9, 2).softmax(1)
-    torch.testing.assert_close(model.loss(logits, soft), functional.cross_entropy(two, soft))
+    torch.testing.assert_close(
+        model.compute_loss(logits, soft), functional.cross_entropy(two, soft)
+    )
 
 
 def test_one_logit_needs_two_classes() -> None:
     with pytest.raises(UserError, match="the data has 3"):
         TrainFromScratch(3, (1, 4, 4), one_logit=True)
+
+
+class Weighted(nn.Module):
+    """Cross entropy with a weight for each class, which can be trained or not."""
+
+    def __init__(self, trained: bool = False) -> None:
+        super().__init__()
+        weight = torch.linspace(1, 2, 10)
+        self.weight = nn.Parameter(weight) if trained else nn.Buffer(weight)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        assert logits.shape[1:] == self.weight.shape
+        return functional.cross_entropy(logits * self.weight, targets)
+
+
+def test_loss_of_the_config_is_used_everywhere(run: Callable[..., Run]) -> None:
+    loss = f"--model.loss={__name__}.Weighted"
+    args = (
+        "fit",
+        "--trainer.max_epochs=1",
+        "--trainer.logger=false",
+        "--trainer.limit_train_batches=2",
+    )
+    plain, fitted = run(*args), run(*args, loss)
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert fitted.summary[name] != pytest.approx(plain.summary[name], abs=1e-4)
+    assert "loss" not in fitted.best["hyper_parameters"]  # loads with weights_only
+    assert f"{__name__}.Weighted" in (fitted.path / "config.yaml").read_text()
+    assert "loss.weight" in fitted.best["state_dict"]
+
+
+def test_loss_gets_a_logit_for_each_class_and_probabilities() -> None:
+    model = FullTraining(2, (1, 4, 4), network=MLP, one_logit=True, loss=nn.CrossEntropyLoss())
+    logits, labels = torch.randn(9, 1), torch.randint(2, (9,))
+    expected = functional.cross_entropy(model.class_logits(logits), labels)
+    torch.testing.assert_close(model.compute_loss(logits, labels), expected)
+    soft = torch.rand(9, 2).softmax(1)
+    expected = functional.cross_entropy(model.class_logits(logits), soft)
+    torch.testing.assert_close(model.compute_loss(logits, soft), expected)
+
+
+def test_loss_must_be_a_scalar_and_brings_its_own_smoothing() -> None:
+    each = nn.CrossEntropyLoss(reduction="none")
+    model = TrainFromScratch(3, (1, 4, 4), loss=each)
+    with pytest.raises(UserError, match=r"model.loss: returns a tensor of shape \[2\]"):
+        model.compute_loss(torch.zeros(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(UserError, match=r"^model.label_smoothing: "):
+        TrainFromScratch(3, (1, 4, 4), loss=each, label_smoothing=0.1)
+
+
+def test_parameters_of_a_loss_train_or_are_refused() -> None:
+    loss = Weighted(trained=True)
+    model = TrainFromScratch(10, (1, 8, 8), loss=loss)
+    (group,) = model.configure_optimizers().param_groups  # type: ignore[union-attr]
+    assert any(parameter is loss.weight for parameter in group["params"])
+    tuned = FineTuning(10, (3, 32, 32), backbone="resnet18", loss=loss)
+    with pytest.raises(UserError, match=r"model.loss: Weighted has parameters of its own"):
+        tuned.configure_optimizers()
+
+
+def test_metrics_of_the_config_are_those_of_torchmetrics(run: Callable[..., Run]) -> None:
+    auroc = "{class_path: torchmetrics.classification.MulticlassAUROC, init_args: {thresholds: 9}}"
+    best = ("--checkpoint.monitor=val/auroc", "--checkpoint.mode=max", "--trainer.max_epochs=2")
+    metrics = f"--model.metrics={{auroc: {auroc}}}"
+    finished = run("fit", metrics, *best, "--trainer.logger=false")
+    data = Digits()
+    data.setup("fit")
+    model = TrainFromScratch.load_from_checkpoint(finished.summary["best_checkpoint"]).eval()
+    for split, images in {"val": data.val_images, "test": data.test_images}.items():
+        assert images is not None
+        batch = images[torch.arange(len(images))]
+        with torch.no_grad():
+            scores = model(data.transform(batch.images, batch.indices, None)).softmax(1)
+        expected = classification.multiclass_auroc(scores, batch.labels, 10, thresholds=9)
+        assert finished.summary[f"{split}/auroc"] == pytest.approx(expected.item(), abs=1e-5)
+    assert "auroc" in finished.out
+    checkpoint = finished.best["callbacks"]["BestAndLast"]
+    assert checkpoint["monitor"] == "val/auroc"
+    tested = run("test", "--ckpt_path", finished.path)
+    assert tested.summary["test/auroc"] == pytest.approx(finished.summary["test/auroc"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"f1": classification_metrics.MulticlassAUROC}, "model.metrics: 'f1' is the name of a"),
+        ({"a": partial(classification_metrics.MulticlassAUROC, thresholds="x")}, "model.metrics.a"),
+    ],
+)
+def test_bad_metrics_are_refused(metrics: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainFromScratch(3, (1, 4, 4), metrics=metrics)
+
+
+def test_metric_must_be_one_number(fails: Callable[..., str]) -> None:
+    auroc = "torchmetrics.classification.MulticlassAUROC"
+    each = f"{{each: {{class_path: {auroc}, init_args: {{average: none}}}}}}"
+    message = fails("fit", f"--model.metrics={each}", "--trainer.logger=false")
+    assert message.startswith("model.metrics.each: its result must be one number")
 
 
 def test_mirrored_images_are_evaluated_alike_on_request() -> None:
@@ -128,7 +231,7 @@ def test_mixing_blends_images_and_targets(mixing: dict[str, float]) -> None:
     assert targets.shape == (8, 10)
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
     assert not torch.equal(images, batch.images)
-    assert model.loss(model(images), targets, 0.1).isfinite()
+    assert model.compute_loss(model(images), targets, 0.1).isfinite()
 
 
 def test_training_stops_when_the_loss_is_not_finite(

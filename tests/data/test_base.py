@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from project.data import Augment, Digits
+from project.data import Augment, Batch, Digits
 from project.data.base import first_per_class, stratified_split, to_channels
-from project.data.batches import BatchSampler
+from project.data.batches import BatchLoader, BatchSampler, TensorImages
+from project.errors import UserError
 
 
 def epoch(sampler: BatchSampler, number: int = 0) -> list[list[int]]:
@@ -83,7 +85,7 @@ def test_split_leaves_a_class_at_least_one_training_image() -> None:
 
 def test_limit_per_class() -> None:
     labels = torch.tensor([0] * 5 + [1] * 2)
-    chosen = first_per_class(labels, 3, share=1.0, seed=0)
+    chosen = first_per_class(labels, 3, fraction=1.0, seed=0)
     assert labels[chosen].tolist() == [0, 0, 0, 1, 1]
 
 
@@ -141,3 +143,21 @@ def test_sample_is_of_the_whole_training_split_as_the_network_gets_it() -> None:
     large = Digits(image_size=64)
     large.setup("fit")
     assert large.sample(12).shape == (3, 1, 64, 64)
+
+
+class BrokenImages(TensorImages):
+    def __getitem__(self, index: Tensor) -> Batch:
+        if 5 in index.tolist():
+            raise UserError("image 5 is broken\nreplace it", key="data.root")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_mistake_in_the_data_arrives_whole(num_workers: int) -> None:
+    images = BrokenImages(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.zeros(8).long())
+    loader = iter(BatchLoader(images, BatchSampler(8, 4), num_workers))
+    assert next(loader).indices.tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError) as error:
+        next(loader)
+    assert str(error.value) == "data.root: image 5 is broken\nreplace it"
+    assert error.value.key == "data.root"

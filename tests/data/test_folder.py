@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from project.cli import main
-from project.data import ImageFolder, decode
+from project.data import ImageFolder, decode, files
 from project.data.batches import TensorImages
 from project.data.cache import CacheDir
-from project.data.decode import Decoder, MappedPixels, open_image
+from project.data.decode import Decoder, open_image
+from project.data.files import MappedPixels
 from project.errors import UserError
 
 
@@ -108,7 +109,7 @@ def test_new_version_of_the_decoder_decodes_anew(
     pets: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder(pets)
-    monkeypatch.setattr(decode, "DECODER", decode.DECODER + 1)
+    monkeypatch.setattr(files, "DECODER", files.DECODER + 1)
     folder(pets)
     assert len(decoded) == 64
 
@@ -273,7 +274,7 @@ def resident_mb() -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_disk_keeps_resident_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "RESIDENT_BYTES", 2**22)
+    monkeypatch.setattr(files, "RESIDENT_BYTES", 2**22)
     store = CacheDir(tmp_path, 1)
     path = store.publish(store.create("a", (1024, 1, 256, 256), np.uint8), "a")
     growth = {}

@@ -79,7 +79,7 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
     counts = []
     for number in range(FOLDS):
         train, held_out = (fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()
-        half = train[first_per_class(labels[train], len(train), share=0.5, seed=0)]
+        half = train[first_per_class(labels[train], len(train), fraction=0.5, seed=0)]
         for row, chosen in enumerate((half, train)):
             predictions[row, held_out] = learn(chosen, held_out)
         counts.append((len(half), len(train)))
@@ -103,7 +103,7 @@ def sample(data: ImageDataModule, count: int) -> TensorImages:
     """Return about so many training images, as many of each class as there are, decoded."""
     assert data.train_images is not None
     each = max(-(-count // data.num_classes), LEAST)
-    chosen = first_per_class(data.train_images.labels, each, share=1.0, seed=data.split_seed)
+    chosen = first_per_class(data.train_images.labels, each, fraction=1.0, seed=data.split_seed)
     batch = data.train_images[chosen]
     return TensorImages(batch.images, batch.labels)
 

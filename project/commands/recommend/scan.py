@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional
 from project.data import ImageDataModule
 from project.data.base import to_channels
 from project.data.batches import Images
-from project.data.decode import FolderImages, open_image
+from project.data.decode import open_image
+from project.data.folder import FolderImages
 from project.errors import UserError
 
 MOST_FILES = 4000  # of a folder that are opened; of more, as many from all over it

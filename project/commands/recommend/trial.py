@@ -19,7 +19,8 @@ import yaml
 
 from project.commands.recommend.scan import spread
 from project.data import Batch, ImageDataModule
-from project.data.decode import FolderImages, in_memory
+from project.data.files import in_memory
+from project.data.folder import FolderImages
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases

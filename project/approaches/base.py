@@ -35,6 +35,7 @@ class ImageClassifier(L.LightningModule):
     Attributes:
         network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
         num_logits: 1 for one logit, else the number of classes.
+        pretrained: Whether the training starts from a pretrained network.
 
     Args:
         num_classes: Number of classes; given by the data.
@@ -62,6 +63,7 @@ class ImageClassifier(L.LightningModule):
     """
 
     network: Network
+    pretrained = False
 
     def __init__(
         self,

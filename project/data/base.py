@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -28,6 +28,10 @@ class ImageDataModule(L.LightningDataModule):
     can, and implements :meth:`load`. Images stay uint8 until they are on the device, where the
     whole batch is resized, augmented and normalised at once.
 
+    A subclass that decodes all files in ``setup`` sets :attr:`lazy_options` to the options with
+    which it decodes each image only when it is asked for. That is enough to count the images, or to
+    look at a few of them.
+
     Args:
         root: Folder with the data.
         batch_size: Images per step on each device.
@@ -38,8 +42,10 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: Share of the training images that is set aside for validation, from each
             class alike. 0 trains on all of them; then the last epoch counts as the best.
         limit_per_class: Training images to keep of each class, for experiments with little data.
-            Validation and test stay whole. What fewer images keep, more images keep, too.
-        train_fraction: Share of the training images of each class to keep, at least one; likewise.
+            Validation and test stay whole. Subsets are nested: a smaller one is contained in a
+            larger one.
+        train_fraction: Share of the training images of each class to keep, at least one. These
+            subsets are nested, too.
         steps_per_epoch: Batches per epoch, going through the images as often as that takes. Null
             goes through them once.
         augment: Random changes of training images; null makes none.
@@ -52,7 +58,7 @@ class ImageDataModule(L.LightningDataModule):
             seed of the run, so that runs with several seeds see the same split.
         cache_dir: Folder for what is computed once and used by later runs: decoded images of an
             ``ImageFolder``, features of frozen layers. It may be deleted when nothing runs.
-        cache_gb: Gigabytes that it may hold. Those files go first that were used longest ago.
+        cache_gb: Gigabytes that it may hold. The least recently used files are removed first.
         input_spec: What the pretrained backbone expects; given by the model.
 
     Raises:
@@ -61,6 +67,7 @@ class ImageDataModule(L.LightningDataModule):
 
     class_names: tuple[str, ...] = ()
     source_shape: tuple[int, int, int] = (0, 0, 0)
+    lazy_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -176,6 +183,18 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
 
+    def setup_lazily(self) -> None:
+        """Fetch and find all images, but decode each only when it is asked for."""
+        for option, value in self.lazy_options.items():
+            setattr(self, option, value)
+        self.prepare_data()
+        self.setup("fit")
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of the test image with this index, None if it has no file of its own."""
+        assert self.test_images is not None
+        return self.test_images.path(index)
+
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches."""
         assert self.train_images is not None and self.trainer is not None
@@ -256,7 +275,7 @@ class ImageDataModule(L.LightningDataModule):
         Args:
             images: uint8 ``[B, C, H, W]``.
             indices: int64 ``[B]``; an image's index and the seed determine its augmentation.
-            seed: Of the augmentation; null makes none.
+            seed: Seed of the augmentation; None applies none.
         """
         channels, *size = self.image_shape
         images = to_channels(images, channels)

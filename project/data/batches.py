@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -58,6 +59,14 @@ class Images(Protocol):
         """Return a SHA-256 of which images and labels these are, whatever size they get."""
         ...
 
+    def path(self, index: int) -> Path | None:
+        """Return the file of the image with this index, None if it has no file of its own."""
+        ...
+
+    def decoded(self) -> "Images":
+        """Return the same images, all of them decoded into memory."""
+        ...
+
 
 class TensorImages:
     """Images that are in memory already.
@@ -95,6 +104,13 @@ class TensorImages:
     def identity(self) -> str:
         """Return the SHA-256 of images and labels."""
         return self.fingerprint()
+
+    def path(self, index: int) -> None:
+        """Return None: these images have no files of their own."""
+
+    def decoded(self) -> "TensorImages":
+        """Return these images, which are in memory already."""
+        return self
 
 
 class CachedFeatures:
@@ -141,7 +157,7 @@ class BatchSampler:
         seed: Seed of the run.
         rank: This process among those that train together.
         world_size: Number of those processes.
-        steps: Batches per epoch, going through the images as often as that takes; null goes
+        steps: Batches per epoch, going through the images as often as that takes; None goes
             through them once.
         position: Returns how many batches of the epoch are over already, when a resumed run enters
             it in the middle.

@@ -151,7 +151,7 @@ class ImageFiles:
 
     @cached_property
     def _identities(self) -> list[bytes]:
-        """What tells that a file is still the same: its absolute path, size and time."""
+        """Absolute path, size and modification time of each file, by which a change is noticed."""
         here = Path.cwd()
         identities = []
         for path in self.paths:
@@ -164,7 +164,11 @@ class ImageFiles:
         return identities
 
     def sha256(self, places: Tensor | None = None, decoded: bool = True) -> str:
-        """Return what identifies the files at these places, null: all; and how they are decoded.
+        """Return what identifies files and, unless ``decoded`` is False, how they are decoded.
+
+        Args:
+            places: Places of the files; None takes all of them.
+            decoded: Whether the decoder counts, too.
 
         Raises:
             UserError: If a file isn't there.
@@ -186,11 +190,11 @@ class ImageFiles:
         return torch.from_numpy(np.stack(images))
 
     def decode_all(self, write: Callable[[int, NDArray[np.uint8]], None], progress: bool) -> None:
-        """Decode all files, with threads, for Pillow lets go of the GIL.
+        """Decode all files in threads: Pillow releases the GIL.
 
         Args:
             write: Takes the place of an image and its pixels, in any order and from any thread.
-            progress: Show how far it is.
+            progress: Whether to show a progress bar.
 
         Raises:
             UserError: If a file is broken; the message names it.
@@ -303,7 +307,7 @@ class FolderImages:
         files: The files of all splits.
         places: Where its images are among them, int64 ``[N]``.
         labels: int64 ``[N]``.
-        pixels: Returns the images at given places; null decodes them each time.
+        pixels: Returns the images at given places; None decodes them each time.
     """
 
     def __init__(
@@ -340,5 +344,15 @@ class FolderImages:
         return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
-        """Return the path of the image with this index."""
+        """Return the file of the image with this index."""
         return self.files.paths[int(self.places[index])]
+
+    def decoded(self) -> "FolderImages":
+        """Return the same images, all of them decoded into memory.
+
+        Raises:
+            UserError: If a file is broken.
+        """
+        files = self.files.subset(self.places)
+        pixels = in_memory(files, progress=False)
+        return FolderImages(files, torch.arange(len(files)), self.labels, pixels)

@@ -2,9 +2,10 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -49,6 +50,8 @@ class ImageFolder(ImageDataModule):
         sha256: SHA-256 of that archive, in hexadecimal.
         kwargs: Options of every data module.
     """
+
+    lazy_options: ClassVar[Mapping[str, Any]] = {"cache": "off"}
 
     def __init__(
         self,
@@ -147,11 +150,6 @@ class ImageFolder(ImageDataModule):
         if self.train_images is None:
             super().setup(stage)
             self._decode()
-
-    def path(self, index: int) -> str:
-        """Return the path of the test image with this index."""
-        assert isinstance(self.test_images, FolderImages)
-        return str(self.test_images.path(index))
 
     def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], torch.Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}

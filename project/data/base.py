@@ -68,6 +68,7 @@ class ImageDataModule(L.LightningDataModule):
     class_names: tuple[str, ...] = ()
     source_shape: tuple[int, int, int] = (0, 0, 0)
     lazy_options: ClassVar[Mapping[str, Any]] = {}
+    memory_gb = 0.0  # gigabytes of decoded images that setup may keep in memory
 
     def __init__(
         self,

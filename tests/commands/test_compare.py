@@ -96,7 +96,7 @@ def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
     (runs["scratch-20-seed-1"] / "summary.json").write_text('{"test/accu')  # killed while writing
     main(["compare", "--config", str(comparison)])
-    assert "2 of 4 runs are there already" in capfd.readouterr().out
+    assert "2 of 4 runs are finished already" in capfd.readouterr().out
     changed = {name for name, moment in finished().items() if moment != before[name]}
     assert changed == {"scratch-20-seed-1", "diverging-20-seed-1"}  # what failed is tried again
     again = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
@@ -159,14 +159,14 @@ def test_other_images_are_no_comparison(tmp_path: Path) -> None:
             "train_images_per_second",
         )
         summary = {f"test/{name}": value for name, value in scores.items()}
-        summary |= dict.fromkeys(costs, 1.0) | {"approach": "FineTuning"}
+        summary |= dict.fromkeys(costs, 1.0) | {"approach": "FineTuning", "pretrained": True}
         data = {"train": {"images": 5, "sha256": "1"}, "test": {"images": 2, "sha256": sha256}}
         text = json.dumps({**summary, "data": data, "best_checkpoint": str(best)})
         (folder / "summary.json").write_text(text)
     own: Any = SimpleNamespace(val_images=None, test_images=Identified("1"), class_names="xy")
     first, second = results_of(runs, cells, own)
     assert first.error == "" and first.correct.tolist() == [True, False]
-    message = "its test images are not those of this comparison; its config splits otherwise"
+    message = "its test images are not those of this comparison; its config splits the data"
     assert second.error.startswith(message)
     (runs.run_dir(cells[0]) / "test_predictions.csv").unlink()  # killed before they were written
     assert runs.missing(cells) == cells[:1]

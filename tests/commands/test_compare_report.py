@@ -14,6 +14,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from project.commands.compare.data_files import write_results
+from project.commands.compare.findings import find
 from project.commands.compare.mistakes import confusion_matrix, hardest, most_confused
 from project.commands.compare.plots import (
     accuracy_over_images,
@@ -22,10 +24,11 @@ from project.commands.compare.plots import (
     looks_of,
     mean_curves,
 )
-from project.commands.compare.report import Comparison, write_report
-from project.commands.compare.results import FIGURES, Result, rows_of
+from project.commands.compare.report import write_report
+from project.commands.compare.results import FIGURES, Comparison, Result, rows_of
+from project.commands.compare.statistics import crossings
 from project.commands.compare.tables import number
-from project.commands.compare.verdict import crossings
+from project.commands.compare.verdict import verdict
 from tests.commands.made_up import NAN, broken, data, first, made_up, row
 
 ODD = "a<b>|c & $d$ *e*"
@@ -48,11 +51,18 @@ def comparison(results: Sequence[Result], **changes: Any) -> Comparison:
     return replace(found, **changes)
 
 
+def write_all(found: Comparison, folder: Path) -> None:
+    findings = find(rows_of(found.results))
+    words = verdict(findings, found.data, found.device)
+    write_report(found, findings, words, folder)
+    write_results(found, findings, words, folder)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     def write_it(*results: Result, **changes: Any) -> Path:
         folder = tmp_path / "report"
-        write_report(comparison(results, **changes), folder)
+        write_all(comparison(results, **changes), folder)
         return folder
 
     return write_it
@@ -77,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (0, 1)
     ]
     failures = [broken("huge", size=size, error="no <memory>\nat all") for size in ("100", "400")]
-    write_report(comparison([*results, *failures]), folder)
+    write_all(comparison([*results, *failures]), folder)
     return folder
 
 

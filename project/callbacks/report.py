@@ -87,9 +87,9 @@ class RunReport(L.Callback):
         self._epochs = list(checkpoint.get("epochs", []))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where a resumed run goes on."""
+        """Say where a resumed run continues."""
         if trainer.global_step and trainer.global_rank == 0:
-            show(f"goes on in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
+            show(f"resumes in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch before; only now are all of its metrics there."""

@@ -1,4 +1,4 @@
-"""Whole batches: what one holds, in which order they come, and who loads them."""
+"""Whole batches: their content, their order, and the loader."""
 
 import hashlib
 import math
@@ -12,6 +12,10 @@ from torch.utils.data import DataLoader
 
 from project.errors import UserError
 from project.randomness import mix
+
+_RAISED = (
+    f"{UserError.__module__}.{UserError.__qualname__}: "  # begins a traceback's last line
+)
 
 
 class Batch(NamedTuple):
@@ -267,7 +271,7 @@ class BatchLoader:
                 yield from self._workers
             except UserError as error:  # of a worker: torch has put its traceback in the message
                 message = str(error).strip().splitlines()[-1]
-                raise UserError(message.removeprefix("project.errors.UserError: ")) from error
+                raise UserError(message.removeprefix(_RAISED)) from error
         else:
             for index in self.sampler:
                 yield (self.features() or self.images)[index]

@@ -67,7 +67,7 @@ def test_a_resumed_run_keeps_the_best_epoch_before(
     before = (first.summary, first.best["state_dict"])
     worse = ("--trainer.max_epochs=3", "--model.optimizer.lr=50", f"--ckpt_path={first.path}")
     resumed = run(*args, *worse, run_dir=first.path if same_directory else None)
-    assert "goes on in epoch 3, after step" in resumed.out
+    assert "resumes in epoch 3, after step" in resumed.out
     for name in ("val/loss", "val/accuracy", "test/loss", "test/accuracy"):
         assert resumed.summary[name] == before[0][name]
     for name, value in resumed.best["state_dict"].items():

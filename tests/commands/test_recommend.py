@@ -118,6 +118,13 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
     ]
 
 
+def test_equal_points_are_a_doubt() -> None:
+    found = measured(distance=1.5, scan=facts(50))
+    decision = decide(rules_of(found), found)
+    assert decision.points["probe"] == decision.points["lp_ft"]
+    assert decision.reasons == ["the runner-up has as many points", "so the shorter time decides"]
+
+
 def test_an_aim_that_cannot_be_met_is_a_doubt() -> None:
     found = measured(objective="foundation")
     decision = decide(rules_of(found), found)

@@ -107,7 +107,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "device": comparison.device,
         "versions": ", ".join(f"{name} {found}" for name, found in comparison.versions.items()),
         "commit": comparison.git or "not in git",
-        "made": comparison.created,
+        "created": comparison.created,
     }
 
 

@@ -13,9 +13,7 @@ from torch.utils.data import DataLoader
 from project.errors import UserError
 from project.randomness import mix
 
-_RAISED = (
-    f"{UserError.__module__}.{UserError.__qualname__}: "  # begins a traceback's last line
-)
+_RAISED = f"{UserError.__module__}.{UserError.__qualname__}: "  # begins a traceback's last line
 
 
 class Batch(NamedTuple):

@@ -291,6 +291,21 @@ def test_candidate_is_a_config_of_fit(
     assert finished.summary["pretrained"] == candidate.pretrained
 
 
+def test_no_augmentation_is_none() -> None:
+    task = replace(TASK, data={"class_path": "Digits", "init_args": {"augment": None}})
+    probe_config, tuned_config = (config_of(one, task) for one in CANDIDATES[2:])
+    assert phases_of(probe_config) == [(10, True)]
+    assert phases_of(tuned_config) == [(3, True), (7, False)]
+
+
+def test_candidate_with_phases_of_its_own_is_refused() -> None:
+    config = config_of(CANDIDATES[2], TASK)
+    (schedule,) = config["trainer"]["callbacks"]
+    schedule["init_args"] = {"phases": [{"name": "head", "train": ["head"], "epochs": 3}]}
+    with pytest.raises(UserError, match="trainer.callbacks: needs a preset"):
+        phases_of(config)
+
+
 SCRATCH = CANDIDATES[0]
 
 

@@ -164,13 +164,13 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
     """Return for each phase its number of epochs, and whether it caches features."""
-    epochs, augmented = config["trainer"]["max_epochs"], "augment" in config["data"]["init_args"]
+    epochs, augment = config["trainer"]["max_epochs"], config["data"]["init_args"].get("augment")
     for callback in _callbacks(config["trainer"].get("callbacks") or []):
         if issubclass(pkgutil.resolve_name(callback.class_path), FineTuningSchedule):
             if callback.init_args.preset is None:
                 raise UserError("needs a preset, whose phases fit any length", "trainer.callbacks")
             phases = preset_phases(callback.init_args.preset, epochs)
-            return [(int(p.epochs or 0), p.cache_features and not augmented) for p in phases]
+            return [(int(p.epochs or 0), p.cache_features and not augment) for p in phases]
     return [(epochs, False)]
 
 

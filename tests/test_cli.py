@@ -37,7 +37,8 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
     costs = {
         *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
         *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),
-        *("approach", "best_epoch_seconds", "process_seconds", "gflop_per_image", "data"),
+        *("approach", "pretrained", "best_epoch_seconds", "process_seconds", "gflop_per_image"),
+        "data",
     }
     assert set(finished.summary) == scores | costs
     assert len(finished.summary["epoch_seconds"]) == 2

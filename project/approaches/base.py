@@ -43,6 +43,7 @@ class ImageClassifier(L.LightningModule):
     Attributes:
         network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
         num_logits: 1 with ``one_logit``, otherwise the number of classes.
+        pretrained: Whether the training starts from a pretrained network.
 
     Args:
         num_classes: Number of classes; given by the data.
@@ -78,6 +79,7 @@ class ImageClassifier(L.LightningModule):
     """
 
     network: Network
+    pretrained = False
 
     def __init__(
         self,

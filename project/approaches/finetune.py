@@ -48,6 +48,8 @@ class FineTuning(ImageClassifier):
         UserError: If backbone and weights don't exist or don't fit each other.
     """
 
+    pretrained = True
+
     def __init__(
         self,
         num_classes: int,

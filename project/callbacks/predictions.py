@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from project.approaches import ImageClassifier
-from project.data import ImageDataModule, ImageFolder
+from project.data import ImageDataModule
 
 TEST_PREDICTIONS = "test_predictions.csv"
 
@@ -103,4 +103,5 @@ def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
 
 def _name(trainer: L.Trainer, index: int) -> str | int:
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return data.path(index) if isinstance(data, ImageFolder) else index
+    path = data.path(index)
+    return index if path is None else str(path)

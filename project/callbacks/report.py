@@ -123,6 +123,7 @@ class RunReport(L.Callback):
         best = checkpoint.best_model_path if checkpoint else None
         self.summary |= {
             "approach": type(pl_module).__name__,
+            "pretrained": pl_module.pretrained,
             **self._best_epoch(checkpoint),
             "best_checkpoint": best or None,
             "fit_seconds": self.resources.fit_seconds,

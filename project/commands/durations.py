@@ -1,4 +1,4 @@
-"""Lengths of time, as people write and read them."""
+"""Lengths of time as text, such as ``1h30m`` and ``2 min 5 s``."""
 
 import re
 
@@ -8,14 +8,14 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 def seconds_of(text: str, key: str) -> float:
-    """Return the seconds of ``45s``, ``30m``, ``2h`` or ``1h30m``.
+    """Parse ``45s``, ``30m``, ``2h`` or ``1h30m`` into seconds.
 
     Args:
         text: The length of time.
-        key: Whose value it is.
+        key: Key of the config that has this value, for the message.
 
     Raises:
-        UserError: If it is none, or nothing.
+        UserError: If the text has another form or means 0 seconds.
     """
     parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.replace(" ", ""))
     counts = [int(count or 0) for count in parts.groups()] if parts else []
@@ -26,7 +26,7 @@ def seconds_of(text: str, key: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words: ``8.3 s``, ``2 min 5 s``, ``1 h 20 min``."""
+    """Return a length of time in words: ``8.3 s``, ``2 min 5 s``, ``1 h 20 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace
@@ -70,8 +71,8 @@ class PlanCLI(ProjectCLI):
         remove_weights(config.model.init_args)
         data = config.data.init_args
         data.num_workers = 0
-        if "cache" in data:
-            data.cache = "off"  # images are counted, not decoded
+        lazy = resolve_name(config.data.class_path).lazy_options  # images are counted, not decoded
+        data.update(Namespace(lazy))
         if "classes" in data and data.classes is None and not Path(data.root).is_dir():
             data.classes = ("0", "1")
             show(f"data.root: {data.root} is not there; two classes are assumed")

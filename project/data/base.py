@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -27,6 +27,10 @@ class ImageDataModule(L.LightningDataModule):
     A subclass sets :attr:`class_names` and :attr:`source_shape`, without reading the data if
     possible, and implements :meth:`load`. Images stay uint8 until they are on the device, where the
     whole batch is resized, augmented and normalised at once.
+
+    A subclass that decodes all files in ``setup`` sets :attr:`lazy_options` to the options with
+    which it decodes each image only when it is asked for. That is enough to count the images, or to
+    look at a few of them.
 
     Attributes:
         class_names: Names of the classes; the label of a class is its position.
@@ -68,6 +72,8 @@ class ImageDataModule(L.LightningDataModule):
 
     class_names: tuple[str, ...] = ()
     source_shape: tuple[int, int, int] = (0, 0, 0)
+    lazy_options: ClassVar[Mapping[str, Any]] = {}
+    memory_gb = 0.0  # gigabytes of decoded images that setup may keep in memory
 
     def __init__(
         self,
@@ -185,6 +191,18 @@ class ImageDataModule(L.LightningDataModule):
         if len(train) == 0:
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
+
+    def setup_lazily(self) -> None:
+        """Fetch and find all images, but decode each only when it is asked for."""
+        for option, value in self.lazy_options.items():
+            setattr(self, option, value)
+        self.prepare_data()
+        self.setup("fit")
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of the test image with this index, None if it has no file of its own."""
+        assert self.test_images is not None
+        return self.test_images.path(index)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches."""

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -59,6 +60,14 @@ class Images(Protocol):
         """Return a SHA-256, in hexadecimal, of images and labels; not of the decoded size."""
         ...
 
+    def path(self, index: int) -> Path | None:
+        """Return the file of the image with this index, None if it has no file of its own."""
+        ...
+
+    def decoded(self) -> "Images":
+        """Return the same images, all of them decoded into memory."""
+        ...
+
 
 class TensorImages:
     """A split whose images are in memory.
@@ -96,6 +105,13 @@ class TensorImages:
     def identity(self) -> str:
         """Return the SHA-256 of images and labels."""
         return self.fingerprint()
+
+    def path(self, index: int) -> None:
+        """Return None: these images have no files of their own."""
+
+    def decoded(self) -> "TensorImages":
+        """Return these images, which are in memory already."""
+        return self
 
 
 class CachedFeatures:

@@ -108,18 +108,14 @@ class CacheDir:
         temporary.replace(self.folder / f"{key}{temporary.suffix}")
         return self.path(key, temporary.suffix)
 
-    def reserve(self, num_bytes: int) -> None:
-        """Remove the entries that were used longest ago until so many bytes more fit.
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove the least recently used entries until so many bytes more fit.
 
-        :meth:`create` does it by itself. What is abandoned in the making goes, too.
+        Temporary files that were abandoned are removed, too.
 
         Raises:
             OSError: ENOSPC if they can never fit; then no entry is removed.
         """
-        with self._lock(".lock"):
-            self._make_room(num_bytes)
-
-    def _make_room(self, num_bytes: int) -> None:
         entries, total = [], 0
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):  # published or removed by another process

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -66,8 +67,18 @@ class FolderImages:
         return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
-        """Return the path of the image with this index."""
+        """Return the file of the image with this index."""
         return self.files.paths[int(self.places[index])]
+
+    def decoded(self) -> "FolderImages":
+        """Return the same images, all of them decoded into memory.
+
+        Raises:
+            UserError: If a file is broken.
+        """
+        files = self.files.subset(self.places)
+        pixels = in_memory(files, progress=False)
+        return FolderImages(files, torch.arange(len(files)), self.labels, pixels)
 
 
 class ImageFolder(ImageDataModule):
@@ -100,6 +111,8 @@ class ImageFolder(ImageDataModule):
         sha256: SHA-256 of that archive, in hexadecimal.
         kwargs: Options of every data module.
     """
+
+    lazy_options: ClassVar[Mapping[str, Any]] = {"cache": "off"}
 
     def __init__(
         self,
@@ -198,11 +211,6 @@ class ImageFolder(ImageDataModule):
         if self.train_images is None:
             super().setup(stage)
             self._decode()
-
-    def path(self, index: int) -> str:
-        """Return the path of the test image with this index."""
-        assert isinstance(self.test_images, FolderImages)
-        return str(self.test_images.path(index))
 
     def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}

@@ -1,4 +1,4 @@
-"""Results of runs that never were."""
+"""Invented results of runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +20,13 @@ def made_up(
     classes: int = 3,
     **other: Any,
 ) -> Result:
-    """A run that classifies some test images correctly, and takes others for the next class.
+    """A result that classifies some test images correctly, and gives others the next class.
 
     Args:
         contender: Its name.
         correct: Whether each test image is classified correctly.
         seed: Its seed.
-        images: Number of training images, also its size.
+        images: Number of training images; also the size of the result.
         classes: Number of classes; the labels of the test images go through them in turn.
         other: Figures, and attributes of the result.
     """
@@ -74,21 +74,21 @@ def made_up(
 
 
 def broken(contender: str, seed: int = 0, size: str = "100", error: str = "no memory") -> Result:
-    """A run that failed."""
+    """The result of a run that failed."""
     return Result(contender, size, seed, "python -m project fit", Path("runs/broken"), error=error)
 
 
 def first(count: int, of: int) -> np.ndarray:
-    """So many test images, the first ones of them correct."""
+    """Whether each of ``of`` test images is correct: the first ``count`` are."""
     return np.arange(of) < count
 
 
 def row(*results: Result) -> Row:
-    """The row of results of one contender and size."""
+    """The row of the results of one contender and size."""
     (found,) = rows_of(results)
     return found
 
 
 def data(class_names: Sequence[str] = ("cat", "dog", "owl")) -> Data:
-    """What the runs were given."""
+    """The data of the runs."""
     return Data("Pictures", class_names, [40] * len(class_names), 12, 20)

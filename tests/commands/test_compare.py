@@ -1,6 +1,7 @@
 """Comparisons: what runs, what is run again, and what is refused before anything runs."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -8,13 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from project.cli import main
+from project.commands.compare import command
+from project.commands.compare import runs as runs_module
 from project.commands.compare.read import results_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Contender, Settings, cells_of
@@ -67,27 +71,64 @@ def found(folder: Path) -> dict[str, dict[str, str]]:
         return {row["contender"]: row for row in csv.DictReader(file)}
 
 
+class InProcess:
+    """Stands for the process of a run: ``fit`` runs in this one, and is over at once."""
+
+    pid = 0
+
+    def __init__(self, arguments: list[str], stdout: IO[bytes], **_: Any) -> None:
+        text = io.TextIOWrapper(stdout, write_through=True)
+        with redirect_stdout(text), redirect_stderr(text), suppress(SystemExit):
+            main(arguments[3:])
+        text.detach()
+
+    def wait(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no processes, which takes most of the time of small runs."""
+    changed = SimpleNamespace(**{**vars(subprocess), "Popen": InProcess})
+    monkeypatch.setattr(runs_module, "subprocess", changed)
+
+
 def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Runs, a failure and a report; then the same again, with one run missing."""
-    main(["compare", "--config", str(comparison), "--jobs", "2"])
+    """Two processes at the same time, one of which fails, and a report."""
+    main(["compare", "--config", str(comparison), "--jobs=2", "--only=[scratch,diverging]"])
     out = capfd.readouterr().out
     folder = Path("runs/compare/three")
     first = found(folder)
-    assert "3 runs in runs/compare/three" in out
+    assert "2 runs in runs/compare/three" in out
     assert "about" in out and "left" in out
     assert "the training loss became" in first["diverging"]["error"]
     assert "diverging 20 seed 1: failed: the training loss became" in out
+    assert 0 < float(first["scratch"]["accuracy"]) <= 1 and not first["scratch"]["error"]
+    for name in ("report.html", "report.md", "results.json"):
+        assert "diverging" in (folder / name).read_text()
+    assert not list((folder / "runs").glob("*/cache"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_only_what_is_missing_runs_again(
+    comparison: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_report", lambda *_: None)  # its plots take seconds
+    main(["compare", "--config", str(comparison)])
+    assert "3 runs in runs/compare/three" in capfd.readouterr().out
+    folder = Path("runs/compare/three")
+    first = found(folder)
     for name in ("scratch", "tuned"):
         assert 0 < float(first[name]["accuracy"]) <= 1 and not first[name]["error"]
         assert first[name]["images"] == "200"
         assert float(first[name]["process_seconds"]) > float(first[name]["fit_seconds"]) > 0
     assert float(first["tuned"]["source_seconds"]) > 0 == float(first["scratch"]["source_seconds"])
-    for name in ("report.html", "report.md", "results.json"):
-        assert "diverging" in (folder / name).read_text()
+    content = json.loads((folder / "results.json").read_text())
+    pretrained = {run["contender"]: run["pretrained"] for run in content["runs"]}
+    assert pretrained == {"scratch": False, "tuned": True, "diverging": False}
     runs = {path.name.rpartition("-")[0]: path for path in (folder / "runs").iterdir()}
     names = {f"{name}-20-seed-1" for name in ("scratch", "tuned", "diverging")}
     assert set(runs) == {"source-digits", *names}
-    assert not list((folder / "runs").glob("*/cache"))
 
     def finished() -> dict[str, int]:
         return {name: (path / "config.yaml").stat().st_mtime_ns for name, path in runs.items()}
@@ -96,7 +137,7 @@ def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
     summary = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
     (runs["scratch-20-seed-1"] / "summary.json").write_text('{"test/accu')  # killed while writing
     main(["compare", "--config", str(comparison)])
-    assert "2 of 4 runs are there already" in capfd.readouterr().out
+    assert "2 of 4 runs are finished already" in capfd.readouterr().out
     changed = {name for name, moment in finished().items() if moment != before[name]}
     assert changed == {"scratch-20-seed-1", "diverging-20-seed-1"}  # what failed is tried again
     again = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
@@ -159,14 +200,14 @@ def test_other_images_are_no_comparison(tmp_path: Path) -> None:
             "train_images_per_second",
         )
         summary = {f"test/{name}": value for name, value in scores.items()}
-        summary |= dict.fromkeys(costs, 1.0) | {"approach": "FineTuning"}
+        summary |= dict.fromkeys(costs, 1.0) | {"approach": "FineTuning", "pretrained": True}
         data = {"train": {"images": 5, "sha256": "1"}, "test": {"images": 2, "sha256": sha256}}
         text = json.dumps({**summary, "data": data, "best_checkpoint": str(best)})
         (folder / "summary.json").write_text(text)
     own: Any = SimpleNamespace(val_images=None, test_images=Identified("1"), class_names="xy")
     first, second = results_of(runs, cells, own)
     assert first.error == "" and first.correct.tolist() == [True, False]
-    message = "its test images are not those of this comparison; its config splits otherwise"
+    message = "its test images are not those of this comparison; its config splits the data"
     assert second.error.startswith(message)
     (runs.run_dir(cells[0]) / "test_predictions.csv").unlink()  # killed before they were written
     assert runs.missing(cells) == cells[:1]

@@ -14,6 +14,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from project.commands.compare import plots
+from project.commands.compare.data_files import write_results
+from project.commands.compare.findings import find
 from project.commands.compare.mistakes import confusion_matrix, hardest, most_confused
 from project.commands.compare.plots import (
     accuracy_over_images,
@@ -22,10 +25,11 @@ from project.commands.compare.plots import (
     looks_of,
     mean_curves,
 )
-from project.commands.compare.report import Comparison, write_report
-from project.commands.compare.results import FIGURES, Result, rows_of
+from project.commands.compare.report import write_report
+from project.commands.compare.results import FIGURES, Comparison, Result, rows_of
+from project.commands.compare.statistics import crossings
 from project.commands.compare.tables import number
-from project.commands.compare.verdict import crossings
+from project.commands.compare.verdict import verdict
 from tests.commands.made_up import NAN, broken, data, first, made_up, row
 
 ODD = "a<b>|c & $d$ *e*"
@@ -48,11 +52,18 @@ def comparison(results: Sequence[Result], **changes: Any) -> Comparison:
     return replace(found, **changes)
 
 
+def write_all(found: Comparison, folder: Path) -> None:
+    findings = find(rows_of(found.results))
+    words = verdict(findings, found.data, found.device)
+    write_report(found, findings, words, folder)
+    write_results(found, findings, words, folder)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     def write_it(*results: Result, **changes: Any) -> Path:
         folder = tmp_path / "report"
-        write_report(comparison(results, **changes), folder)
+        write_all(comparison(results, **changes), folder)
         return folder
 
     return write_it
@@ -77,7 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (0, 1)
     ]
     failures = [broken("huge", size=size, error="no <memory>\nat all") for size in ("100", "400")]
-    write_report(comparison([*results, *failures]), folder)
+    write_all(comparison([*results, *failures]), folder)
     return folder
 
 
@@ -214,7 +225,7 @@ def test_all_failed(write: Callable[..., Path]) -> None:
 
 
 def test_one_run(write: Callable[..., Path]) -> None:
-    """Nothing to compare it with, and no deviation to give."""
+    """There is nothing to compare with, and no standard deviation."""
     folder = write(made_up("only", first(20, 20)), picture=None)
     text = (folder / "report.md").read_text()
     assert "| **only** (use this) | 1.000 | 1.000 | 1.000 | 1.000 | +0.025 |" in text
@@ -225,17 +236,21 @@ def test_one_run(write: Callable[..., Path]) -> None:
     assert "failed" not in Page((folder / "report.html").read_text()).text.replace("run failed", "")
 
 
-@pytest.mark.parametrize("classes", [2, 20, 100])
-def test_many_contenders_without_validation(write: Callable[..., Path], classes: int) -> None:
+@pytest.mark.parametrize(("contenders", "classes"), [(8, 2), (2, 20), (2, 100)])
+def test_many_without_validation(
+    contenders: int, classes: int, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More contenders than colours; more classes than a matrix can count, and can name."""
+    monkeypatch.setattr(plots, "DPI", 20)
     nothing = [NAN, NAN]
     epochs = {"seconds": [100.0, 9000.0], "train/accuracy": [0.5, 0.9], "train/loss": [2.0, 0.1]}
     epochs |= {"val/accuracy": nothing, "val/loss": nothing}
     results = [
         made_up(f"{'long' * 9} {n}", first(90 + n, 200), curves=epochs, gap=NAN, classes=classes)
-        for n in range(3 if classes < 100 else 10)
+        for n in range(contenders)
     ]
     names = [f"class with a long name {number}" for number in range(classes)]
-    page = Page((write(*results, data=data(names)) / "report.html").read_text())
+    page = Page((write(*results, data=data(names), picture=None) / "report.html").read_text())
     assert "training − validation" not in page.text
     assert f"in {classes} classes" in page.text
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from project.commands.compare.findings import find
 from project.commands.compare.results import rows_of
-from project.commands.compare.verdict import Verdict, crossings, difference, trend, verdict
+from project.commands.compare.statistics import crossings, difference, trend
+from project.commands.compare.verdict import Verdict, verdict
 from tests.commands.made_up import NAN, broken, data, first, made_up, row
 
 NEVER = np.zeros(10, bool)
@@ -68,7 +70,7 @@ def test_trend() -> None:
     """An error of 0.2 with 100 images and of 0.1 with 400 is 2 / sqrt(images)."""
     found = trend([row(made_up("a", first(16, 20))), row(made_up("a", first(18, 20), images=400))])
     assert found is not None
-    assert found.slope == pytest.approx(-0.5)
+    assert found.exponent == pytest.approx(-0.5)
     assert found.accuracy(1600) == pytest.approx(0.95)
     assert trend([row(made_up("a", first(16, 20)))]) is None
 
@@ -104,7 +106,7 @@ def test_clear_crossing() -> None:
 
 
 def decided(*results: object) -> Verdict:
-    return verdict(rows_of(results), data(), "two cores")  # type: ignore[arg-type]
+    return verdict(find(rows_of(results)), data(), "two cores")  # type: ignore[arg-type]
 
 
 def test_cheaper_of_equals() -> None:
@@ -113,7 +115,7 @@ def test_cheaper_of_equals() -> None:
         made_up("fast", np.roll(first(900, 1000), 7), process_seconds=9.0),
     )
     assert found.winner == "fast"
-    assert "fast: 0.900 test accuracy on 100 training images, 9.0 s a run." in found.headline
+    assert "fast: 0.900 test accuracy on 100 training images, 9.0 s per run." in found.headline
     assert "within the noise" in found.differences[0]
 
 
@@ -152,17 +154,17 @@ def test_failures_are_counted() -> None:
 def test_factors_of_one_contender_with_two_seeds() -> None:
     results = [made_up("a", first(n, 10), s, gflop_per_image=NAN) for s, n in enumerate((8, 9))]
     factors = dict(decided(*results).factors)
-    assert factors["resources"] == "On two cores, a takes 15 s a run and 812 MB."
-    assert factors["experience"].startswith("Least depends on luck with a (± 0.071 over seeds). No")
+    assert factors["resources"] == "On two cores, a takes 15 s per run and 812 MB."
+    assert factors["experience"].startswith("a depends least on chance (± 0.071 over seeds). No")
 
 
 def test_worth_of_a_pretrained_backbone() -> None:
     found = decided(
-        made_up("tuned", first(95, 100), approach="FineTuning"), made_up("own", first(80, 100))
+        made_up("tuned", first(95, 100), pretrained=True), made_up("own", first(80, 100))
     )
     assert "worth +0.150 accuracy here (tuned against own)" in dict(found.factors)["data"]
     assert "at 0.150 less accuracy" in dict(found.factors)["objective"]
-    assert found.more_data == ["Unknown: it takes at least two train_fractions to tell."]
+    assert found.more_data == ["Unknown: this needs at least two training-set sizes."]
 
 
 def test_more_data() -> None:

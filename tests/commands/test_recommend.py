@@ -1,6 +1,7 @@
 """Recommendations: what is measured, what is made of it, and the config that comes out."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from project.cli import main
-from project.commands.recommend import command
+from project.commands.recommend import candidates, measuring
+from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, build, config_of
 from project.commands.recommend.evidence import (
     FOLDS,
     Curve,
@@ -26,7 +28,7 @@ from project.commands.recommend.evidence import (
 )
 from project.commands.recommend.rules import Measured, decide, rules_of, score
 from project.commands.recommend.scan import Scan, count_duplicates, scan
-from project.commands.recommend.trial import Prediction, phases_of, predict
+from project.commands.recommend.trial import Prediction, phases_of, predict, try_out
 from project.data import ImageFolder
 from project.data.batches import TensorImages
 from project.errors import UserError
@@ -60,7 +62,7 @@ def measured(**changes: Any) -> Measured:
         seconds=1800.0,
         memory_mb=8000.0,
         predictions=predictions,
-        weights="",
+        no_weights="",
         probe=curve(0.9),
         scratch=curve(0.6),
         distance=0.3,
@@ -80,7 +82,7 @@ CHOICES: list[tuple[Mapping[str, Any], str]] = [
     ({"distance": 1.5, "seconds": 100.0}, "probe"),
     ({"distance": 1.5, "experience": "expert"}, "lp_ft"),
     ({"probe": curve(0.5), "scratch": curve(0.9)}, "scratch"),
-    ({"weights": "no network", "probe": None, "distance": None}, "scratch"),
+    ({"no_weights": "no network", "probe": None, "distance": None}, "scratch"),
     ({"objective": "research"}, "scratch"),
     ({"objective": "foundation"}, "probe"),  # there are too few images for one
     ({"objective": "foundation", "scan": facts(600)}, "complete"),
@@ -101,25 +103,32 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
     assert (decision.choice, decision.runner_up) == ("probe", "lp_ft")
     assert decision.points == {"probe": 4, "lp_ft": 3, "scratch": 0}
     assert decision.confidence == "medium"
-    assert decision.reasons == ["the runner-up is only 1 points behind"]
+    assert decision.reasons == ["the runner-up is only 1 point behind"]
     assert any(
         change.startswith("lp_ft, if the images are unlike those of the pretraining")
         for change in decision.changes
     )
     assert "scratch, if the aim is research on an architecture (task)" in decision.changes
-    unknown = replace(found, weights="no network", probe=None, distance=None)
+    unknown = replace(found, no_weights="no network", probe=None, distance=None)
     decision = decide(rules_of(unknown), unknown)
     assert decision.confidence == "low"
     assert decision.reasons == [
         "not all of the data rules could be measured: no network",
-        "with weights the answer may be another one: --weights FILE",
+        "with pretrained weights the answer may differ: --weights FILE",
     ]
+
+
+def test_equal_points_are_a_doubt() -> None:
+    found = measured(distance=1.5, scan=facts(50))
+    decision = decide(rules_of(found), found)
+    assert decision.points["probe"] == decision.points["lp_ft"]
+    assert decision.reasons == ["the runner-up has as many points", "so the shorter time decides"]
 
 
 def test_an_aim_that_cannot_be_met_is_a_doubt() -> None:
     found = measured(objective="foundation")
     decision = decide(rules_of(found), found)
-    doubt = "complete is out, although the aim is a backbone for other tasks"
+    doubt = "complete is excluded, although the aim is a backbone for other tasks"
     assert doubt in decision.reasons and decision.confidence != "high"
 
 
@@ -180,8 +189,6 @@ def test_probe_separates_what_can_be_separated() -> None:
 
 def test_distance_is_that_to_the_statistics_of_batch_norm(backbone: Path) -> None:
     """Nothing for the images that the statistics are of, and more for others."""
-    from project.commands.recommend.candidates import build
-
     config = {
         "data": {"class_path": "Digits", "init_args": {}},
         "model": {"class_path": "FineTuning", "init_args": {"backbone": str(backbone)}},
@@ -252,9 +259,11 @@ def test_prediction_of_phases_and_features() -> None:
     assert found.memory_mb == pytest.approx(500 + 1.3)
 
 
+TASK = Task({"class_path": "Digits"}, 8, 500, 10, "resnet18", None, bfloat16=False)
+
+
 def test_phases_of_configs() -> None:
-    task = command.Task({"class_path": "Digits"}, 8, 500, 10, "resnet18", None, bfloat16=False)
-    configs = {one.name: command.config_of(one, task) for one in command.CANDIDATES}
+    configs = {one.name: config_of(one, TASK) for one in CANDIDATES}
     found = {name: phases_of(config) for name, config in configs.items()}
     assert found == {
         "scratch": [(10, False)],
@@ -264,13 +273,92 @@ def test_phases_of_configs() -> None:
     }
 
 
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda one: one.name)
+def test_candidate_is_a_config_of_fit(
+    candidate: Candidate, run: Callable[..., Run], pets: Path, backbone: Path
+) -> None:
+    file = Path(str(candidates.CONFIGS / f"{candidate.name}.yaml"))
+    head = file.read_text().splitlines()
+    assert head[0].startswith("# A candidate of `python -m project recommend`")
+    config = f"project/commands/recommend/configs/{candidate.name}.yaml"
+    assert head[2] == f"# python -m project fit --config {config} --data.root FOLDER"
+    pretrained = [f"--model.backbone={backbone}", "--model.weights=null"]
+    finished = run(
+        *("fit", "--config", file, "--data.root", pets, "--trainer.max_epochs=2"),
+        *(pretrained if candidate.pretrained else []),
+    )
+    assert 0 <= finished.summary["test/accuracy"] <= 1
+    assert finished.summary["pretrained"] == candidate.pretrained
+
+
+def test_no_augmentation_is_none() -> None:
+    task = replace(TASK, data={"class_path": "Digits", "init_args": {"augment": None}})
+    probe_config, tuned_config = (config_of(one, task) for one in CANDIDATES[2:])
+    assert phases_of(probe_config) == [(10, True)]
+    assert phases_of(tuned_config) == [(3, True), (7, False)]
+
+
+def test_candidate_with_phases_of_its_own_is_refused() -> None:
+    config = config_of(CANDIDATES[2], TASK)
+    (schedule,) = config["trainer"]["callbacks"]
+    schedule["init_args"] = {"phases": [{"name": "head", "train": ["head"], "epochs": 3}]}
+    with pytest.raises(UserError, match="trainer.callbacks: needs a preset"):
+        phases_of(config)
+
+
+SCRATCH = CANDIDATES[0]
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Replace a part of the config of ``scratch``, as a user may."""
+
+    def edit(old: str, new: str) -> Path:
+        text = (candidates.CONFIGS / "scratch.yaml").read_text()
+        assert re.search(old, text)
+        file = tmp_path / "scratch.yaml"
+        file.write_text(re.sub(old, new, text))
+        monkeypatch.setattr(candidates, "CONFIGS", tmp_path)
+        return file
+
+    return edit
+
+
+def test_candidate_without_augmentation(edited: Callable[..., Path]) -> None:
+    edited(r" *augment: .*\n", "")
+    assert config_of(SCRATCH, TASK)["data"]["init_args"] == {"batch_size": 16, "image_size": 28}
+
+
+BROKEN = [
+    ("(?m)^model:", "modle:", "model.class_path must be a string; recommend needs it"),
+    ("batch_size: 16", "batch_size: many", "data.init_args.batch_size must be a whole number"),
+    ("(?s).*", "a list", "trainer must be a mapping"),
+    ("trainer:", "trainer: {", "can't be read"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), BROKEN)
+def test_broken_candidate(
+    old: str, new: str, message: str, edited: Callable[..., Path], fails: Callable[..., str]
+) -> None:
+    file = edited(old, new)
+    found = fails("recommend", "--data=Digits")
+    assert found.startswith(str(file)) and message in found
+
+
 def test_recommend(
     pets: Path,
     run: Callable[..., Run],
     capfd: pytest.CaptureFixture[str],
     backbone: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All of it, on a few images, with a backbone of one's own; the config then trains."""
+    """All steps on a few images, with a trial of one candidate; the config then trains."""
+
+    def try_probe(config: Mapping[str, Any]) -> Prediction:
+        return try_out(config) if "augment" not in config["data"]["init_args"] else FAST
+
+    monkeypatch.setattr(measuring, "try_out", try_probe)
     main(
         [
             *("recommend", "--data", str(pets), "--backbone", str(backbone), "--weights=null"),
@@ -278,7 +366,8 @@ def test_recommend(
         ]
     )
     out = capfd.readouterr().out
-    assert "24 images" not in out and "Use " in out and "Confidence: " in out
+    assert re.search(r"probe +│ +\d+ +│ .* MB", out), out
+    assert "Use " in out and "Confidence: " in out
     assert "the aim is research on an architecture" in out  # it doesn't hold, but is explained
     config = yaml.safe_load(Path("out/recommended.yaml").read_text())
     assert config["data"]["init_args"]["root"] == str(pets)
@@ -298,11 +387,12 @@ def test_recommend_without_network_and_weights(
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", offline)
-    monkeypatch.setattr(command, "try_out", lambda config: FAST)
+    monkeypatch.setattr(measuring, "try_out", lambda config: FAST)
     main(["recommend", "--data=MNIST", f"--data.root={mnist}", "--epochs=2", "--sample=60"])
     out = capfd.readouterr().out
-    assert "weights of timm/tf_efficientnet_lite0 could not be had (no network)" in out
-    assert "give a file: --weights FILE" in out and "Confidence: low" in out
+    assert "no network" in out
+    assert "the weights of timm/tf_efficientnet_lite0 could not be had" in out
+    assert "the answer may differ: --weights FILE" in out and "Confidence: low" in out
     assert Path("configs/recommended.yaml").is_file()
 
 

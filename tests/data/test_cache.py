@@ -30,6 +30,11 @@ def add(cache: CacheDir, key: str, kilobytes: int, seconds_ago: int = 0) -> Path
     return path
 
 
+def reserve(cache: CacheDir, num_bytes: int) -> None:
+    """Make room for an entry of that size, and give it up."""
+    cache.create("another", (num_bytes,), np.uint8).unlink()
+
+
 def later(cache: CacheDir) -> CacheDir:
     """The same folder in another process."""
     module._used.clear()
@@ -46,7 +51,7 @@ def test_entry_is_a_plain_npy_with_its_disk_space(tmp_path: Path) -> None:
     assert status.st_blocks * 512 >= status.st_size > 200_000  # nothing was written yet
 
 
-def test_those_used_longest_ago_go_first(tmp_path: Path) -> None:
+def test_least_recently_used_go_first(tmp_path: Path) -> None:
     cache = CacheDir(tmp_path, 350 * KB)
     for key, age in (("old", 300), ("older", 400), ("new", 100)):
         add(cache, key, 100, age)
@@ -61,10 +66,10 @@ def test_entries_of_this_process_stay(tmp_path: Path) -> None:
     add(cache, "other", 100, 100)
     later(cache).path("mine")
     os.utime(tmp_path / "mine.npy", (0, 0))
-    cache.reserve(100_000)
+    reserve(cache, 100_000)
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["mine.npy"]
     with pytest.raises(OSError, match="don't fit") as error:
-        cache.reserve(200_000)
+        reserve(cache, 200_000)
     assert error.value.errno == errno.ENOSPC
 
 
@@ -72,13 +77,13 @@ def test_what_never_fits_removes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     cache = CacheDir(tmp_path, 250 * KB)
     add(cache, "a", 100)
     with pytest.raises(OSError, match=r"0.0003 GB don't fit, with 0.00025 GB allowed"):
-        later(cache).reserve(300_000)
+        reserve(later(cache), 300_000)
     free: Any = type("Usage", (), {"free": 50_000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: free)
     with pytest.raises(OSError, match=r"0.0 GB free on the disk"):
-        cache.reserve(200_000)
+        reserve(cache, 200_000)
     assert (tmp_path / "a.npy").is_file()
-    cache.reserve(100_000)  # fits, without the entry
+    reserve(cache, 100_000)  # fits, without the entry
     assert not (tmp_path / "a.npy").exists()
 
 
@@ -98,7 +103,7 @@ def test_abandoned_files_go(tmp_path: Path) -> None:
     cache = CacheDir(tmp_path, 1)
     killed, being_made = (cache.create(key, (10, 10), np.uint8) for key in ("a", "b"))
     os.utime(killed, (0, 0))
-    cache.reserve(1)
+    reserve(cache, 1)
     assert not killed.exists() and being_made.exists()
     with cache.lock("b"):  # whoever made it doesn't hold the lock any more
         assert not being_made.exists()

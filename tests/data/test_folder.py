@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from project.cli import main
-from project.data import ImageFolder, decode, files
+from project.data import Digits, ImageFolder, decode, files
 from project.data.batches import TensorImages
 from project.data.cache import CacheDir
 from project.data.decode import Decoder, open_image
@@ -339,3 +339,22 @@ def test_cache_option(
     assert "cache: false" in capfd.readouterr().out
     assert not folder(pets, cache=False).train_images.in_memory
     assert not Path("cache").exists()
+
+
+def test_setup_lazily_decodes_when_asked(pets: Path, decoded: list[Path]) -> None:
+    data = ImageFolder(root=str(pets), image_size=16)
+    data.setup_lazily()
+    assert data.train_images is not None and data.path(5) == pets / "test" / "dog" / "1.jpg"
+    assert decoded == [] and not data.train_images.in_memory
+    some = data.train_images.subset(torch.tensor([3, 1]))
+    kept = some.decoded()
+    assert len(decoded) == 2 and kept.in_memory
+    assert torch.equal(pixels(kept), pixels(some)) and torch.equal(kept.labels, some.labels)
+    assert kept.path(0) == some.path(0)
+
+
+def test_images_without_files() -> None:
+    data = Digits()
+    data.setup_lazily()
+    assert data.path(0) is None
+    assert data.test_images is not None and data.test_images.decoded() is data.test_images

@@ -1,4 +1,4 @@
-"""``python -m project compare``: contenders × seeds × training-set sizes, and a report on them."""
+"""``python -m project compare``: trains contenders on the same data and reports on them."""
 
 from project.commands.compare.command import compare
 

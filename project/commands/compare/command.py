@@ -16,16 +16,18 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from project.commands.compare.data_files import write_results
+from project.commands.compare.findings import find
 from project.commands.compare.read import results_of
-from project.commands.compare.report import Comparison, write_report
-from project.commands.compare.results import Data, rows_of
+from project.commands.compare.report import write_report
+from project.commands.compare.results import Comparison, Data, rows_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings, cells_of
 from project.commands.compare.verdict import verdict
 from project.commands.preparation import find_images
 from project.console import show
 from project.data import ImageDataModule
-from project.environment import device_name, git_commit, versions
+from project.environment import COMMAND, device_name, git_commit, versions
 from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 from project.parsing import ProjectParser
@@ -34,17 +36,17 @@ FOLDER = Path("runs", "compare")
 
 
 def compare(arguments: Sequence[str]) -> None:
-    """Run a comparison, or what is left of it, and write its report.
+    """Run a comparison, or the runs that it still lacks, and write its report.
 
     Args:
         arguments: What follows ``compare`` on the command line.
 
     Raises:
-        UserError: If config or data can't work; then nothing is run.
+        UserError: If the config or the data is wrong; then nothing is run.
     """
     parser = _parser()
     config = parser.parse_args(list(arguments))
-    given = parser.parse_args(list(arguments), defaults=False)  # all else is up to the contenders
+    given = parser.parse_args(list(arguments), defaults=False)  # the contenders decide the rest
     given.pop("config", None)
     objects = parser.instantiate(config)
     settings = Settings(**{field.name: objects[field.name] for field in fields(Settings)})
@@ -67,19 +69,21 @@ def compare(arguments: Sequence[str]) -> None:
             versions=versions(),
             git=git_commit(),
             config=parser.dump(given, skip_validation=True),
-            command=shlex.join(["python", "-m", "project", "compare", *arguments]),
+            command=shlex.join([*COMMAND, "compare", *arguments]),
             created=time.strftime("%Y-%m-%d %H:%M"),
             picture=_pictures(data),
         )
-        write_report(comparison, folder)
-    found = verdict(rows_of(comparison.results), comparison.data, comparison.device)
+        findings = find(rows_of(comparison.results))
+        found = verdict(findings, comparison.data, comparison.device)
+        write_report(comparison, findings, found, folder)
+        write_results(comparison, findings, found, folder)
     show(f"{found.headline}\nreport: {folder / 'report.html'}, {folder / 'report.md'}")
 
 
 def _parser() -> ProjectParser:
     parser = ProjectParser(
-        prog="python -m project compare",
-        description="Compare ways to a classifier on the same data, under the same budget.",
+        prog=shlex.join([*COMMAND, "compare"]),
+        description="Compare approaches on the same data, under the same budget.",
     )
     parser.add_argument("-c", "--config", action="config", help="Config file of the comparison.")
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
@@ -88,10 +92,10 @@ def _parser() -> ProjectParser:
 
 
 def _check_contenders(cells: Sequence[Cell]) -> None:
-    """Let each contender's config be read, before hours are spent on the others.
+    """Read the config of each contender, before hours are spent on the others.
 
     Raises:
-        UserError: If one can't be; the message says which.
+        UserError: If one is wrong; the message names the contender.
     """
     first = {cell.contender: cell for cell in reversed(cells)}
     first |= {cell.after.name: cell.after for cell in cells if cell.after}
@@ -110,10 +114,10 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM do what a ctrl-C does: end the runs that are going on, and say how to go on.
+    """Let SIGTERM do what Ctrl-C does: end the running runs, and say how to continue.
 
     Raises:
-        SystemExit: With 130 for a ctrl-C, 143 for SIGTERM.
+        SystemExit: With 130 for Ctrl-C, 143 for SIGTERM.
     """
     code = 130
 
@@ -126,7 +130,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        show("stopped; the same command goes on with what is missing")
+        show("stopped; the same command continues with the missing runs")
         sys.exit(code)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -134,7 +138,7 @@ def _interruptible() -> Iterator[None]:
 
 def _budget(settings: Settings) -> str:
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''} each"
-    return f"{epochs}, at most {settings.max_time} of them" if settings.max_time else epochs
+    return f"{epochs}, in at most {settings.max_time}" if settings.max_time else epochs
 
 
 def _described(data: ImageDataModule, given: Namespace) -> Data:

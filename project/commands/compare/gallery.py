@@ -1,4 +1,4 @@
-"""All plots of a report, with what has to be known to read them."""
+"""All plots of a report, with their captions."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from project.commands.compare.findings import Findings
 from project.commands.compare.mistakes import (
     confusion_matrix,
     hardest,
@@ -22,19 +23,17 @@ from project.commands.compare.plots import (
     looks_of,
     plot,
 )
-from project.commands.compare.results import Row, largest
-from project.commands.compare.verdict import crossings
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The plots of a report, by its sections.
+    """The plots of a report, by section.
 
     Attributes:
         overview: Accuracy against time, and against images if there are several sizes.
         curves: Training and validation, one for each contender.
         confusion: Confusion matrices, one for each contender.
-        mistakes: Test images that are wrong, one for each contender that has any.
+        mistakes: Misclassified test images, one for each contender that has any.
     """
 
     overview: list[Plot] = field(default_factory=list)
@@ -48,18 +47,18 @@ class Gallery:
 
 
 def draw(
-    rows: Sequence[Row], class_names: Sequence[str], picture: Callable[[int], Tensor] | None
+    findings: Findings, class_names: Sequence[str], picture: Callable[[int], Tensor] | None
 ) -> Gallery:
-    """Draw all that the results allow.
+    """Draw all plots that the results allow.
 
     Args:
-        rows: All rows.
+        findings: What the results show.
         class_names: Name of each class.
-        picture: Returns a test image, uint8 ``[C, H, W]``; null shows no images.
+        picture: Returns a test image, uint8 ``[C, H, W]``; None shows no images.
     """
-    top = largest(rows)
-    looks = looks_of(list(dict.fromkeys(row.contender for row in rows)))
-    gallery = Gallery(_overview([row for row in rows if row.results], top, looks) if top else [])
+    top = findings.top
+    looks = looks_of(findings.contenders)
+    gallery = Gallery(_overview(findings, looks) if top else [])
     for number, row in enumerate(top, 1):
         name = row.contender
         file = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"
@@ -93,15 +92,19 @@ def draw(
     return gallery
 
 
-def _overview(rows: Sequence[Row], top: Sequence[Row], looks: Mapping[str, Look]) -> list[Plot]:
-    """Return accuracy against time, after accuracy against images if there are several sizes."""
+def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
+    """Return accuracy against time, preceded by that against images if there are several sizes."""
+    rows, top = [row for row in findings.rows if row.results], findings.top
     names = ", ".join(dict.fromkeys(row.contender for row in rows))
     caption = (
-        "Lines: validation after each epoch, mean over seeds. Points: test at the end of the "
+        "Lines: validation after each epoch, mean over seeds. Points: test after the "
         "training, ± standard deviation."
     )
     if any(row.mean("source_seconds") > 0 for row in top):
-        caption += " Where a contender starts from another's weights, their time comes first."
+        caption += (
+            " Where a contender starts from the weights of a source, the time of that source comes "
+            "first."
+        )
     over_time = plot(
         "accuracy_over_time",
         f"Accuracy against the time of the training: {names}",
@@ -114,6 +117,6 @@ def _overview(rows: Sequence[Row], top: Sequence[Row], looks: Mapping[str, Look]
         "accuracy_over_images",
         f"Test accuracy against the number of training images: {names}",
         "Mean ± standard deviation over seeds; the number of images on a logarithmic axis.",
-        partial(accuracy_over_images, rows, crossings(rows), looks),
+        partial(accuracy_over_images, rows, findings.crossings, looks),
     )
     return [over_images, over_time]

@@ -1,4 +1,4 @@
-"""What each contender gets wrong: confusion matrices, and the test images themselves."""
+"""What each contender gets wrong: confusion matrices and misclassified test images."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from project.commands.compare.results import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_COUNTED_CLASSES = 16  # more numbers can't be read
+MAX_COUNTED_CLASSES = 16  # with more, the numbers would be illegible
 MAX_NAMED_CLASSES = 30
 MISTAKES, MISTAKES_PER_LINE = 8, 4
 
 
 def confusion_matrix(row: Row, class_names: Sequence[str]) -> "Figure":
-    """Draw the percentage of each label that was given each prediction, of all seeds together.
+    """Draw the percentage of each label that was given each prediction, over all seeds.
 
     Args:
         row: A row with results.
@@ -121,7 +121,7 @@ def most_confused(row: Row, class_names: Sequence[str], count: int = 3) -> str:
     Args:
         row: A row with results.
         class_names: Name of each class.
-        count: How many.
+        count: Largest number of them.
     """
     share = shares(row, len(class_names))
     np.fill_diagonal(share, 0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.commands.compare.results import CURVES, Row
-from project.commands.compare.verdict import Crossing
+from project.commands.compare.statistics import Crossing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 WIDTH = 5.2  # inches, of 96 CSS pixels on a page; two fit beside each other, one on a phone
 DPI = 192
 PARTS = {"train": ("training", "--"), "val": ("validation", "-")}
-MAX_CROSSINGS = 6  # more are in the words of the verdict
+MAX_CROSSINGS = 6  # the verdict names the others
 
-# Okabe and Ito, 2008: colour-blind people tell them apart. Without yellow and black, which vanish
-# on white and on dark ground.
+# Okabe and Ito, 2008: also told apart by colour-blind people. Yellow and black are left out: they
+# are invisible on a white or a dark background.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
-MARKERS = "osD^vPXp"  # for who sees no colours, and for more contenders than there are colours
+MARKERS = "osD^vPXp"  # for readers who can't tell the colours apart, and when colours repeat
 DURATIONS = {
     count * seconds: f"{count:g} {unit}"
     for unit, seconds, counts in (
@@ -42,12 +42,12 @@ class Plot:
 
     Attributes:
         name: Name of its file, without the suffix.
-        alt: What it shows, for who doesn't see it.
-        caption: What has to be known to read it.
+        alt: What it shows, for readers who can't see it.
+        caption: What a reader must know to understand it.
         light: PNG for light pages.
         dark: PNG for dark pages.
         size: Width and height in CSS pixels.
-        photos: Whether it holds photographs, which may be compressed with a loss.
+        photos: Whether it holds photographs, for which lossy compression is good enough.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Look:
-    """What tells a contender from the others, in all plots."""
+    """How a contender is drawn, the same in all plots."""
 
     color: str
     marker: str
@@ -124,12 +124,12 @@ DARK = _style("#15171b", "#e7e9ec", "#a2a9b4", "#333941")
 def accuracy_over_images(
     rows: Sequence[Row], crossings: Sequence[Crossing], looks: Mapping[str, Look]
 ) -> "Figure":
-    """Draw test accuracy against the number of training images, and where curves cross.
+    """Draw test accuracy against the number of training images, and mark where curves cross.
 
     Args:
         rows: Rows with results.
         crossings: Where curves cross.
-        looks: Of each contender.
+        looks: How each contender is drawn.
     """
     from matplotlib import rcParams
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -160,13 +160,13 @@ def accuracy_over_images(
 
 
 def accuracy_over_time(rows: Sequence[Row], looks: Mapping[str, Look]) -> "Figure":
-    """Draw accuracy against time: of validation as lines, and of the test at their ends.
+    """Draw accuracy against time: validation as lines, the test as points at their ends.
 
-    The time of a source comes first.
+    The time of a source is put in front.
 
     Args:
-        rows: Rows with results, on as many images.
-        looks: Of each contender.
+        rows: Rows with results, all on the same number of images.
+        looks: How each contender is drawn.
     """
     figure, axes = figure_of(3.4 + 0.1 * len(looks))
     times: list[float] = []
@@ -184,7 +184,7 @@ def accuracy_over_time(rows: Sequence[Row], looks: Mapping[str, Look]) -> "Figur
 
 
 def _time_axis(axes: "Axes", times: Sequence[float]) -> None:
-    """Make the axis logarithmic where that helps, with ticks as people say them."""
+    """Make the axis logarithmic if times differ by a factor of 5, with ticks at round times."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low, high = min(times, default=1), max(times, default=1)
@@ -208,8 +208,8 @@ def curves(row: Row, look: Look, among: Sequence[Row]) -> "Figure":
 
     Args:
         row: A row with results.
-        look: Of its contender.
-        among: All rows that are drawn, for vertical axes that fit them all.
+        look: How its contender is drawn.
+        among: All rows that get such a plot; the vertical axes fit all of them.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -235,7 +235,7 @@ def curves(row: Row, look: Look, among: Sequence[Row]) -> "Figure":
 
 
 def mean_curves(row: Row) -> dict[str, NDArray[np.float64]]:
-    """Return the curves, averaged over the seeds, for the epochs that all seeds have."""
+    """Return the curves averaged over seeds, up to the last epoch that all seeds have."""
     names = ("seconds", *CURVES)
     epochs = min(len(result.curves.get(name, ())) for result in row.results for name in names)
     return {
@@ -245,12 +245,12 @@ def mean_curves(row: Row) -> dict[str, NDArray[np.float64]]:
 
 
 def short(name: str, most: int = 24) -> str:
-    """Return a name that is cut to so many letters."""
+    """Return a name, cut to at most ``most`` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def figure_of(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:
-    """Return a figure of that many inches, and its axes."""
+    """Return a figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -258,7 +258,7 @@ def figure_of(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:
 
 
 def _draw_accuracy(axes: "Axes", rows: Sequence[Row], look: Look, end: float | None = None) -> None:
-    """Draw means and standard deviations over the images, or of one row at a time."""
+    """Draw mean and standard deviation of each row at its number of images, or at ``end``."""
     if not rows:
         return
     axes.errorbar(
@@ -274,7 +274,7 @@ def _draw_accuracy(axes: "Axes", rows: Sequence[Row], look: Look, end: float | N
 
 
 def _legend(figure: "Figure", axes: "Axes", title: str) -> None:
-    """Put title and legend above the axes, where they hide nothing."""
+    """Put title and legend above the axes, where they cover nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -288,7 +288,7 @@ def _legend(figure: "Figure", axes: "Axes", title: str) -> None:
 
 
 def _apart(sizes: set[int]) -> list[int]:
-    """Return the sizes whose names don't overlap on a logarithmic axis."""
+    """Return the sizes whose labels don't overlap on a logarithmic axis."""
     kept: list[int] = []
     for size in sorted(sizes, reverse=True):
         if not kept or 1.4 * size <= kept[-1]:

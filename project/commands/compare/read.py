@@ -1,4 +1,4 @@
-"""Reading what the runs of a comparison left behind."""
+"""Reads the files that the runs of a comparison wrote."""
 
 import csv
 import hashlib
@@ -29,15 +29,15 @@ COSTS = (
 
 
 def results_of(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> list[Result]:
-    """Return what each run left behind; where it failed, or saw other images, why.
+    """Return the result of each run: an error where it failed or was given other images.
 
     Args:
         runs: The runs.
-        cells: What they are of.
-        data: What all of them should have seen, set up.
+        cells: The cells whose runs they are.
+        data: The data that all of them should have used, set up.
     """
     splits = {"val": data.val_images, "test": data.test_images}
-    standard = {  # whose images those of each split must be
+    standard = {  # split and size: where the images are from, and their SHA-256
         (split, ""): ("this comparison", images.identity())
         for split, images in splits.items()
         if images
@@ -63,15 +63,19 @@ def results_of(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> list
 def _other_images(
     cell: Cell, summary: Mapping[str, Any], standard: dict[tuple[str, str], tuple[str, str]]
 ) -> str:
-    """Return why the images are not the same; the first run on a size sets those of training."""
+    """Return how a run's images differ from the standard; empty if they don't.
+
+    Validation and test images must be those of the comparison, training images those of the first
+    run of the same size.
+    """
     for split, images in summary["data"].items():
         place = (split, cell.size if split == "train" else "")
         first, sha256 = standard.setdefault(place, (cell.name, images["sha256"]))
         if images["sha256"] != sha256:
             name = {"train": "training", "val": "validation"}.get(split, split)
             return (
-                f"its {name} images are not those of {first}; its config splits otherwise, or the "
-                "data has changed"
+                f"its {name} images are not those of {first}; its config splits the data in "
+                "another way, or the data has changed"
             )
     return ""
 
@@ -103,6 +107,7 @@ def _read(
         result,
         config_sha256=hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest(),
         approach=summary["approach"],
+        pretrained=summary["pretrained"],
         images=summary["data"]["train"]["images"],
         figures=figures,
         curves=_curves(run_dir / "metrics.csv"),
@@ -112,12 +117,12 @@ def _read(
 
 
 def _megabytes(path: Path) -> float:
-    """Return the size of a file, nan if somebody has deleted it."""
+    """Return the size of a file in 10^6 bytes, nan if it was deleted."""
     return path.stat().st_size / 1e6 if path.is_file() else math.nan
 
 
 def _curves(path: Path) -> dict[str, list[float]]:
-    """Return the values of each epoch; a row of the file has only those of one moment."""
+    """Return the values of each epoch, which are spread over several rows of the file."""
     wanted = {"resources/fit_seconds": "seconds", **{name: name for name in CURVES}}
     epochs: dict[int, dict[str, float]] = {}
     if not path.is_file():  # a contender may log nothing

@@ -1,15 +1,16 @@
-"""What the runs of a comparison left behind, and its averages over seeds."""
+"""What the runs of a comparison wrote, and its averages over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 CURVES = ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
-FIGURES = {  # what it is called, in the order of the columns
+FIGURES = {  # figure: its name in tables, in the order of the columns
     "accuracy": "test accuracy",
     "precision": "precision",
     "recall": "recall",
@@ -30,18 +31,19 @@ FIGURES = {  # what it is called, in the order of the columns
 
 @dataclass(frozen=True)
 class Result:
-    """What one run left behind, or why it failed.
+    """What one run wrote, or why it failed.
 
     Attributes:
         contender: Name of the contender.
-        size: How much of the training images it saw, as the config says it: ``0.25``, ``20``.
+        size: Size of its training set as in the config: ``0.25`` for a fraction, ``20`` per class.
         seed: Seed of the run.
-        command: What to type to run it again, without the options that say where files go.
+        command: The command that runs it again, without the options for output folders.
         run_dir: Its run directory.
-        source: What to type to train the backbone that it starts from; empty if it has none.
+        source: The command that trains the backbone it starts from; empty if it has none.
         config_sha256: SHA-256 of its ``config.yaml``.
-        error: Why it failed; empty if it didn't.
+        error: Why it failed; empty if it succeeded.
         approach: Class of its model: ``TrainFromScratch``, ``FullTraining``, ``FineTuning``.
+        pretrained: Whether the training started from a pretrained network.
         images: Number of training images.
         figures: By the keys of :data:`FIGURES`; precision, recall and F1 are means over classes.
         curves: For each epoch the ``seconds`` since the training began, and :data:`CURVES`; nan
@@ -59,11 +61,17 @@ class Result:
     config_sha256: str = ""
     error: str = ""
     approach: str = ""
+    pretrained: bool = False
     images: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     predictions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def place(self, folder: Path) -> str:
+        """Return the run directory, relative to the report's folder if it is below that."""
+        run_dir, folder = self.run_dir.resolve(), folder.resolve()
+        return str(run_dir.relative_to(folder) if run_dir.is_relative_to(folder) else run_dir)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -73,12 +81,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Data:
-    """What all contenders were given.
+    """The data that all contenders were given.
 
     Attributes:
         what: The data module and its options, in words.
         class_names: Name of each class.
-        class_sizes: Training images of each class, before a part of them was taken.
+        class_sizes: Training images of each class, before a subset was taken.
         val_images: Number of validation images.
         test_images: Number of test images.
     """
@@ -91,6 +99,38 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Everything that a report shows, as it was measured.
+
+    Attributes:
+        name: Title of the report.
+        data: What all contenders were given.
+        results: One for each run, including failed ones, in the order of the config.
+        budget: What each run was allowed, in words: ``10 epochs each``.
+        device: What the runs were computed on, in words.
+        versions: Version of each package that a result depends on.
+        git: Commit of the code; None outside of git.
+        config: The config of the comparison, YAML.
+        command: The command that runs the comparison again.
+        created: Date and time, in words.
+        picture: Returns a test image, uint8 ``[C, H, W]``, by its index in ``Result.labels``;
+            None shows no images.
+    """
+
+    name: str
+    data: Data
+    results: Sequence[Result]
+    budget: str
+    device: str
+    versions: Mapping[str, str]
+    git: str | None
+    config: str
+    command: str
+    created: str
+    picture: Callable[[int], Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """The runs of a contender on one size of the training set.
 
@@ -98,8 +138,8 @@ class Row:
         contender: Name of the contender.
         size: As in :class:`Result`.
         images: Number of training images.
-        results: Those that succeeded, one for each seed.
-        failed: Those that didn't.
+        results: Results of the runs that succeeded, one for each seed.
+        failed: Results of the runs that failed.
     """
 
     contender: str
@@ -117,6 +157,11 @@ class Row:
         if len(self.results) < 2:
             return float("nan")
         return float(np.std(self._values(figure), ddof=1))  # stdev of statistics raises for nan
+
+    @property
+    def cost(self) -> float:
+        """Mean seconds of a run, including the training of the source that it starts from."""
+        return self.mean("process_seconds") + self.mean("source_seconds")
 
     def _values(self, figure: str) -> list[float]:
         return [result.figures[figure] for result in self.results]
@@ -140,10 +185,3 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
         images = good[0].images if good else 0
         rows.append(Row(contender, size, images, good, [r for r in found if r.error]))
     return rows
-
-
-def largest(rows: Sequence[Row]) -> list[Row]:
-    """Return the row of each contender on the most training images, where a run succeeded."""
-    good = [row for row in rows if row.results]
-    most = max((row.images for row in good), default=0)
-    return [row for row in good if row.images == most]

@@ -1,4 +1,4 @@
-"""Running the cells of a comparison: each as a process of its own, and none of them twice."""
+"""Runs the cells of a comparison: each in a process of its own, and none of them twice."""
 
 import fcntl
 import json
@@ -22,25 +22,25 @@ from project.callbacks.predictions import TEST_PREDICTIONS
 from project.commands.compare.settings import Cell
 from project.commands.durations import duration
 from project.console import show
-from project.environment import available_cores
+from project.environment import PACKAGE, available_cores
 from project.errors import UserError
 
 CACHE = "cache"
-GRACE_SECONDS = 20  # for a run to write its last checkpoint
+GRACE_SECONDS = 20  # time for a run to write its last checkpoint
 
 
 class Runs:
     """The runs of a comparison in its folder.
 
-    ``runs/`` holds a run directory for each cell, ``logs/`` what it printed. A cell is done once it
-    has been tested. One that isn't starts anew the next time, so a kill costs the runs that were
-    going on, and no more. Everything that a run computes is its own, down to the cache: what one
-    took from another would be missing from its time.
+    ``runs/`` holds a run directory for each cell, ``logs/`` its output. A cell is finished once it
+    has been tested. An unfinished one starts from the beginning the next time, so a kill costs only
+    the runs that were running. Runs share nothing, not even a cache: if one reused what another has
+    computed, its measured time would be too short.
 
     Args:
         folder: Folder of the comparison.
         group: W&B group of all runs.
-        jobs: Runs at the same time.
+        jobs: Number of runs at the same time.
     """
 
     def __init__(self, folder: Path, group: str, jobs: int) -> None:
@@ -57,7 +57,7 @@ class Runs:
         return self.folder / "runs" / cell.key
 
     def summary(self, cell: Cell) -> dict[str, Any] | None:
-        """Return what a finished run wrote down, null if it isn't finished.
+        """Return the summary of a run, None if it isn't finished.
 
         The predictions are written before the summary says that there was a test.
         """
@@ -68,7 +68,7 @@ class Runs:
         return None
 
     def error(self, cell: Cell) -> str:
-        """Return why a run failed: its message, else the last line that it printed."""
+        """Return why a run failed: its error message, else the last line of its output."""
         if cell.after and self.summary(cell.after) is None:
             return f"its {cell.after.name} failed: {self.error(cell.after)}"
         try:
@@ -80,15 +80,15 @@ class Runs:
         return (messages or last or ["it printed nothing"])[-1].removeprefix("error: ")
 
     def log(self, cell: Cell) -> Path:
-        """Return the file of what a run printed."""
+        """Return the file with a run's output."""
         return self.folder / "logs" / f"{cell.key}.txt"
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until nothing else uses the folder, and keep others from it.
+        """Wait until no other comparison uses the folder, and lock it.
 
-        The runs inherit the lock, so one whose comparison was killed holds it until it ends. Then
-        its result is there.
+        The runs inherit the lock. If a comparison was killed, a run of it that is still running
+        holds the lock until it ends; then its result can be used.
 
         Raises:
             UserError: If the folder can't be written to.
@@ -102,23 +102,23 @@ class Runs:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                show(f"waiting for another comparison, or what a killed one left, in {self.folder}")
+                show(f"waiting for another comparison, or runs of a killed one, in {self.folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             self._lock = file.fileno()
             yield
 
     def run_all(self, cells: Sequence[Cell]) -> None:
-        """Run what isn't done, sources first; why a run failed is left in its log.
+        """Run the unfinished cells, sources first; an error of a run stays in its log.
 
-        A KeyboardInterrupt or SIGTERM ends the runs that are going on.
+        A KeyboardInterrupt or SIGTERM ends the runs that are running.
         """
         sources = list(dict.fromkeys(cell.after for cell in cells if cell.after))
         everything = [*sources, *cells]
         left = self.missing(everything)
-        for folder in (self.folder / "runs").glob(f"*/{CACHE}"):  # of runs that a kill outlived
+        for folder in (self.folder / "runs").glob(f"*/{CACHE}"):  # of runs that were killed
             shutil.rmtree(folder, ignore_errors=True)
         if done := len(everything) - len(left):
-            show(f"{done} of {len(everything)} runs are there already")
+            show(f"{done} of {len(everything)} runs are finished already")
         disable = not sys.stderr.isatty()
         bar = tqdm(total=len(everything), initial=done, unit="run", disable=disable)
         with bar, ThreadPoolExecutor(self.jobs) as pool:
@@ -136,7 +136,7 @@ class Runs:
                 raise
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Return the cells that aren't done."""
+        """Return the cells that aren't finished."""
         return [cell for cell in cells if self.summary(cell) is None]
 
     def _news(self, cell: Cell, seconds_left: float) -> str:
@@ -149,7 +149,7 @@ class Runs:
         return f"{cell.name}: {result}{rest}"
 
     def _seconds_left(self, cells: Sequence[Cell], left: Sequence[Cell]) -> float:
-        """Estimate from the runs that are done; those of the same contender and size tell most."""
+        """Estimate from the finished runs, where possible those of the same contender and size."""
         taken: dict[tuple[str, str], list[float]] = {}
         for cell in cells:
             if (found := self.summary(cell)) is not None:
@@ -162,7 +162,7 @@ class Runs:
         return sum(means.get((c.contender, c.size), other) for c in left) / self.jobs
 
     def _run(self, cell: Cell) -> None:
-        """Run a cell to its end, unless what it starts from has failed."""
+        """Run a cell to its end, unless its source has failed."""
         if cell.after and self.summary(cell.after) is None:
             return
         slot = self._slots.get()
@@ -173,7 +173,7 @@ class Runs:
             self._slots.put(slot)
 
     def arguments(self, cell: Cell) -> list[str]:
-        """Return what follows ``python -m project`` for a cell."""
+        """Return the command line of a cell, without the program."""
         run_dir = self.run_dir(cell)
         places = {"run_dir": run_dir, "data.cache_dir": run_dir / CACHE, "experiment": self.group}
         if cell.after:
@@ -181,24 +181,26 @@ class Runs:
         return [*cell.arguments, *(f"--{name}={place}" for name, place in places.items())]
 
     def _start(self, cell: Cell, slot: int) -> "subprocess.Popen[bytes]":
-        shutil.rmtree(self.run_dir(cell), ignore_errors=True)  # an earlier one, not finished
+        shutil.rmtree(
+            self.run_dir(cell), ignore_errors=True
+        )  # of an earlier run that isn't finished
         log = self.log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "project", *self.arguments(cell)],
+                [sys.executable, "-m", PACKAGE, *self.arguments(cell)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"WANDB_RUN_GROUP": self.group} | self._share(slot),
                 pass_fds=(self._lock,),
-                start_new_session=True,  # a ctrl-C is for this process, which ends its runs
+                start_new_session=True,  # Ctrl-C goes to this process alone, which ends its runs
             )
         self._processes.append(process)
         return process
 
     def _share(self, slot: int) -> dict[str, str]:
-        """Return the environment of one of several runs: its own GPU, or its share of cores."""
+        """Return the environment of one of several parallel runs: its GPU or its threads."""
         if self.jobs == 1:
             return {}
         if count := torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""What a comparison compares: its config file, and the runs that follow from it."""
+"""The settings of a comparison, and the runs that they ask for."""
 
 import hashlib
 import json
@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from project.commands.preparation import shortest_name
+from project.environment import COMMAND
 from project.errors import UserError
 
-OF_THE_COMPARISON = {  # option of fit: what sets it for all contenders alike
+OF_THE_COMPARISON = {  # option of fit: the setting that fixes it for all contenders
     "seed_everything": "seeds",
     "trainer.max_epochs": "epochs",
     "trainer.max_time": "max_time",
@@ -33,9 +35,9 @@ OF_THE_COMPARISON = {  # option of fit: what sets it for all contenders alike
     "data.train_fraction": "train_fractions",
     "test_after_fit": "nothing: every run is tested",
     "run_dir": "output",
-    "ckpt_path": "nothing: a stopped comparison goes on by itself",
+    "ckpt_path": "nothing: a stopped comparison resumes by itself",
 }
-UNLESS_GIVEN = {  # of the data; a contender's config may say otherwise
+UNLESS_GIVEN = {  # defaults of the data options, which override the contenders' configs
     "val_fraction": 0.1,
     "split_seed": 0,
     "steps_per_epoch": None,
@@ -46,12 +48,12 @@ UNLESS_GIVEN = {  # of the data; a contender's config may say otherwise
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to a classifier, as ``fit`` takes it.
+    """One way to train a classifier, as a config of ``fit``.
 
     Args:
-        config: Config file of ``fit``, or several, each on top of those before.
-        options: Options of ``fit`` by name, such as ``trainer.precision``, on top of them.
-        source: Name of a source that the backbone comes from; null for one that the config names.
+        config: Config file of ``fit``, or several, each overriding those before.
+        options: Options of ``fit`` by name, such as ``trainer.precision``; they override the files.
+        source: Name of the source that provides the backbone; null takes that of the config.
     """
 
     config: str | list[str]
@@ -61,11 +63,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Source:
-    """A training whose backbone contenders start from; it is run once.
+    """A training that provides the backbone of contenders; it runs once.
 
     Args:
-        config: Config file of ``fit``, or several, each on top of those before.
-        options: Options of ``fit`` by name, on top of them.
+        config: Config file of ``fit``, or several, each overriding those before.
+        options: Options of ``fit`` by name; they override the files.
     """
 
     config: str | list[str]
@@ -76,23 +78,23 @@ class Source:
 class Settings:
     """A comparison: every contender with every seed on every size of the training set.
 
-    All get the same training, validation and test images and the same budget.
+    All contenders get the same training, validation and test images and the same budget.
 
     Args:
-        contenders: What is compared, by name.
+        contenders: The contenders, by name.
         sources: Trainings that contenders start from, by name.
         seeds: Seeds of the runs.
-        train_fractions: Shares of the training images that are tried.
-        images_per_class: Numbers of training images of each class to try instead.
-        epochs: Epochs of every run.
-        max_time: Longest time of every training, as days:hours:minutes:seconds; null is any.
-        options: Options of ``fit`` by name that all contenders get, but for those that say
-            otherwise themselves.
-        output: Folder of the runs and the report; null is ``runs/compare/`` and the name of the
-            config file.
-        jobs: Runs at the same time. Each then has its share of the processors, or a GPU of its
-            own, and takes longer than it would alone.
-        only: Contenders to run and to report; null is all of them.
+        train_fractions: Fractions of the training images to try.
+        images_per_class: Numbers of training images per class to try instead.
+        epochs: Number of epochs of every run.
+        max_time: Time limit of every training, as days:hours:minutes:seconds; null sets none.
+        options: Options of ``fit`` by name for all contenders; a contender's own options override
+            them.
+        output: Folder of the runs and the report; null is a folder in ``runs/compare/`` with the
+            name of the config file.
+        jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
+            GPU of its own, and takes longer than it would alone.
+        only: Names of the contenders to run and to report; null takes all of them.
     """
 
     contenders: dict[str, Contender]
@@ -108,7 +110,7 @@ class Settings:
     only: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
+        """Check the settings.
 
         Raises:
             UserError: Naming the key, what is wrong and what would be right.
@@ -150,7 +152,7 @@ class Settings:
 
     @property
     def sizes(self) -> Sequence[tuple[str, str]]:
-        """The sizes of the training set: what they are called, and the option of ``fit``."""
+        """Name of each training-set size, and the option of ``fit`` that sets it."""
         if self.images_per_class:
             return [(str(n), f"--data.limit_per_class={n}") for n in self.images_per_class]
         fractions = self.train_fractions or (1.0,)
@@ -188,12 +190,12 @@ class Cell:
     """One run of a comparison.
 
     Attributes:
-        name: What the progress bar calls it.
-        arguments: What follows ``python -m project``, but for where files go.
+        name: Name in the progress output.
+        arguments: Its command line, without the program and the options for output folders.
         contender: Name of the contender; empty for a source.
-        size: How much of the training images, as in the config.
+        size: Size of the training set, as in the config.
         seed: Seed of the run.
-        after: The source that has to be there first; null if there is none.
+        after: The source that must finish first; None if there is none.
     """
 
     name: str
@@ -205,9 +207,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Name of its folder: another config makes another folder, so nothing old is taken for it.
+        """Name of its folder, with a digest of its arguments and of the content of config files.
 
-        The config files count by their content.
+        A changed config gets another folder, so its results are never mistaken for old ones.
         """
         digest = hashlib.sha256()
         for argument in self.arguments:
@@ -219,12 +221,12 @@ class Cell:
         return f"{self.name.replace(' ', '-')}-{digest.hexdigest()[:8]}"
 
     def command(self, *more: str) -> str:
-        """Return what to type to run it."""
-        return shlex.join(["python", "-m", "project", *self.arguments, *more])
+        """Return the command that runs it."""
+        return shlex.join([*COMMAND, *self.arguments, *more])
 
 
 def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
-    """Return all runs, in the order in which they run: each seed is whole before the next.
+    """Return all runs in the order in which they run: all runs of a seed before the next seed.
 
     Args:
         settings: The comparison.
@@ -270,16 +272,14 @@ def _budget(settings: Settings) -> list[str]:
 
 def _data_options(data: Mapping[str, Any]) -> list[str]:
     options = {**UNLESS_GIVEN, **(data.get("init_args") or {})}
-    name = str(data["class_path"]).rpartition(".")
-    trusted = name[0].startswith("project.data")
     return [
-        f"--data={name[2] if trusted else data['class_path']}",
+        f"--data={shortest_name(str(data['class_path']))}",
         *_as_options({f"data.{key}": value for key, value in options.items()}),
     ]
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:
-    """Return options as the command line takes them; JSON is YAML, too."""
+    """Return options in the form of the command line; JSON is valid YAML."""
     return [
         f"--{name.removeprefix('--')}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in options.items()

@@ -1,4 +1,4 @@
-"""The tables of a report: numbers as people read them."""
+"""The tables of a report, with numbers rounded for reading."""
 
 import math
 import re
@@ -19,8 +19,8 @@ class Line:
     Attributes:
         contender: Name of the contender.
         cells: Its figures, one for each column.
-        note: What else has to be known, in words; may be empty.
-        chosen: Whether it is the one that the verdict is for.
+        note: A remark, such as failed runs; may be empty.
+        chosen: Whether it is the contender that the verdict recommends.
     """
 
     contender: str
@@ -45,13 +45,13 @@ class Table:
 def table(
     rows: Sequence[Row], figures: Sequence[str], winner: str = "", sizes: bool = False
 ) -> Table:
-    """Return a table of those figures that are known of any row.
+    """Return a table of those figures that at least one row has.
 
     Args:
         rows: Its rows.
         figures: Keys of :data:`FIGURES`.
-        winner: Name of the contender whose lines are marked.
-        sizes: Whether a column says how many training images there were.
+        winner: Name of the contender to mark.
+        sizes: Whether to add a column with the number of training images.
     """
     shown = [figure for figure in figures if any(_is_known(row, figure) for row in rows)]
     columns = [_heading(FIGURES[figure]) for figure in shown]
@@ -83,7 +83,7 @@ def _note(row: Row) -> str:
 
 
 def cell(row: Row, figure: str) -> str:
-    """Return the mean over the seeds; for the scores also the standard deviation."""
+    """Return the mean over the seeds, for scores with the standard deviation."""
     mean, std = row.mean(figure), row.std(figure)
     if figure not in QUALITY or math.isnan(mean):
         return number(mean, whole=figure.startswith("parameters"))
@@ -92,11 +92,11 @@ def cell(row: Row, figure: str) -> str:
 
 
 def number(value: float, whole: bool = False) -> str:
-    """Return a number with three digits, or all of those before the point.
+    """Return a number with three significant digits, or with all digits before the point.
 
     Args:
-        value: The number; what isn't finite is unknown.
-        whole: Whether there are no digits after the point.
+        value: The number; one that isn't finite is shown as unknown.
+        whole: Whether to leave out the digits after the point.
     """
     if not math.isfinite(value):
         return UNKNOWN
@@ -116,5 +116,5 @@ def markdown(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text so that Markdown shows it as it is, also inside of a table."""
+    """Escape text so that Markdown shows it unchanged, even in a table."""
     return re.sub(r"([\\`*<>&|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)

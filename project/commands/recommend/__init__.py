@@ -1,4 +1,4 @@
-"""``python -m project recommend``: which approach fits the data, before any is trained."""
+"""``python -m project recommend``: chooses an approach before any is trained."""
 
 from project.commands.recommend.command import recommend
 

@@ -1,9 +1,11 @@
-"""What can be recommended: shipped configs of ``fit``, fitted to the data at hand."""
+"""What can be recommended: configs of ``fit`` in ``configs/``, adapted to the data at hand."""
 
 import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +13,57 @@ import yaml
 from jsonargparse import ArgumentError
 
 from project.approaches import ImageClassifier
+from project.commands.preparation import shortest_name
 from project.data import ImageDataModule
 from project.errors import UserError
 from project.parsing import ProjectParser, explain, link_data_and_model
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS: Traversable = files(__package__) / "configs"
 SIZES = (28, 64)  # smallest and largest height of the images that a network from scratch gets
-LARGE = 2000  # training images from which a step takes LARGE_BATCH of them, where it took fewer
+LARGE = 2000  # training images from which on a batch has at least LARGE_BATCH of them
 LARGE_BATCH = 64
-LEAST_STEPS = 1000  # with fewer, an average of the weights is still full of the random ones
+LEAST_STEPS = 1000  # with fewer, an average of the weights still contains the random initial ones
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to a classifier.
+    """One approach with its settings; ``configs/`` holds a config of its name.
 
     Args:
-        name: What tables call it.
-        what: The same in words.
-        file: Config that it starts from, in ``configs/``.
+        name: Name in tables, and of its config.
+        what: Description in words.
         pretrained: Whether it starts from pretrained weights.
-        preset: Preset of its ``FineTuningSchedule``.
-        augmented: Whether it keeps the augmentation of its config.
     """
 
     name: str
     what: str
-    file: str
     pretrained: bool = False
-    preset: str | None = None
-    augmented: bool = True
-
-    @property
-    def path(self) -> Path:
-        """Its config file."""
-        return CONFIGS / self.file
 
 
 CANDIDATES = (
-    Candidate(
-        "scratch", "training from scratch: a small network of your own", "compare/scratch.yaml"
-    ),
-    Candidate(
-        "complete",
-        "complete training: a larger network, to be a foundation",
-        "full_fashion_best.yaml",
-    ),
+    Candidate("scratch", "training from scratch: a small network of your own"),
+    Candidate("complete", "complete training: a larger network, to be a foundation"),
     Candidate(
         "probe",
         "fine-tuning: a new head on frozen features, which are computed once",
-        "finetune_folder_best.yaml",
         pretrained=True,
-        preset="probe",
-        augmented=False,
     ),
-    Candidate(
-        "lp_ft",
-        "fine-tuning: a new head first, then all layers",
-        "finetune_folder_best.yaml",
-        pretrained=True,
-        preset="lp_ft",
-    ),
+    Candidate("lp_ft", "fine-tuning: a new head first, then all layers", pretrained=True),
 )
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all candidates get.
+    """The data and the budget, the same for all candidates.
 
     Args:
-        data: ``class_path`` and ``init_args`` of the data module, as they were given.
-        image_size: Height and width of the images of the source.
+        data: ``class_path`` and ``init_args`` of the data module, as the user gave them.
+        image_size: Smaller side of the source's images, in pixels.
         images: Number of training images.
-        epochs: Epochs of every candidate.
-        backbone: As for ``FineTuning``.
-        weights: As for ``FineTuning``.
-        bfloat16: Whether mixed precision is faster.
+        epochs: Number of epochs of every candidate.
+        backbone: Backbone of ``FineTuning``.
+        weights: Weights of that backbone; None where it is a checkpoint.
+        bfloat16: Whether bfloat16 is faster than float32 on this machine.
     """
 
     data: Mapping[str, Any]
@@ -99,45 +76,64 @@ class Task:
 
 
 def config_of(candidate: Candidate, task: Task) -> dict[str, Any]:
-    """Return the config of ``fit`` of a candidate.
+    """Return the config of ``fit`` for a candidate.
 
     Raises:
-        UserError: If the config that it starts from isn't there.
+        UserError: If its file can't be read or lacks what is needed; the message names both.
     """
-    try:
-        config: dict[str, Any] = yaml.safe_load(candidate.path.read_text())
-    except OSError as error:
-        raise UserError(f"{candidate.path}: recommend starts from it: {error.strerror}") from error
-    config["trainer"]["max_epochs"] = task.epochs
+    config = _read(candidate)
+    trainer, model, data = config["trainer"], config["model"], config["data"]["init_args"]
+    trainer["max_epochs"] = task.epochs
     if not task.bfloat16:
-        config["trainer"].pop("precision", None)
-    steps = task.epochs * task.images / config["data"]["init_args"]["batch_size"]
-    if not candidate.preset and steps < LEAST_STEPS:
-        config["trainer"].pop("callbacks", None)
-    if candidate.preset:
-        config["trainer"]["callbacks"][0]["init_args"]["preset"] = candidate.preset
+        trainer.pop("precision", None)
+    steps = task.epochs * task.images / data["batch_size"]
+    if not candidate.pretrained and steps < LEAST_STEPS:
+        trainer.pop("callbacks", None)  # averages of the weights
     if candidate.pretrained:
-        config["model"]["init_args"] |= {"backbone": task.backbone, "weights": task.weights}
-    config["data"] = _data(candidate, task, config["data"]["init_args"])
+        model["init_args"] |= {"backbone": task.backbone, "weights": task.weights}
+    config["data"] = _data(candidate, task, data)
     return config
 
 
+def _read(candidate: Candidate) -> dict[str, Any]:
+    file = CONFIGS / f"{candidate.name}.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{file} can't be read: {error}") from error
+    for key, kind in NEEDED.items():
+        value = config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise UserError(f"{file}: {key} must be {KINDS[kind]}; recommend needs it")
+    found: dict[str, Any] = config
+    return found
+
+
+NEEDED: dict[str, type] = {
+    "trainer": dict,
+    "model.class_path": str,
+    "model.init_args": dict,
+    "data.init_args.batch_size": int,
+}
+KINDS = {dict: "a mapping", str: "a string", int: "a whole number"}
+
+
 def _data(candidate: Candidate, task: Task, own: Mapping[str, Any]) -> dict[str, Any]:
-    options = {"batch_size": own["batch_size"]}
+    options = {name: own[name] for name in ("batch_size", "augment") if name in own}
     if task.images >= LARGE:
         options["batch_size"] = max(options["batch_size"], LARGE_BATCH)
-    if candidate.augmented:
-        options["augment"] = own["augment"]
     if not candidate.pretrained and not SIZES[0] <= task.image_size <= SIZES[1]:
         options["image_size"] = min(max(task.image_size, SIZES[0]), SIZES[1])
-    name = str(task.data["class_path"])
-    if name.startswith("project.data."):
-        name = name.rpartition(".")[2]
-    return {"class_path": name, "init_args": {**options, **(task.data.get("init_args") or {})}}
+    return {
+        "class_path": shortest_name(str(task.data["class_path"])),
+        "init_args": {**options, **(task.data.get("init_args") or {})},
+    }
 
 
 def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
-    """Return model and data module of a config of ``fit``, the images not yet read.
+    """Return model and data module of a config of ``fit``, before any image is read.
 
     Raises:
         UserError: If they don't fit each other.
@@ -155,12 +151,12 @@ def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
 
 
 def write_config(path: Path, config: Mapping[str, Any], header: str) -> None:
-    """Write a config of ``fit``; one that is there already keeps its content under another name.
+    """Write a config of ``fit``; an existing file is renamed, not overwritten.
 
     Args:
-        path: The file.
+        path: Path of the file.
         config: Its content.
-        header: What stands above it, as comments.
+        header: Text for the comment above it.
 
     Raises:
         UserError: If it can't be written.
@@ -168,7 +164,7 @@ def write_config(path: Path, config: Mapping[str, Any], header: str) -> None:
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():  # it may have been edited
+        if path.exists():  # the user may have edited it
             path.rename(path.with_stem(f"{path.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
         path.write_text(comment + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     except OSError as error:

@@ -1,8 +1,8 @@
-"""How far a sample of the images carries: features of a pretrained backbone, and learning alone."""
+"""Learning curves on a sample: a probe on pretrained features, and a network from scratch."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.approaches import ImageClassifier
-from project.commands.compare.verdict import STEEPEST
+from project.commands.learning_curve import error_of, power_law
 from project.commands.recommend.candidates import build
 from project.data import ImageDataModule
 from project.data.base import first_per_class
@@ -23,9 +23,9 @@ from project.errors import UserError
 from project.networks.freezing import norm_layers
 
 FOLDS = 3
-LEAST = 4  # training images of a class, so that two are left of half of those outside of a fold
+LEAST = 4  # training images of a class: half of those outside a fold is then at least one
 PENALTY = 0.01  # weight decay of the probe, for one standardised feature and one image
-MOST = 100.0  # squared distance of a channel, lest one that is nearly constant counts alone
+MOST = 100.0  # largest squared distance of a channel; one near constant would outweigh all others
 
 Learner = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,9 +35,10 @@ class Curve:
     """Accuracy on images that were held out, by cross-validation on a sample.
 
     Attributes:
-        sizes: Numbers of images that were trained on: half of the larger one, and that.
-        accuracies: Accuracy with each.
-        correct: Which images were classified correctly after training on more, ``[N]``.
+        sizes: The two numbers of training images, the smaller about half of the larger.
+        accuracies: Accuracy with each number.
+        correct: Whether each image was classified correctly after training on the larger number,
+            ``[N]``.
     """
 
     sizes: tuple[float, float]
@@ -45,24 +46,21 @@ class Curve:
     correct: NDArray[np.bool_]
 
     def at(self, images: float) -> float:
-        """Return the accuracy to be expected with so many training images.
-
-        The error falls about as a power of the number of images (Hestness et al., 2017).
-        """
-        low, high = (max(1 - accuracy, 0.5 / len(self.correct)) for accuracy in self.accuracies)
-        slope = math.log(high / low) / math.log(self.sizes[1] / self.sizes[0])
-        error: float = high * (images / self.sizes[1]) ** min(max(slope, STEEPEST), 0.0)
-        return 1 - error
+        """Return the accuracy to be expected with a number of training images."""
+        errors = [error_of(accuracy, len(self.correct)) for accuracy in self.accuracies]
+        law = power_law(self.sizes, errors)
+        # the larger size is nearer to what is asked for, so the curve continues from there
+        return replace(law, images=self.sizes[1], error=errors[1]).accuracy(images)
 
 
 def gap(one: Curve, other: Curve) -> tuple[float, float]:
-    """Return how much more accurate the one is on the same images, and the standard error."""
+    """Return the mean difference of accuracy on the same images, and its standard error."""
     pairs = one.correct.astype(float) - other.correct.astype(float)
     return float(pairs.mean()), float(pairs.std(ddof=1) / math.sqrt(len(pairs)))
 
 
 def cross_validate(learn: Learner, labels: Tensor) -> Curve:
-    """Train on all folds but one, and on half of their images; test on the fold that is left.
+    """Train on all folds but one, and on half of their images; test on the fold left out.
 
     Args:
         learn: Trains on the images of the first indices and returns the predicted classes of the
@@ -70,7 +68,7 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
         labels: int64 ``[N]``.
 
     Raises:
-        UserError: If a class has too few images for that.
+        UserError: If a class has too few images.
     """
     if torch.bincount(labels)[labels].min() < LEAST:
         raise UserError(f"a class has fewer than {LEAST} training images to learn and test with")
@@ -100,7 +98,7 @@ def folds(labels: Tensor) -> Tensor:
 
 
 def sample(data: ImageDataModule, count: int) -> TensorImages:
-    """Return about so many training images, as many of each class as there are, decoded."""
+    """Return about ``count`` decoded training images, equally many of each class where possible."""
     assert data.train_images is not None
     each = max(-(-count // data.num_classes), LEAST)
     chosen = first_per_class(data.train_images.labels, each, fraction=1.0, seed=data.split_seed)
@@ -112,21 +110,22 @@ def sample(data: ImageDataModule, count: int) -> TensorImages:
 def features_of(
     model: ImageClassifier, data: ImageDataModule, images: TensorImages
 ) -> tuple[Tensor, float | None]:
-    """Return what the frozen backbone makes of the images, and how far from its own they are.
+    """Return the features of the images, and their distance from the pretraining data.
 
-    The batch norm layers of a backbone keep mean and variance of their inputs in the pretraining.
-    The distance is the Wasserstein distance between these and those of the images at hand, as
-    normal distributions, in units of the pretraining's standard deviations; the root mean square
-    over channels and layers (after Schneider et al., 2020, who predict by it what a shift of the
-    data costs). 0 is the same.
+    The batch norm layers of a backbone keep the mean and variance that their inputs had in the
+    pretraining. For each channel, these define one normal distribution, and the images at hand
+    another; the Wasserstein distance between the two is measured in standard deviations of the
+    pretraining. The result is the root mean square over channels and layers. 0 means that the
+    statistics are the same. (After Schneider et al., 2020, who predict from such a distance how
+    much accuracy a shift of the data costs.)
 
     Args:
-        model: The model that has the backbone.
+        model: The model with the backbone.
         data: Transforms the images as the backbone expects them.
         images: The images.
 
     Returns:
-        Features, float32 ``[N, F]``, and the distance, null for a backbone without batch norm.
+        Features, float32 ``[N, F]``, and the distance, None for a backbone without batch norm.
     """
     model.setup("predict")
     model.eval()
@@ -146,7 +145,7 @@ def features_of(
 
 
 class _Moments:
-    """Mean and variance of each channel of what a batch norm layer gets, over all batches."""
+    """Mean and variance of each input channel of a batch norm layer, over all batches."""
 
     def __init__(self, layer: nn.BatchNorm2d) -> None:
         self.layer = layer
@@ -162,7 +161,7 @@ class _Moments:
         self.sum_of_squares += values.square().sum(1)
 
     def squared_distances(self) -> Tensor:
-        """Return that of each channel to the statistics that the layer has."""
+        """Return the squared distance of each channel to the layer's own statistics."""
         self._hook.remove()
         assert self.layer.running_mean is not None and self.layer.running_var is not None
         mean = self.sum / self.count
@@ -173,7 +172,7 @@ class _Moments:
 
 
 def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
-    """Return what trains a linear classifier on features, by logistic regression.
+    """Return a learner that fits a linear classifier on features, by logistic regression.
 
     Args:
         features: float32 ``[N, F]``.
@@ -208,7 +207,7 @@ def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
 
 
 def from_scratch(config: Mapping[str, Any], images: TensorImages) -> Learner:
-    """Return what trains a config of ``fit`` on some of the images.
+    """Return a learner that trains a config of ``fit``.
 
     Args:
         config: The config.

@@ -1,4 +1,4 @@
-"""What there is to compute with: processors, memory, devices, and pretrained weights at hand."""
+"""The machine: processor cores, memory, GPUs, and pretrained weights that are on the disk."""
 
 import os
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from project.environment import available_cores, bfloat16_speedup
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine.
+    """Facts about the machine.
 
     Attributes:
-        cores: Processors that this process may use.
-        memory_mb: Memory in 10^6 bytes that is free: of the first GPU if there is one.
-        devices: GPUs by name.
-        bfloat16: Whether convolutions are faster in bfloat16, measured on a CPU.
+        cores: Number of processor cores that this process may use.
+        memory_mb: Free memory in 10^6 bytes, of the first GPU if there is one.
+        devices: Names of the GPUs.
+        bfloat16: Whether convolutions are faster in bfloat16 than in float32; measured on a CPU.
     """
 
     cores: int
@@ -26,7 +26,7 @@ class Machine:
     bfloat16: bool
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the facts in words."""
         gpus = ", ".join(self.devices) or "no GPU"
         faster = "bfloat16" if self.bfloat16 else "float32"
         return f"{self.cores} cores; {gpus}; {self.memory_mb:,.0f} MB free; {faster} is faster"
@@ -44,7 +44,7 @@ def find_machine() -> Machine:
 
 
 def _free_memory() -> float:
-    """Return bytes that can be had without swapping; all there are where the system can't tell."""
+    """Return the bytes available without swapping, or all memory if the system doesn't say."""
     info = Path("/proc/meminfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -54,7 +54,7 @@ def _free_memory() -> float:
 
 
 def weights_at_hand() -> list[str]:
-    """Return the published weights that earlier downloads have left: files and repositories."""
+    """Return names of the published weights that were downloaded before."""
     hub = Path(torch.hub.get_dir(), "checkpoints")
     hugging_face = Path(
         os.environ.get("HF_HUB_CACHE")

@@ -1,10 +1,11 @@
-"""How measurements become a choice: rules that can be read, each with what it saw."""
+"""The rules that turn measurements into a choice, each with the values that it looked at."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from project.commands.durations import duration
+from project.commands.learning_curve import LARGEST_TIE
 from project.commands.recommend.candidates import CANDIDATES
 from project.commands.recommend.evidence import Curve, gap
 from project.commands.recommend.scan import Scan
@@ -15,36 +16,35 @@ Experience = Literal["beginner", "intermediate", "expert"]
 Factor = Literal["data", "resources", "objective", "experience"]
 
 PRETRAINED = tuple(one.name for one in CANDIDATES if one.pretrained)
-RANDOM = tuple(one.name for one in CANDIDATES if not one.pretrained)
 
-SIGNIFICANT = 2.0  # standard errors
-TIE = 0.02  # accuracy; as in a comparison
-# From the pretraining, see evidence.features_of: EfficientNet-Lite0 is at 0.42 from pictures of
-# many kinds, and at 0.64 from Fashion-MNIST.
+LEAST_STANDARD_ERRORS = 2.0  # a gap of accuracy is real if it is larger than that many of them
+# Distance from the pretraining data, see evidence.features_of. For EfficientNet-Lite0 it is 0.42
+# with pictures of many kinds, and 0.64 with Fashion-MNIST.
 FAR = 0.5
 FEW, ENOUGH, MANY = 20, 100, 1000  # training images in the smallest class
-FOUNDATION = 500  # images in the smallest class of a data set that makes a backbone for others
-DECISIVE = 10  # points that nothing else outweighs
+FOUNDATION = 500  # with fewer images in the smallest class, no backbone for other tasks results
+DECISIVE = 10  # points that all other rules together can't outweigh
 CLEAR, CLOSE = 3, 1  # points between the choice and the runner-up
-FAR_AHEAD = 10  # times the images of the sample, from which a learning curve is a guess
+FAR_AHEAD = 10  # beyond that many times the images of the sample, a learning curve is a guess
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All that the rules look at.
+    """Everything that the rules look at.
 
     Attributes:
         scan: Facts about the data.
-        objective: What the model is for: this task, to be a foundation for others, or research on
+        objective: What the model is for: this task, a foundation for other tasks, or research on
             architectures.
-        experience: Of the person.
-        seconds: How long a run may take.
-        memory_mb: Memory that is free, in 10^6 bytes.
-        predictions: What each candidate takes, or why that could not be measured.
-        weights: Why pretrained weights can't be had; empty if they can.
-        probe: Learning curve of a linear probe on pretrained features; null if not measured.
-        scratch: That of the small network from scratch, on the same images.
-        distance: How far the data is from the pretraining; null if not measured.
+        experience: Experience of the user.
+        seconds: Longest time of a run.
+        memory_mb: Free memory in 10^6 bytes.
+        predictions: Predicted time and memory of each candidate, or why its trial failed.
+        no_weights: Why there are no pretrained weights; empty if there are.
+        probe: Learning curve of a linear probe on pretrained features; None if not measured.
+        scratch: Learning curve of a small network from scratch on the same images; None if not
+            measured.
+        distance: Distance of the data from the pretraining data; None if not measured.
     """
 
     scan: Scan
@@ -53,7 +53,7 @@ class Measured:
     seconds: float
     memory_mb: float
     predictions: Mapping[str, Prediction | str]
-    weights: str
+    no_weights: str
     probe: Curve | None
     scratch: Curve | None
     distance: float | None
@@ -61,15 +61,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rule:
-    """If a condition holds, candidates get points, or are out.
+    """A condition, and which candidates get points or are excluded if it holds.
 
     Attributes:
-        factor: Which of the four it belongs to.
-        condition: In words.
-        measured: What it was held against, in words.
-        fired: Whether it holds; null where it could not be measured.
-        points: For candidates, by name.
-        excludes: Candidates that are out.
+        factor: Which of the four factors the rule belongs to.
+        condition: The condition in words.
+        measured: The measured value in words.
+        fired: Whether the condition holds; None if it could not be measured.
+        points: Points that candidates get, by name.
+        excludes: Names of the candidates that are excluded.
     """
 
     factor: Factor
@@ -81,13 +81,13 @@ class Rule:
 
     @property
     def effect(self) -> str:
-        """What it does, in words."""
+        """The effect of the rule in words."""
         given = [f"{name} {points:+d}" for name, points in self.points.items()]
         return ", ".join([*given, *(f"without {name}" for name in self.excludes)])
 
 
 def rules_of(measured: Measured) -> list[Rule]:
-    """Return all rules, with whether each holds."""
+    """Return all rules, each evaluated."""
     return [
         *_data_rules(measured),
         *_resource_rules(measured),
@@ -96,15 +96,15 @@ def rules_of(measured: Measured) -> list[Rule]:
     ]
 
 
-def unfit(scan: Scan, weights: str) -> set[str]:
-    """Return the candidates that are out whatever they take, so that nobody need try them.
+def unfit(scan: Scan, no_weights: str) -> set[str]:
+    """Return the candidates that are excluded whatever their cost, so they need no trial.
 
     Args:
         scan: Facts about the data.
-        weights: Why pretrained weights can't be had; empty if they can.
+        no_weights: Why there are no pretrained weights; empty if there are.
     """
     small = {"complete"} if scan.smallest < FOUNDATION else set()
-    return small | set(PRETRAINED if weights else ())
+    return small | set(PRETRAINED if no_weights else ())
 
 
 def _data_rules(measured: Measured) -> list[Rule]:
@@ -113,13 +113,13 @@ def _data_rules(measured: Measured) -> list[Rule]:
     seen = ahead = "not measured"
     if probe and scratch:
         mean, error = gap(probe, scratch)
-        better, worse = mean > SIGNIFICANT * error, -mean > SIGNIFICANT * error
+        better, worse = mean > LEAST_STANDARD_ERRORS * error, -mean > LEAST_STANDARD_ERRORS * error
         seen = (
             f"{probe.accuracies[1]:.3f} against {scratch.accuracies[1]:.3f}, by "
             f"{mean:+.3f} ± {error:.3f}, on {probe.sizes[1]:.0f} images"
         )
         expected = [curve.at(scan.images) for curve in (probe, scratch)]
-        catches_up = expected[1] > expected[0] - TIE
+        catches_up = expected[1] > expected[0] - LARGEST_TIE
         ahead = f"{expected[0]:.3f} against {expected[1]:.3f} on all {scan.images:,}"
         if scan.images > FAR_AHEAD * probe.sizes[1]:
             ahead += ", a guess"
@@ -192,9 +192,9 @@ def _resource_rules(measured: Measured) -> list[Rule]:
     found = [
         Rule(
             "resources",
-            "pretrained weights can't be had",
-            measured.weights or "they can",
-            bool(measured.weights),
+            "there are no pretrained weights",
+            measured.no_weights or "there are",
+            bool(measured.no_weights),
             excludes=PRETRAINED,
         )
     ]
@@ -238,14 +238,14 @@ def _experience_rules(measured: Measured) -> list[Rule]:
     return [
         Rule(
             "experience",
-            "a beginner: what has the fewest settings is learnt first",
+            "the user is a beginner, for whom few settings are best",
             measured.experience,
             measured.experience == "beginner",
             {"probe": 1},
         ),
         Rule(
             "experience",
-            "an expert: what can be tuned further repays that",
+            "the user is an expert, who can make use of more settings",
             measured.experience,
             measured.experience == "expert",
             {"lp_ft": 1, "complete": 1},
@@ -255,15 +255,15 @@ def _experience_rules(measured: Measured) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do.
+    """The choice, and how sure it is.
 
     Attributes:
-        choice: Name of the candidate; empty if all are out.
-        runner_up: The next best; empty if there is none.
-        points: Of each candidate that isn't out, best first.
+        choice: Name of the candidate to use; empty if all are excluded.
+        runner_up: Name of the second-best candidate; empty if there is none.
+        points: Points of each candidate that isn't excluded, best first.
         confidence: ``high``, ``medium`` or ``low``.
         reasons: Why the confidence isn't higher.
-        changes: What would change the choice, in words.
+        changes: What would lead to another choice, in words.
     """
 
     choice: str
@@ -275,7 +275,7 @@ class Decision:
 
 
 def decide(rules: Sequence[Rule], measured: Measured) -> Decision:
-    """Add up the points; of equals the one that takes the least time is chosen."""
+    """Choose the candidate with the most points; of equals, the one that takes the least time."""
     points = score(rules, measured)
     names = [*points, "", ""]
     reasons = _doubts(rules, measured, points)
@@ -290,7 +290,7 @@ def decide(rules: Sequence[Rule], measured: Measured) -> Decision:
 
 
 def score(rules: Sequence[Rule], measured: Measured) -> dict[str, int]:
-    """Return the points of each candidate that isn't out, best first."""
+    """Return the points of each candidate that isn't excluded, best first."""
     out = {name for rule in rules if rule.fired for name in rule.excludes}
     points = {one.name: 0 for one in CANDIDATES if one.name not in out}
     for rule in rules:
@@ -309,35 +309,37 @@ def score(rules: Sequence[Rule], measured: Measured) -> dict[str, int]:
 def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]) -> list[str]:
     doubts = []
     if any(rule.fired is None for rule in rules if rule.factor == "data"):
-        reason = measured.weights or (
+        reason = measured.no_weights or (
             "the backbone has no batch norm" if measured.probe else "a class has too few images"
         )
         doubts.append(f"not all of the data rules could be measured: {reason}")
-        if measured.weights:
-            doubts.append("with weights the answer may be another one: --weights FILE")
+        if measured.no_weights:
+            doubts.append("with pretrained weights the answer may differ: --weights FILE")
     doubts += [
-        f"{name} is out, although {rule.condition}"
+        f"{name} is excluded, although {rule.condition}"
         for rule in rules
         for name, given in rule.points.items()
         if rule.fired and given == DECISIVE and name not in points
     ]
     if len(points) > 1:
         first, second = list(points.values())[:2]
-        if first - second < CLEAR:
-            doubts.append(f"the runner-up is only {first - second} points behind")
-        if first - second < CLOSE:
-            doubts.append("so the shorter time decides")
+        behind = first - second
+        if CLOSE <= behind < CLEAR:
+            points_behind = "1 point" if behind == 1 else f"{behind} points"
+            doubts.append(f"the runner-up is only {points_behind} behind")
+        if behind < CLOSE:
+            doubts += ["the runner-up has as many points", "so the shorter time decides"]
     probe = measured.probe
     if probe and measured.scan.images > FAR_AHEAD * probe.sizes[1]:
         doubts.append(
-            f"the learning curves are of {probe.sizes[1]:.0f} images, and there are "
+            f"the learning curves were measured on {probe.sizes[1]:.0f} images, and there are "
             f"{measured.scan.images:,}"
         )
     return doubts
 
 
 def _changes(rules: Sequence[Rule], measured: Measured, choice: str) -> list[str]:
-    """Turn over one rule at a time, and see who wins."""
+    """Return the other choices that result if a single rule turns out the other way."""
     found = []
     for place, rule in enumerate(rules):
         turned = [*rules[:place], replace(rule, fired=not rule.fired), *rules[place + 1 :]]

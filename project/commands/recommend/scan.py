@@ -1,4 +1,4 @@
-"""What the data is like: how much there is, how it is spread, and what is wrong with it."""
+"""Facts about the data: its size, its balance, broken files and duplicates."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +14,12 @@ from project.data import ImageDataModule
 from project.data.base import to_channels
 from project.data.batches import Images
 from project.data.decode import open_image
-from project.data.folder import FolderImages
 from project.errors import UserError
 
-MOST_FILES = 4000  # of a folder that are opened; of more, as many from all over it
-THUMBNAIL = 16  # pixels
-DUPLICATE = 0.995  # correlation of thumbnails from which two images are taken for the same
-SHOWN = 5  # broken files that are named
+MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances
+THUMBNAIL = 16  # height and width in pixels
+DUPLICATE = 0.995  # from this correlation of thumbnails on, two images count as the same
+SHOWN = 5  # broken files that a message names
 CHUNK = 256
 NOTHING = torch.zeros(0, 1, THUMBNAIL, THUMBNAIL)
 
@@ -35,10 +34,9 @@ class Scan:
         val_images: Number of validation images.
         test_images: Number of test images.
         sizes: Shortest and longest side of the images, in pixels.
-        opened: How many images were looked at, of all splits.
-        duplicates: Test images that have the same picture in training.
-        compared: Test images for which that was looked up, and training images that they were
-            compared with.
+        opened: Number of images that were looked at, in all splits.
+        duplicates: Number of test images that are also among the training images.
+        compared: Numbers of test and of training images that were compared for this.
     """
 
     class_names: Sequence[str]
@@ -62,10 +60,10 @@ class Scan:
 
 
 def scan(data: ImageDataModule) -> Scan:
-    """Look at the images.
+    """Collect the facts.
 
     Args:
-        data: A data module that is set up; a folder's images needn't be decoded.
+        data: A data module that is set up, lazily if it can.
 
     Raises:
         UserError: If files are broken; the message names them.
@@ -93,7 +91,7 @@ def scan(data: ImageDataModule) -> Scan:
 
 @dataclass(frozen=True)
 class _Look:
-    """What some images of a split look like: thumbnails, float32 ``[n, 1, 16, 16]``."""
+    """Some images of a split: thumbnails, float32 ``[n, 1, 16, 16]``, sides, broken files."""
 
     thumbnails: Tensor
     sides: Sequence[int]
@@ -104,12 +102,13 @@ class _Look:
 
 
 def _look(images: Images, total: int) -> _Look:
-    if not isinstance(images, FolderImages):
+    count = max(min(len(images), MOST_FILES * len(images) // max(total, 1)), 1)
+    chosen = spread(len(images), count).tolist()
+    paths = [path for place in chosen if (path := images.path(place)) is not None]
+    if not paths:  # the images are in memory already
         parts = torch.split(torch.arange(len(images)), CHUNK)
         small = torch.cat([_thumbnails(images[index].images) for index in parts])
         return _Look(small, images[parts[0][:1]].images.shape[2:])
-    count = max(min(len(images), MOST_FILES * len(images) // max(total, 1)), 1)
-    paths = [images.path(int(place)) for place in spread(len(images), count)]
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(_look_at_file, paths))
     good = [look for look in found if not isinstance(look, str)]
@@ -121,7 +120,7 @@ def _look(images: Images, total: int) -> _Look:
 
 
 def _look_at_file(path: Path) -> tuple[Tensor, tuple[int, int]] | str:
-    """Return thumbnail and size, or why the file can't be read."""
+    """Return thumbnail and size of an image, or why its file can't be read."""
     try:
         pixels = functional.pil_to_tensor(open_image(path, "L", at_least=2 * THUMBNAIL))
         with Image.open(path) as file:
@@ -139,20 +138,20 @@ def _thumbnails(images: Tensor) -> Tensor:
 
 
 def spread(length: int, count: int) -> Tensor:
-    """Return ``count`` places, or all there are, from all over a split, int64."""
+    """Return ``count`` indices at equal distances, or all if there are fewer, int64."""
     count = min(count, length)
     return torch.arange(count) * length // max(count, 1)
 
 
 def count_duplicates(train: Tensor, test: Tensor) -> int:
-    """Return how many thumbnails of the test have nearly the same one in training.
+    """Return how many test images look like a training image.
 
-    Nearly the same is a correlation of at least :data:`DUPLICATE`, so neither a new size, another
-    compression nor a change of brightness or contrast hides it. Images of one colour don't count.
+    They do if the correlation of their thumbnails is at least :data:`DUPLICATE`. So a duplicate is
+    found at another size, compression, brightness or contrast. Images of one colour don't count.
 
     Args:
-        train: Float ``[N, 1, 16, 16]``.
-        test: Float ``[M, 1, 16, 16]``.
+        train: Thumbnails of the training images, float ``[N, 1, 16, 16]``.
+        test: Thumbnails of the test images, float ``[M, 1, 16, 16]``.
     """
     known, asked = _centred(train), _centred(test)
     highest = [(part @ known.T).amax(1) for part in torch.split(asked, CHUNK)]

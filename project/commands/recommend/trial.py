@@ -1,13 +1,15 @@
-"""What a candidate will take: an ordinary ``fit`` of a few steps, in a process of its own."""
+"""Predicts time and memory of a candidate from a ``fit`` of a few steps in its own process."""
 
 import json
 import math
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,24 +18,26 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from jsonargparse import ArgumentError, Namespace
 
+from project.commands.preparation import data_class
 from project.commands.recommend.scan import spread
 from project.data import Batch, ImageDataModule
-from project.data.files import in_memory
-from project.data.folder import FolderImages
+from project.environment import PACKAGE
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
+from project.parsing import ProjectParser, explain
 
-STEPS = 5  # of each phase
-WARM_UP = 2  # steps of each phase that don't count: kernels are chosen in them
-EVAL_BATCHES = 3  # the first of which doesn't count
+STEPS = 5  # optimizer steps of each phase
+WARM_UP = 2  # first steps of each phase, in which kernels are chosen; their time isn't counted
+EVAL_BATCHES = 3  # batches of each evaluation; the time of the first isn't counted
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
 
 
 class Trial(L.Callback):
-    """Cuts every split down to a few batches, and writes down what each part of the run takes.
+    """Cuts every split down to a few batches, and writes the time of each part of the run.
 
     Args:
         output: JSON file for the times.
@@ -42,12 +46,12 @@ class Trial(L.Callback):
     def __init__(self, output: str) -> None:
         self.output = output
         self.found: dict[str, Any] = {}
-        self._ends: list[list[float]] = []  # of the steps of each epoch
-        self._evaluated: list[tuple[float, int]] = []  # when it was over, and images
+        self._ends: list[list[float]] = []  # times at which the steps of each epoch ended
+        self._evaluated: list[tuple[float, int]] = []  # end and images of each test batch
         self._epoch_starts: list[float] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Decode a few batches of each split, from all over it, and leave out the rest."""
+        """Keep a few batches of each split, at equal distances, and decode them."""
         if self.found:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
@@ -60,22 +64,20 @@ class Trial(L.Callback):
                 continue
             chosen = spread(len(images), STEPS * data.batch_size if split == "train" else evaluated)
             part = images.subset(chosen)
-            if isinstance(part, FolderImages):
+            if not part.in_memory:
                 start = time.perf_counter()
-                files = part.files.subset(part.places)
-                pixels = in_memory(files, progress=False)
-                part = FolderImages(files, torch.arange(len(files)), part.labels, pixels)
+                part = part.decoded()
                 seconds += time.perf_counter() - start
-                decoded += files.num_bytes
+                decoded += len(part)
             setattr(data, f"{split}_images", part)
             self.found[f"{split}_cut"] = len(chosen)
         self.found["batch_size"] = data.batch_size * trainer.world_size
-        self.found["memory_gb"] = getattr(data, "memory_gb", 0.0)
+        self.found["memory_gb"] = data.memory_gb
         self.found["image_bytes"] = math.prod(data.image_shape) if decoded else 0
-        self.found["decode"] = seconds * self.found["image_bytes"] / max(decoded, 1)
+        self.found["decode"] = seconds / max(decoded, 1)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time."""
+        """Begin a list of the times of this epoch."""
         self._ends.append([])
 
     def on_train_batch_start(
@@ -93,13 +95,13 @@ class Trial(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Note when a step is over."""
+        """Note when a step ends."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._ends[-1].append(time.perf_counter())
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time."""
+        """Note when the test begins."""
         self._evaluated.append((time.perf_counter(), 0))
 
     def on_test_batch_end(
@@ -111,13 +113,13 @@ class Trial(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note when a batch has been evaluated."""
+        """Note when a batch is evaluated."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._evaluated.append((time.perf_counter(), len(batch.labels) * trainer.world_size))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the times: per step of each epoch, per image, and between two epochs."""
+        """Write the seconds per step in each epoch, per evaluated image, and between two epochs."""
         steps = [
             median(later - earlier for earlier, later in zip(ends[WARM_UP - 1 :], ends[WARM_UP:]))
             for ends in self._ends
@@ -133,12 +135,12 @@ class Trial(L.Callback):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a whole run is expected to take.
+    """Predicted time, memory and throughput of a whole run.
 
     Attributes:
-        seconds: Of the process, from its start to its end.
+        seconds: Seconds from the start to the end of the process.
         memory_mb: Peak memory in 10^6 bytes.
-        images_per_second: Throughput of the slowest phase's training.
+        images_per_second: Training throughput in the slowest phase.
     """
 
     seconds: float
@@ -147,13 +149,13 @@ class Prediction:
 
 
 def try_out(config: Mapping[str, Any]) -> Prediction:
-    """Let a config of ``fit`` make a few steps, and work out what the whole run takes.
+    """Run a few steps of a config of ``fit``, and predict time and memory of the whole run.
 
     Args:
         config: The config, with ``trainer.max_epochs``.
 
     Raises:
-        UserError: If it can't run; the message says why.
+        UserError: If the run fails; the message says why.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = _run(config, Path(folder))
@@ -161,13 +163,27 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
 
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
-    """Return the epochs of each phase of a config, and whether it caches features."""
-    trainer, augmented = config["trainer"], bool(config["data"]["init_args"].get("augment"))
-    for callback in trainer.get("callbacks") or []:
-        if callback["class_path"].endswith(FineTuningSchedule.__name__):
-            phases = preset_phases(callback["init_args"]["preset"], trainer["max_epochs"])
-            return [(int(p.epochs or 0), p.cache_features and not augmented) for p in phases]
-    return [(trainer["max_epochs"], False)]
+    """Return for each phase its number of epochs, and whether it caches features."""
+    epochs, augment = config["trainer"]["max_epochs"], config["data"]["init_args"].get("augment")
+    for callback in _callbacks(config["trainer"].get("callbacks") or []):
+        if issubclass(pkgutil.resolve_name(callback.class_path), FineTuningSchedule):
+            if callback.init_args.preset is None:
+                raise UserError("needs a preset, whose phases fit any length", "trainer.callbacks")
+            phases = preset_phases(callback.init_args.preset, epochs)
+            return [(int(p.epochs or 0), p.cache_features and not augment) for p in phases]
+    return [(epochs, False)]
+
+
+def _callbacks(given: Sequence[Mapping[str, Any]]) -> list[Namespace]:
+    """Return callbacks of a config with all options and the import paths of their classes."""
+    parser = ProjectParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[L.Callback])
+    try:
+        parsed = parser.parse_object({"callbacks": deepcopy(given)})
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(explain(str(error)), "trainer") from error
+    found: list[Namespace] = parsed.callbacks
+    return found
 
 
 def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -181,11 +197,11 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         f"--trainer.callbacks+={Trial.__module__}.{Trial.__name__}",
         f"--trainer.callbacks.init_args.output={output}",
     ]
-    if config["data"]["class_path"] == "ImageFolder":
-        words.append("--data.cache=off")
+    lazily = data_class(config["data"]["class_path"]).lazy_options
+    words += [f"--data.{option}={value}" for option, value in lazily.items()]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "project", *words],
+            [sys.executable, "-m", PACKAGE, *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -205,14 +221,14 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def predict(
     found: Mapping[str, Any], phases: Sequence[tuple[int, bool]], steps_per_epoch: int | None = None
 ) -> Prediction:
-    """Return what a run takes, from what a trial of it took.
+    """Predict time and memory of a run from those of its trial.
 
     Args:
-        found: What :class:`Trial` wrote, with ``process_seconds`` and ``peak_memory_mb``.
-        phases: As from :func:`phases_of`.
-        steps_per_epoch: Steps of an epoch; null goes through the images once.
+        found: The output of :class:`Trial`, with ``process_seconds`` and ``peak_memory_mb``.
+        phases: Phases as :func:`phases_of` returns them.
+        steps_per_epoch: Steps of an epoch; None goes through the images once.
     """
-    one = len(phases) == 1  # of which the trial had two epochs
+    one = len(phases) == 1  # the trial of a single phase has two epochs
     steps = found["steps"][-1:] if one else found["steps"]
     tried = [(2 if one else 1, cached) for _, cached in phases]
     whole = {split: found[split] for split in SPLITS}
@@ -241,7 +257,7 @@ def _parts(
     phases: Sequence[tuple[int, bool]],
     steps: Sequence[float],
 ) -> float:
-    """Return the seconds of what takes longer with more images or more epochs."""
+    """Return the seconds of the parts that depend on the numbers of images and epochs."""
     seconds: float = counts["test"] * found["per_image"]
     for (epochs, cached), step in zip(phases, steps):
         per_epoch = steps_per_epoch * step + found["between"]

@@ -1,0 +1,72 @@
+"""Prints what was measured and decided."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from project.commands.durations import duration
+from project.commands.recommend.candidates import CANDIDATES, Candidate
+from project.commands.recommend.machine import Machine, weights_at_hand
+from project.commands.recommend.rules import Decision, Measured, Rule
+from project.commands.recommend.scan import Scan
+from project.console import print_table, show
+
+
+def show_facts(found: Scan, machine: Machine) -> None:
+    """Print the facts about data and machine."""
+    largest = max(found.class_sizes)
+    facts = {
+        "images": f"{found.images:,} training, {found.val_images:,} validation, "
+        f"{found.test_images:,} test, in {len(found.class_names)} classes",
+        "balance": f"{found.smallest:,} to {largest:,} training images per class",
+        "sizes": f"{found.sizes[0]} to {found.sizes[1]} pixels per side; {found.opened:,} opened, "
+        "none broken",
+        "duplicates": f"{found.duplicates} of {found.compared[0]:,} test images look like one of "
+        f"{found.compared[1]:,} in training",
+        "machine": str(machine),
+        "weights": ", ".join(weights_at_hand()) or "none downloaded yet",
+    }
+    table = Table("data and machine", "", show_lines=False)
+    for name, text in facts.items():
+        table.add_row(name, text)
+    print_table(table)
+
+
+def show_decision(
+    decision: Decision, rules: Sequence[Rule], measured: Measured, explain: bool
+) -> None:
+    """Print the candidates, the rules and the decision."""
+    candidates = Table("candidate", "points", "predicted time", "images/s", "memory", "what it is")
+    for one in CANDIDATES:
+        points = str(decision.points[one.name]) if one.name in decision.points else "out"
+        candidates.add_row(one.name, points, *_predicted(one, measured), one.what)
+    print_table(candidates)
+    table = Table("factor", "if", "measured", "holds", "then")
+    for rule in rules:
+        if explain or rule.fired:
+            holds = "?" if rule.fired is None else "yes" if rule.fired else "no"
+            table.add_row(rule.factor, rule.condition, rule.measured, holds, rule.effect)
+    print_table(table)
+    if decision.choice:
+        show("\n".join(words(decision)))
+
+
+def _predicted(one: Candidate, measured: Measured) -> tuple[str, str, str]:
+    found = measured.predictions.get(one.name, "not measured")
+    if isinstance(found, str):
+        return found, "", ""
+    return duration(found.seconds), f"{found.images_per_second:,.0f}", f"{found.memory_mb:,.0f} MB"
+
+
+def words(decision: Decision) -> list[str]:
+    """Return the decision as lines of text."""
+    named = {one.name: one.what for one in CANDIDATES}
+    lines = [f"Use {decision.choice}: {named[decision.choice]}."]
+    doubts = f" ({'; '.join(decision.reasons)})" if decision.reasons else ""
+    lines.append(f"Confidence: {decision.confidence}{doubts}.")
+    if decision.runner_up:
+        lines.append(f"Runner-up: {decision.runner_up}.")
+    if decision.changes:
+        lines.append("It would be")
+        lines += [f"  {change}" for change in decision.changes]
+    return lines

@@ -11,9 +11,9 @@ import numpy as np
 
 from project.commands.compare.results import Data, Row, largest
 from project.commands.durations import duration
+from project.commands.learning_curves import STEEPEST
 
 SIGNIFICANT = 0.05
-STEEPEST = -0.5  # exponent of a learning curve that is believed
 LARGEST_TIE = 0.02  # what is further apart is no tie, however much the seeds differ
 FACTORS = ("data", "resources", "objective", "experience")
 

@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from os import chdir
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WIDTH = 100  # of a line
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ PARTS = {
     ),
     "benchmarks": Part(
         ("benchmarks", "tests/test_benchmarks.py"),
-        lines=("make bench", "python -m benchmarks", "benchmarks/ ", ".venv-bench\n"),
+        lines=("make bench", "python -m benchmarks", "benchmarks/ ", ".venv-bench"),
     ),
     "docker": Part(("Dockerfile", ".dockerignore"), lines=("docker build", "docker run")),
     "github": Part((".github",)),
@@ -162,7 +160,7 @@ def without_command(source: str, command: str) -> str:
 
 def without_parts(path: Path, text: str, left_out: dict[str, Part]) -> str:
     """Return a file's text without what is about parts that are left out."""
-    before = text = without_marks(text, set(left_out))
+    before, text = text, without_marks(text, set(left_out))
     for name, part in left_out.items():
         for start in part.lines:
             text = re.sub(rf"(?m)^(?:# | +|\t)?{re.escape(start)}.*\n?", "", text)
@@ -171,32 +169,13 @@ def without_parts(path: Path, text: str, left_out: dict[str, Part]) -> str:
         if path == Path("pyproject.toml"):
             for package in part.dependencies:
                 text = re.sub(rf'(?m)^ *"{package}\W[^"]*",\n|"{package}\W[^"]*", ', "", text)
-    return text if text == before else re.sub(r"\n{3,}", "\n\n", text)
+    return text if text == before else re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
-def renamed(path: Path, text: str, name: str) -> str:
-    """Return a file's text with the name of the package replaced."""
-    new = PACKAGE.sub(lambda match: match["kept"] or name, text)
-    new = new.replace("PROJECT_", f"{name.upper()}_")
-    return wrapped(new) if path.suffix == ".py" and new != text else new
-
-
-def wrapped(source: str) -> str:
-    """Return Python code with the lines of docstrings and comments that are too long broken."""
-    prose = {
-        number
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        for number in range(node.lineno, node.end_lineno + 1)
-    }
-    lines = source.splitlines()
-    for number, line in enumerate(lines, 1):
-        if len(line) > WIDTH and (number in prose or line.lstrip().startswith("# ")):
-            indent = re.match(r" *(?:# )?", line)[0] + " " * 4 * bool(re.match(r" +\w+: ", line))
-            lines[number - 1] = textwrap.fill(
-                line, WIDTH, subsequent_indent=indent, break_on_hyphens=False
-            )
-    return "\n".join([*lines, ""])
+def renamed(text: str, name: str) -> str:
+    """Return the text with the name of the package replaced, and that of its variable."""
+    text = PACKAGE.sub(lambda match: match["kept"] or name, text)
+    return text.replace("PROJECT_", f"{name.upper()}_")
 
 
 def remove(path: Path) -> None:
@@ -209,14 +188,18 @@ def remove(path: Path) -> None:
 
 
 def tidy() -> None:
-    """Bring imports and long lines into the order that the new name asks for."""
-    if importlib.util.find_spec("ruff"):
-        ruff = [sys.executable, "-m", "ruff"]
-        subprocess.run([*ruff, "format", "--quiet", "."], check=True)
-        subprocess.run([*ruff, "check", "--quiet", "--fix", "."])  # it prints what is left
-        subprocess.run([*ruff, "format", "--quiet", "."], check=True)
-    else:
+    """Sort the imports and break the lines as the new name asks for."""
+    if importlib.util.find_spec("ruff") is None:
         print("ruff isn't installed here: run `ruff check --fix . && ruff format .`")
+        return
+    for arguments in (
+        ("format",),
+        ("check", "--fix", "--exit-zero"),
+        ("format",),
+        ("check", "--select=E501", "--add-noqa"),  # text that only a person can break
+    ):
+        ruff = [sys.executable, "-m", "ruff", *arguments, "--quiet", "."]
+        subprocess.run(ruff, check=True)
 
 
 def forget_installation() -> None:
@@ -255,7 +238,7 @@ def main(name: str = "", *without: str) -> None:
             raise ValueError(f"{path}: {error}") from error
         if text.strip() and not shorter.strip():
             gone.add(path)
-        contents[path] = renamed(path, shorter, name)
+        contents[path] = renamed(shorter, name)
     for path in contents.keys() - gone:
         path.write_text(contents[path], encoding="utf-8")
     for path in gone:

@@ -198,7 +198,7 @@ def tidy() -> None:
         ("format",),
         ("check", "--select=E501", "--add-noqa"),  # text that only a person can break
     ):
-        ruff = [sys.executable, "-m", "ruff", *arguments, "--quiet", "."]
+        ruff = [sys.executable, "-m", "ruff", *arguments, "--silent", "."]
         subprocess.run(ruff, check=True)
 
 

@@ -25,9 +25,8 @@ for file in sorted(pathlib.Path(sys.argv[1]).rglob("*.py")):
 importlib.import_module(f"{sys.argv[1]}.cli").main(["--help"])
 """
 ORDINARY = re.compile(  # lines that may hold the word "project"
-    r"\b(the|this|a|an|your|own|each|other|same|whole) project\b|^\[project[].]|/project/"
-    r"|\bproject['\"]?[=:] ?['\"]?[a-z]|[.-]project\b|^project's ",
-    re.IGNORECASE,
+    r"\b(?i:the|this|a|an|your|own|each|other|same|whole) project\b|\bProject\b|^project's "
+    r"|^\[project[].]|/project/|\bproject['\"]?[=:] ?['\"]?[a-z]|[.-]project\b"
 )
 
 
@@ -114,7 +113,7 @@ def imports(folder: Path) -> list[tuple[Path, str, set[str]]]:
 
 def test_the_name_is_everywhere(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
-    found = git(folder, "grep", "--ignore-case", "--word-regexp", "-h", "project").splitlines()
+    found = git(folder, "grep", "--word-regexp", "-h", "project").splitlines()
     assert not [line for line in found if not ORDINARY.search(line.lstrip("#* "))]
     assert not (folder / "project").exists()
     assert "PROJECT_" not in "".join(path.read_text() for path in folder.rglob("*.py"))
@@ -195,6 +194,17 @@ def test_every_module_and_the_help_work_without_the_parts(tmp_path: Path) -> Non
     assert not [part for part in PARTS if part in out]
 
 
+def test_no_module_is_left_that_nothing_imports(variant: tuple[Path, tuple[str, ...]]) -> None:
+    folder, _ = variant
+    used = set()
+    for file, module, names in imports(folder):
+        if NAME in file.relative_to(folder).parts:
+            used |= {module, *(f"{module}.{name}" for name in names)}
+    modules = (path.relative_to(folder).with_suffix("") for path in (folder / NAME).rglob("*.py"))
+    ours = {".".join(path.parts) for path in modules if not path.stem.startswith("__")}
+    assert not ours - used
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -250,6 +260,14 @@ def test_uncommitted_changes_are_not_lost(tmp_path: Path) -> None:
     assert (folder / "project").is_dir()
 
 
+def test_marks_name_parts() -> None:
+    known = {*PARTS, "mine"}
+    for name in git(ROOT, "grep", "-lE", "(#|<!--) part: ").split():
+        if name not in ("tools/mine.py", "tests/test_mine.py"):
+            for parts in re.findall(r"(?:#|<!--) part: ([\w ]+)", (ROOT / name).read_text()):
+                assert set(parts.split()) <= known, name
+
+
 def test_marks() -> None:
     text = (
         "a\n<!-- part: compare -->\nb\n  # part: recommend\nc\n# end\n<!-- end -->\n"
@@ -268,6 +286,7 @@ def test_marks() -> None:
     "stays",
     [
         "what this project is",
+        "# Project layout",
         "of the\n# project, and of the project.",
         "[project]\n[project.scripts]",
         "https://pypi.org/project/lightning/",
@@ -300,7 +319,7 @@ def test_words_and_options_stay(stays: str) -> None:
         ("PROJECT_TRACEBACK=1 python -m project", "NEW_TRACEBACK=1 python -m new"),
     ],
 )
-def test_names_are_replaced(old: str, new: str) -> None:
+def test_oursare_replaced(old: str, new: str) -> None:
     assert renamed(old, "new") == new
 
 

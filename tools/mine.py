@@ -44,7 +44,7 @@ class Part:
     lines: tuple[str, ...] = ()
 
 
-SHARED = tuple(f"project/commands/{x}.py" for x in ("durations", "learning_curves", "preparation"))
+SHARED = tuple(f"project/commands/{x}.py" for x in ("durations", "learning_curve", "preparation"))
 PARTS = {
     "compare": Part(
         (
@@ -74,7 +74,7 @@ ITSELF = Part(("tools", "tests/test_mine.py"), lines=("make mine",))
 MARK = re.compile(r" *(?:<!--|#) (?:part: (?P<parts>[\w ]+?)|end)(?: *-->|$)", re.MULTILINE)
 
 KEPT = r"""  # where "project" is not the name of the package
-    \b(?:an?|the|this|that|each|your|our|own|whole|same|other)[\s#]+project\b(?!/|\.\w)  # a word
+    \b(?i:an?|the|this|that|each|your|our|own|whole|same|other)[\s#]+project\b(?!/|\.\w)  # a word
   | https?://\S+
   | ^\[project\b                                  # tables of pyproject.toml
   | (?:(?<![./])\.|--)project\b                   # an option of W&B: init_args.project, --project
@@ -82,7 +82,7 @@ KEPT = r"""  # where "project" is not the name of the package
   | ["']project["']:(?!\s*(?:["']\d|\w*version))  # the same in a dict, unless that holds versions
   | (?:\w\[|\b(?:get|pop|setdefault)\()["']project["']
 """
-PACKAGE = re.compile(rf"(?P<kept>{KEPT})|\bproject\b", re.VERBOSE | re.MULTILINE | re.IGNORECASE)
+PACKAGE = re.compile(rf"(?P<kept>{KEPT})|\bproject\b", re.VERBOSE | re.MULTILINE)
 
 
 def check(name: str, left_out: Collection[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from project.commands.compare.results import Data, Row, largest
 from project.commands.durations import duration
-from project.commands.learning_curves import STEEPEST
+from project.commands.learning_curve import STEEPEST
 
 SIGNIFICANT = 0.05
 LARGEST_TIE = 0.02  # what is further apart is no tie, however much the seeds differ

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.approaches import ImageClassifier
-from project.commands.learning_curves import STEEPEST
+from project.commands.learning_curve import STEEPEST
 from project.commands.recommend.candidates import build
 from project.data import ImageDataModule
 from project.data.base import first_per_class

@@ -2,14 +2,14 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, _typehints
-from jsonargparse._util import import_object
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
@@ -18,47 +18,58 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.data import ImageDataModule
-from project.finetuning.phases import preset_phases
-from project.networks import Network
+from project.errors import under
+from project.length import expand_presets, settle_length
+from project.networks import InputSpec, Network
+from project.upstream import before_class_change
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 
-_keep_arguments: Callable[..., None] = _typehints.discard_init_args_on_class_path_change
 
+def _start_afresh(previous: Namespace, value: Namespace) -> None:
+    """Forget arguments that were never meant for the class that replaces another.
 
-def _start_afresh(parser: Any, previous: Any, value: Any) -> None:
-    """Forget what was never meant for the class that replaces another.
-
-    jsonargparse keeps all arguments that the new class knows too: ``SGD`` would run with the
-    ``weight_decay`` that the config gives ``AdamW``, and ``FullTraining`` with the default network
-    of ``TrainFromScratch``. Here an optimizer, scheduler or network starts with its own defaults;
-    approaches and data modules keep what the config gave, but no default of the other class.
+    An optimizer, scheduler or network starts with its own defaults. An approach or data module
+    keeps what the config gave the other one, but no default of the other class: ``FullTraining``
+    must not get the default network of ``TrainFromScratch``.
     """
-    if previous and previous["class_path"] != value["class_path"] and previous.get("init_args"):
-        replaced = import_object(previous["class_path"])
-        if issubclass(replaced, (Optimizer, LRScheduler, Network)):
-            previous["init_args"] = Namespace()
-        elif issubclass(replaced, (ImageClassifier, ImageDataModule)):
-            defaults = _class_parser(replaced).get_defaults()
-            for name, default in vars(defaults).items():
-                if name in previous["init_args"] and previous["init_args"][name] == default:
-                    del previous["init_args"][name]
-    _keep_arguments(parser, previous, value)
+    if not previous.get("init_args"):
+        return
+    replaced = resolve_name(previous["class_path"])
+    if issubclass(replaced, (Optimizer, LRScheduler, Network)):
+        previous["init_args"] = Namespace()
+    elif issubclass(replaced, (ImageClassifier, ImageDataModule)):
+        defaults = _class_parser(replaced).get_defaults()
+        for name, default in vars(defaults).items():
+            if name in previous["init_args"] and previous["init_args"][name] == default:
+                del previous["init_args"][name]
 
 
-_typehints.discard_init_args_on_class_path_change = _start_afresh
+before_class_change(_start_afresh)
 
 
 class ProjectParser(LightningArgumentParser):
     """Takes no abbreviated options, and answers a mistake with one line instead of a page."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, other_commands: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._other_commands = other_commands or {}
+
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        """Add subcommands, and list the other commands among them."""
+        action = super().add_subcommands(*args, **kwargs)
+        for name, description in self._other_commands.items():
+            action.add_subcommand(name, ArgumentParser(), help=description)
+        return action
 
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
-        """Write a config, with the phases of a preset in its place."""
+        """Write a config, with the length of the training and the phases of a preset."""
         cfg = cfg.clone()
-        expand_presets(cfg.get("trainer") or Namespace())
+        if trainer := cfg.get("trainer"):
+            settle_length(trainer)
+            expand_presets(trainer)
         text: str = super().dump(cfg, **kwargs)
         return text
 
@@ -75,39 +86,18 @@ def link_data_and_model(parser: LightningArgumentParser) -> None:
     for name in FROM_DATA:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     parser.link_arguments(
-        ("model.init_args.backbone", "model.init_args.weights"),
+        ("model.init_args.backbone", "model.init_args.weights", "model.init_args.network"),
         "data.init_args.input_spec",
         compute_fn=_input_spec,
     )
 
 
-def _input_spec(backbone: str, weights: str | None) -> dict[str, Any]:
-    return asdict(pretrained_input_spec(backbone, weights))
-
-
-def stretch_presets(trainer: Namespace) -> None:
-    """Let the preset of a ``FineTuningSchedule`` take the epochs of the trainer."""
-    for options in _presets(trainer):
-        if options.epochs is None and (trainer.get("max_epochs") or 0) > 0:
-            options.epochs = trainer.max_epochs
-
-
-def expand_presets(trainer: Namespace) -> None:
-    """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
-    stretch_presets(trainer)
-    for options in _presets(trainer):
-        if not options.get("phases"):
-            phases = preset_phases(options.preset, options.epochs)
-            options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
-            options.preset = options.epochs = None
-
-
-def _presets(trainer: Namespace) -> Iterator[Namespace]:
-    callbacks = trainer.get("callbacks")
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        options = callback.get("init_args") if callback else None
-        if options and options.get("preset"):
-            yield options
+def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, Any] | None:
+    if network is not None:
+        spec: InputSpec | None = resolve_name(network["class_path"]).input_spec
+        return asdict(spec) if spec else None
+    with under("model"):
+        return asdict(pretrained_input_spec(backbone, weights))
 
 
 def explain(message: str) -> str:
@@ -168,7 +158,7 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
 
 
 def _options(class_path: str) -> list[str]:
-    known = vars(_class_parser(import_object(class_path)).get_defaults()) if class_path else {}
+    known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
     return [name for name in known if name not in (*FROM_DATA, "input_spec")]
 
 

@@ -77,7 +77,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     (
         "weights",
         ["fit", "--model=FineTuning", "--model.backbone=resnet18", "--model.weights=V9"],
-        "model.weights: V9 is neither a file nor weights of resnet18; known: IMAGENET1K_V1",
+        "model.weights: V9 is neither a file nor published weights of resnet18; known are IMAGENET1K",
     ),
     (
         "weights file",

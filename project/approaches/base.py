@@ -15,12 +15,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches.metrics import EpochMetrics
-from project.approaches.optimizers import align_state, build_optimizer, change, configured
+from project.approaches.optimizers import (
+    align_state,
+    build_optimizer,
+    change,
+    configured,
+    optimizer_errors,
+)
 from project.approaches.schedulers import Scheduler, Shared
 from project.data import Batch
 from project.errors import UserError
 from project.networks import Network
 from project.randomness import mix, run_seed
+from project.upstream import allow_recompilation
 
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 
@@ -111,8 +118,7 @@ class ImageClassifier(L.LightningModule):
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
-            # each phase of a schedule, training and evaluation, is a program of its own
-            torch._dynamo.config.recompile_limit = 64
+            allow_recompilation()
             self.network.compile()
         if stage == "fit":
             self.initialize()
@@ -319,11 +325,12 @@ class ImageClassifier(L.LightningModule):
         return self.trainer.estimated_stepping_batches
 
     def _build_optimizer(self) -> Optimizer:
-        trainer = self._trainer if isinstance(self._trainer, L.Trainer) else None
         try:
+            trainer: L.Trainer | None = self.trainer
+        except RuntimeError:  # it is not attached to one
+            trainer = None
+        with optimizer_errors():
             return build_optimizer(self._optimizer, self.parameter_groups, trainer)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"model.optimizer: {error}") from error
 
     def _build_scheduler(
         self, optimizer: Optimizer, total_steps: Callable[[], float]

@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 
 from project.approaches.base import ImageClassifier, NetworkFactory
 from project.data import Batch
+from project.errors import under
 from project.networks import CNN
 
 
@@ -39,7 +40,8 @@ class FullTraining(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, image_shape=image_shape, **kwargs)
-        self.network = network(image_shape, self.num_logits)
+        with under("model.network"):
+            self.network = network(image_shape, self.num_logits)
         mixers: list[nn.Module] = []
         if mixup:
             mixers.append(v2.MixUp(alpha=mixup, num_classes=num_classes))

@@ -1,14 +1,15 @@
 """Optimizers: torch's fused kernels where they work, and what a resumed run may change."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,6 +17,7 @@ from project.approaches.schedulers import plain_state
 from project.errors import UserError
 
 FUSED_DEVICES = ("cpu", "cuda")
+DEFAULT = partial(Adam, lr=0.001)
 
 
 def build_optimizer(
@@ -30,12 +32,40 @@ def build_optimizer(
         groups: Returns the parameter groups; optimizers change those they are given.
         trainer: Who trains it, if that is known.
     """
-    build = build or partial(Adam, lr=0.001)
+    build = build or DEFAULT
     optimizer = build(groups())
     if _can_fuse(optimizer, trainer):
         optimizer = build(groups(), fused=True)
     assert isinstance(optimizer, Optimizer)
     return optimizer
+
+
+def base_lr(build: Callable[..., Any] | None) -> float:
+    """Return the learning rate that an optimizer gives groups that have none of their own.
+
+    Args:
+        build: As for :func:`build_optimizer`.
+
+    Raises:
+        UserError: If the optimizer refuses its options.
+    """
+    with optimizer_errors():
+        optimizer = (build or DEFAULT)([nn.Parameter(torch.zeros(1))])
+    lr: float = optimizer.defaults["lr"]
+    return lr
+
+
+@contextmanager
+def optimizer_errors() -> Iterator[None]:
+    """Say that it is the optimizer that refuses its options.
+
+    Raises:
+        UserError: In place of a TypeError or ValueError.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error), "model.optimizer") from error
 
 
 def _can_fuse(optimizer: Optimizer, trainer: L.Trainer | None) -> bool:

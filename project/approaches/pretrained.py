@@ -7,8 +7,9 @@ from typing import Any
 
 from project.approaches.base import NetworkFactory
 from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, load_checkpoint
-from project.errors import UserError
+from project.errors import UserError, under
 from project.networks import InputSpec, Network, input_spec
+from project.networks.backbone import TIMM
 
 
 def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
@@ -18,7 +19,8 @@ def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
         UserError: If there is no such backbone.
     """
     if not is_checkpoint(backbone):
-        return input_spec(backbone, weights)
+        with under("", name="backbone"):
+            return input_spec(backbone, weights)
     hparams = _hyper_parameters(backbone)
     channels, height, width = hparams["image_shape"]
     constants = hparams["normalization"]
@@ -26,8 +28,9 @@ def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
 
 
 def is_checkpoint(backbone: str) -> bool:
-    """Whether ``backbone`` is a run directory or a checkpoint, not the name of an architecture."""
-    return backbone.endswith(".ckpt") or Path(backbone).is_dir() or Path(backbone).is_file()
+    """Return whether ``backbone`` is a path of a run or checkpoint, not an architecture's name."""
+    is_path = "/" in backbone and not backbone.startswith(TIMM)
+    return is_path or backbone.endswith(".ckpt") or Path(backbone).exists()
 
 
 def _hyper_parameters(backbone: str) -> dict[str, Any]:
@@ -36,8 +39,9 @@ def _hyper_parameters(backbone: str) -> dict[str, Any]:
     network = hparams.get("network")
     if not isinstance(network, dict) or "class_path" not in network:
         raise UserError(
-            f"model.backbone: {path} doesn't say which network it holds; give a checkpoint that "
-            "`fit` wrote with FullTraining or TrainFromScratch"
+            f"{path} doesn't say which network it holds; give a checkpoint that `fit` wrote with "
+            "FullTraining or TrainFromScratch",
+            "backbone",
         )
     return hparams
 
@@ -54,12 +58,13 @@ def load_network(backbone: str) -> Network:
     module, _, name = class_path.rpartition(".")
     if module.split(".")[0] not in TRUSTED_PACKAGES:
         raise UserError(
-            f"model.backbone: {path} asks for {class_path}, which is outside of "
-            f"{', '.join(TRUSTED_PACKAGES)}; it was not imported"
+            f"{path} asks for {class_path}, which is outside of {', '.join(TRUSTED_PACKAGES)}; it "
+            "was not imported",
+            "backbone",
         )
     network_class = getattr(importlib.import_module(module), name, None)
     if not (isinstance(network_class, type) and issubclass(network_class, Network)):
-        raise UserError(f"model.backbone: {path} asks for {class_path}, which is not a Network")
+        raise UserError(f"{path} asks for {class_path}, which is not a Network", "backbone")
     init_args: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in hparams["network"].get("init_args", {}).items()
@@ -77,5 +82,5 @@ def load_network(backbone: str) -> Network:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"model.backbone: {path} doesn't fit {class_path}: {error}") from error
+        raise UserError(f"{path} doesn't fit {class_path}: {error}", "backbone") from error
     return network

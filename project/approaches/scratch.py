@@ -3,6 +3,7 @@
 from typing import Any
 
 from project.approaches.base import ImageClassifier, NetworkFactory
+from project.errors import under
 from project.networks import MLP
 
 
@@ -25,4 +26,5 @@ class TrainFromScratch(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, image_shape=image_shape, **kwargs)
-        self.network = network(image_shape, self.num_logits)
+        with under("model.network"):
+            self.network = network(image_shape, self.num_logits)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project.checkpoints import load_checkpoint
 from project.data import ImageDataModule
 from project.errors import UserError
+from project.upstream import write_last, write_last_within_epoch
 
 
 class BestAndLast(ModelCheckpoint):
@@ -92,28 +93,22 @@ class BestAndLast(ModelCheckpoint):
         if self.every_n_steps is None or not stepped or trainer.is_last_batch:
             return
         if trainer.global_step % self.every_n_steps == 0:
-            saved = self._last_global_step_saved
-            self._save_last(trainer)
-            self._last_global_step_saved = saved  # or a validation at this step couldn't save
+            write_last_within_epoch(self, trainer)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Save the last checkpoint when the run is told to terminate."""
         if isinstance(exception, SIGTERMException) and trainer.training:
-            self._save_last(trainer)
+            write_last(self, trainer)
             if trainer.global_rank == 0:
                 run_dir = trainer.default_root_dir
                 print(f"terminated at step {trainer.global_step}; --ckpt_path {run_dir} goes on")
 
-    def _save_last(self, trainer: L.Trainer) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the last checkpoint after every epoch; Lightning does only where one is the best."""
+        """Save the last checkpoint after every epoch."""
         super().on_train_epoch_end(trainer, pl_module)
-        self._save_last(trainer)
+        write_last(self, trainer)
 
 
 def _best_score(best: Path) -> Any:

@@ -19,6 +19,7 @@ from project.console import print_table, show
 from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
+from project.tracking import Tracking
 
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
@@ -30,14 +31,12 @@ class RunReport(L.Callback):
         resources: Where times and throughput come from.
 
     Attributes:
-        tracking: Whether W&B is online, and why; empty without W&B.
-        viewing: How to see the run in W&B; empty where there is nothing to see.
+        tracking: What there is to say of W&B.
     """
 
     def __init__(self, resources: ResourceMonitor) -> None:
         self.resources = resources
-        self.tracking = ""
-        self.viewing = ""
+        self.tracking = Tracking()
         self.summary: dict[str, Any] = {}
         self._epochs: list[dict[str, float]] = []
         self._epoch: int | None = None
@@ -64,7 +63,7 @@ class RunReport(L.Callback):
             f"{trained} trained",
             "data": f"{type(data).__name__}, {sizes} images of {shape}, {data.num_classes} classes",
             "run": trainer.default_root_dir,
-            "W&B": self.tracking,
+            "W&B": self.tracking.mode,
         }
         show("\n".join(f"{name:<6} {text}" for name, text in rows.items() if text))
         on_cpu = pl_module.device.type == "cpu"
@@ -205,8 +204,8 @@ class RunReport(L.Callback):
                 f"peak memory {self.summary['peak_memory_mb']:,.0f} MB"
             )
         lines.append(f"run directory: {trainer.default_root_dir}")
-        if self.viewing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
-            lines.append(self.viewing)
+        if self.tracking.viewing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
+            lines.append(self.tracking.viewing)
         show("\n".join(lines))
 
 

@@ -1,105 +1,127 @@
 """``python -m project plan``: a fine-tuning schedule before any of it is run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
 from project.console import print_table, show
-from project.data import ImageDataModule
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase
 from project.finetuning.preview import PhasePreview, preview, tables
 from project.finetuning.requirements import check_length, steps_per_epoch
+from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
+from project.lightning_cli import ProjectCLI, remove_weights
 
 
-class PlanningTrainer(L.Trainer):
-    """A trainer that can also say what it would do."""
+def plan(arguments: Sequence[str]) -> None:
+    """Show what each phase of a fine-tuning trains, at which learning rates, at what cost.
 
-    def plan(
-        self,
-        model: L.LightningModule,
-        datamodule: Any,
-        plot: str | None = None,
-        ckpt_path: str | None = None,
-    ) -> None:
-        """Show what each phase of a fine-tuning trains, at which learning rates, at what cost.
+    It takes the options of ``fit``. Nothing is trained, downloaded or written but the picture.
 
-        Nothing is trained, downloaded or written but the picture.
+    Args:
+        arguments: What follows ``plan`` on the command line.
 
-        Args:
-            model: A :class:`FineTuning`.
-            datamodule: The data, which needn't be there.
-            plot: PNG file to draw phases and learning rates into.
-            ckpt_path: Not used; configs of ``fit`` have it.
+    Raises:
+        UserError: If the schedule can't work.
+    """
+    planned = PlanCLI(list(arguments), run=False)
+    model, plot = planned.model, planned.options.plot
+    if not isinstance(model, FineTuning):
+        raise UserError(f"plan: needs model FineTuning, not {type(model).__name__}")
+    if plot is not None and (Path(plot).suffix != ".png" or not Path(plot).parent.is_dir()):
+        raise UserError(f"{plot} must be a .png file in a folder that exists", "--plot")
+    schedule, steps = planned.resolve(model)
+    per_epoch = steps or NOMINAL_STEPS_PER_EPOCH
+    rows = preview(schedule, model, planned.datamodule.augment is not None, per_epoch)
+    for table in tables(rows, schedule, counted=steps is not None):
+        print_table(table)
+    if plot is not None:
+        draw(rows, schedule, steps is not None, Path(plot))
+        show(f"plot: {plot}")
+
+
+class PlanCLI(ProjectCLI):
+    """Builds what a config of ``fit`` names, without anything that leaves a trace."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of ``fit``, and the picture."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--plot",
+            type=str | None,
+            default=None,
+            help="PNG file to draw phases and learning rates into.",
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Not used; configs of fit have it."
+        )
+
+    def prepare(self, config: Namespace) -> None:
+        """Let nothing be downloaded, decoded, logged or written."""
+        config.trainer.logger = False
+        config.trainer.enable_progress_bar = False
+        remove_weights(config.model.init_args)
+        data = config.data.init_args
+        data.num_workers = 0
+        if "cache" in data:
+            data.cache = "off"  # images are counted, not decoded
+        if "classes" in data and data.classes is None and not Path(data.root).is_dir():
+            data.classes = ("0", "1")
+            show(f"data.root: {data.root} is not there; two classes are assumed")
+
+    def resolve(self, model: FineTuning) -> tuple[ResolvedSchedule, int | None]:
+        """Return the schedule, and the optimizer steps of an epoch if the data is there.
 
         Raises:
-            UserError: If the schedule can't work.
+            UserError: If it can't work.
         """
-        if not isinstance(model, FineTuning):
-            raise UserError(f"plan: needs model FineTuning, not {type(model).__name__}")
-        if plot is not None and (Path(plot).suffix != ".png" or not Path(plot).parent.is_dir()):
-            raise UserError(f"--plot {plot}: must be a .png file in a folder that exists")
-        callbacks: list[Any] = self.callbacks  # type: ignore[attr-defined]  # set late
-        found = [callback for callback in callbacks if isinstance(callback, FineTuningSchedule)]
-        frozen = Phase("frozen", ["head"], epochs=self.max_epochs, shape="constant")
-        schedule = found[0] if found else FineTuningSchedule((frozen,))
-        schedule.bind(model, self)
-        steps = self._steps_per_epoch(datamodule)
+        steps, found = self._count_steps(), self.callbacks_of(FineTuningSchedule)
+        epochs = max(self.trainer.max_epochs or 0, 1)
+        frozen = Phase("frozen", ["head"], epochs=epochs, shape="constant")
+        phases = found[0].phases if found else (frozen,)
         if steps is not None:
-            check_length(self, schedule.phases, steps)
-        rows = preview(schedule, model, steps, augmented=datamodule.augment is not None)
-        for table in tables(rows, model):
-            print_table(table)
-        if plot is not None:
-            draw(rows, model, steps, Path(plot))
-            show(f"plot: {plot}")
+            check_length(self.trainer, phases, steps)
+        schedule = resolve(phases, model, steps or NOMINAL_STEPS_PER_EPOCH)
+        schedule.attach_to(model)
+        return schedule, steps
 
-    def _steps_per_epoch(self, data: ImageDataModule) -> int | None:
+    def _count_steps(self) -> int | None:
+        data: Any = self.datamodule
+        trainer: Any = self.trainer
         try:
-            self.datamodule = data
-            data.trainer = self
+            trainer.datamodule = data
+            data.trainer = trainer
             data.setup("fit")
         except (UserError, OSError):
             if data.steps_per_epoch is None:
-                show("steps are unknown without the data; an epoch is taken to have 100")
-                return None
-            return data.steps_per_epoch
-        return steps_per_epoch(self)
+                show(
+                    "steps are unknown without the data; an epoch is taken to have "
+                    f"{NOMINAL_STEPS_PER_EPOCH}"
+                )
+            count: int | None = data.steps_per_epoch
+            return count
+        return steps_per_epoch(trainer)
 
 
-def prepare_plan(config: Namespace) -> None:
-    """Let nothing be downloaded, decoded, logged or written.
-
-    Args:
-        config: Config of the command; it is changed.
-    """
-    config.trainer.logger = False
-    config.trainer.enable_progress_bar = False
-    data = config.data.init_args
-    data.num_workers = 0
-    if "cache" in data:
-        data.cache = "off"  # images are counted, not decoded
-    if "classes" in data and data.classes is None and not Path(data.root).is_dir():
-        data.classes = ("0", "1")
-        show(f"data.root: {data.root} is not there; two classes are assumed")
-
-
-def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: Path) -> None:
+def draw(
+    rows: Sequence[PhasePreview], schedule: ResolvedSchedule, counted: bool, path: Path
+) -> None:
     """Draw the phases as bars, one line for each layer group, and the learning rates as curves.
 
     Args:
         rows: The phases.
-        model: The model.
-        steps: Optimizer steps of an epoch; null if the data isn't there.
+        schedule: The schedule that they are of.
+        counted: Whether the steps of an epoch are known, not assumed.
         path: PNG file.
     """
     from matplotlib import colormaps  # slow to import
     from matplotlib.figure import Figure
 
-    groups = model.optimizer_groups()
+    groups = list(schedule.groups.layer_group)
     colors = [colormaps["viridis"](place / len(groups)) for place in range(len(groups))]
     figure = Figure(figsize=(9, 3.5 + 0.3 * len(groups)), layout="constrained")
     bars, curves = figure.subplots(2, 1, sharex=True, height_ratios=(len(groups), 9))
@@ -112,7 +134,14 @@ def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: P
             curves.plot(range(start, start + length), curve.tolist(), color=colors[place])
         cost = "" if row.gflop is None else f"\n{row.gflop:.3g} GFLOP/image"
         middle = start + length / 2
-        bars.text(middle, len(groups) - 0.4, row.name + cost, ha="center", va="bottom", fontsize=8)
+        bars.text(
+            middle,
+            len(groups) - 0.4,
+            row.resolved.phase.name + cost,
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
         for axes in (bars, curves):
             axes.axvline(start, color="grey", linewidth=0.5)
         start += length
@@ -120,5 +149,6 @@ def draw(rows: list[PhasePreview], model: FineTuning, steps: int | None, path: P
     bars.set_ylim(-0.5, len(groups) - 0.5)
     highest = max(float(curve.max()) for row in rows for curve in row.learning_rates.values())
     curves.set(yscale="log", ylabel="learning rate", xlim=(0, start), ylim=(highest / 1e5, None))
-    curves.set_xlabel("optimizer step" if steps else "optimizer step, if an epoch had 100 of them")
+    assumed = "" if counted else f", if an epoch had {NOMINAL_STEPS_PER_EPOCH} of them"
+    curves.set_xlabel(f"optimizer step{assumed}")
     figure.savefig(path, dpi=150)

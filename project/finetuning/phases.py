@@ -6,25 +6,25 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from project.approaches.finetune import Train
 from project.errors import UserError
 from project.networks.freezing import Norm
+from project.networks.groups import Train
 
 Preset = Literal["probe", "lp_ft", "gradual", "full"]
-PRESET_EPOCHS = 10
+DEFAULT_EPOCHS = 10  # of a training that nothing else limits
 
 
 @dataclass
 class Plateau:
-    """How long a phase goes on that ends when a validation metric stops improving.
+    """The length of a phase that ends when a validation metric stops improving.
 
     Args:
-        max_epochs: The phase ends after that many epochs at the latest.
-        min_epochs: The phase doesn't end before.
+        max_epochs: Largest number of epochs of the phase.
+        min_epochs: Smallest number of epochs of the phase.
         monitor: The metric.
         mode: Whether small or large values of it are good.
-        patience: Validations without improvement that end the phase.
-        min_delta: What counts as an improvement.
+        patience: Number of validations without improvement that end the phase.
+        min_delta: Smallest change of the metric that is an improvement.
     """
 
     max_epochs: int
@@ -37,7 +37,9 @@ class Plateau:
 
 @dataclass
 class Phase:
-    """A part of the training in which the same parameters train. Give one length.
+    """A part of the training in which the same parameters train.
+
+    Give one of ``epochs``, ``steps`` and ``plateau``.
 
     Args:
         name: Name of the phase.
@@ -45,21 +47,21 @@ class Phase:
             modules such as ``backbone.layer4.*.bn*``. All else is frozen.
         epochs: Length in epochs.
         steps: Length in optimizer steps.
-        plateau: Goes on until a metric stops improving.
+        plateau: Length that ends when a metric stops improving.
         lr_scale: Multiplies all learning rates.
-        warmup_steps: Optimizer steps of linear warm-up, for what the phase before didn't train; at
-            most half of the phase.
+        warmup_steps: Optimizer steps of linear warm-up of the parameters that the phase before
+            didn't train; at most half of the phase.
         shape: How the learning rates fall within the phase; null is ``cosine``, and ``constant``
             where the model has an ``lr_scheduler`` of its own.
-        norm: Batch norm and the like of the backbone, where they train: ``eval`` keeps statistics,
-            weight and bias as they are, ``affine_only`` trains weight and bias and keeps the
-            statistics, ``train`` normalises with the batch and updates the statistics.
+        norm: What trains of the backbone's norm layers that keep statistics, such as batch norm:
+            ``eval`` leaves statistics, weight and bias as they are, ``affine_only`` trains weight
+            and bias, ``train`` also normalises with the batch and updates the statistics.
         restore_best: End with the weights of the phase's best validation, by the metric of
             ``plateau``, else by ``val/loss``.
-        cache_features: Compute what the frozen layers before those that train make of the images
-            once, and train on that.
-        views: How many random views of each training image to compute features of; they take
-            turns. Needed where ``data.augment`` makes them differ.
+        cache_features: Compute the features once that the frozen layers before the first trained
+            one give, and train on these.
+        views: Number of random views of each training image whose features are computed; the
+            epochs take turns among them. Needed where ``data.augment`` augments the images.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Phase:
 
     @property
     def max_epochs(self) -> int | None:
-        """Largest number of epochs, null for a phase in steps."""
+        """Largest number of epochs; None for a phase in steps."""
         return self.plateau.max_epochs if self.plateau else self.epochs
 
     def length(self, steps_per_epoch: int) -> int:
@@ -85,19 +87,19 @@ class Phase:
         return self.steps or (self.max_epochs or 0) * steps_per_epoch
 
     def length_in_words(self) -> str:
-        """Say how many epochs it takes."""
+        """Return the number of epochs in words."""
         if self.plateau:
             return f"{self.plateau.min_epochs} to {self.plateau.max_epochs}"
         return str(self.epochs or "")
 
     def names(self) -> list[str]:
-        """Return the layer groups and globs that it names."""
+        """Return the layer groups and globs that the phase names."""
         if isinstance(self.train, int) or self.train == "all":
             return []
         return [self.train] if isinstance(self.train, str) else self.train
 
     def what(self) -> str:
-        """Say what trains."""
+        """Return what trains, in words."""
         if isinstance(self.train, int):
             return f"the last {self.train} layer groups"
         return ", ".join(self.train) if isinstance(self.train, list) else self.train
@@ -109,7 +111,7 @@ class Phase:
             step: Optimizer steps since the phase began.
             length: Optimizer steps of the whole phase.
             shape: How the learning rate falls.
-            new: Whether the phase before didn't train these parameters.
+            new: Whether the phase before didn't train its parameters.
         """
         warmup_steps = min(self.warmup_steps, length // 2)
         warmup = (step + 1) / (warmup_steps + 1) if new else 1.0
@@ -122,15 +124,15 @@ class Phase:
         return self.lr_scale * min(warmup, 1.0) * falling[shape]
 
 
-def preset_phases(preset: Preset, epochs: int | None = None) -> tuple[Phase, ...]:
+def preset_phases(preset: Preset, epochs: int) -> tuple[Phase, ...]:
     """Return the phases of a preset.
 
     Args:
         preset: ``probe`` trains the head alone; ``lp_ft`` then trains all, with small learning
             rates and norm statistics as they are (Kumar et al., 2022); ``gradual`` adds layer
             groups from the head downwards (Howard and Ruder, 2018); ``full`` trains all at once.
-            While the head alone trains, features are cached, where images aren't augmented.
-        epochs: Length of all phases together; null is 10.
+            While the head alone trains, features are cached if images aren't augmented.
+        epochs: Length of all phases together.
 
     Raises:
         UserError: If there are fewer epochs than phases.
@@ -149,7 +151,6 @@ def preset_phases(preset: Preset, epochs: int | None = None) -> tuple[Phase, ...
         ],
         "full": [Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only")],
     }[preset]
-    epochs = PRESET_EPOCHS if epochs is None else epochs
     if epochs < len(phases):
         raise UserError(f"epochs: {epochs} is too few for the {len(phases)} phases of {preset}")
     short = max(round(epochs * 0.3), 1) if len(phases) == 2 else epochs // len(phases)
@@ -215,7 +216,12 @@ def _check_plateau(plateau: Plateau, key: str) -> None:
 
 
 def differences(old: list[dict[str, Any]], new: Sequence[Phase]) -> list[str]:
-    """Return a line for each key in which two schedules differ."""
+    """Return a line for each key in which two schedules differ.
+
+    Args:
+        old: The phases of the one, as dictionaries.
+        new: The phases of the other.
+    """
     lines = []
     now = [asdict(phase) for phase in new]
     for number, (before, after) in enumerate(zip_longest(old, now)):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
@@ -13,8 +12,22 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
+from project.approaches import FineTuning
 from project.errors import UserError
 from project.finetuning.phases import Phase
+
+
+def check_model(model: L.LightningModule) -> FineTuning:
+    """Return the model, if layer groups of it can be trained in phases.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if not isinstance(model, FineTuning):
+        raise UserError(
+            f"FineTuningSchedule: the model is {type(model).__name__}; it needs FineTuning"
+        )
+    return model
 
 
 def check_trainer(trainer: Any, phases: Sequence[Phase]) -> None:
@@ -102,27 +115,3 @@ def steps_per_epoch(trainer: Any) -> int:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     accumulated: int = trainer.accumulate_grad_batches
     return math.ceil(batches / accumulated)
-
-
-def check_ranks(trainer: L.Trainer, model: L.LightningModule) -> None:
-    """Compare the parameters of all ranks, by the sum of each.
-
-    Raises:
-        UserError: If they differ.
-    """
-    if trainer.world_size == 1:
-        return
-    names = [name for name, _ in model.named_parameters()]
-    sums = torch.stack(
-        [parameter.detach().sum(dtype=torch.float64) for parameter in model.parameters()]
-    )
-    largest, smallest = (
-        trainer.strategy.reduce(sums.clone(), reduce_op=which) for which in ("max", "min")
-    )
-    equal = (largest == smallest) | largest.isnan()
-    if not equal.all():
-        wrong = [name for name, same in zip(names, equal.tolist()) if not same]
-        raise UserError(
-            f"the ranks have drifted apart in epoch {trainer.current_epoch + 1}: {len(wrong)} "
-            f"parameters differ, the first is {wrong[0]}; something changed the model of one rank"
-        )

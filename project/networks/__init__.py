@@ -1,8 +1,8 @@
 """Plain ``torch.nn`` networks: no Lightning in here."""
 
 from project.networks.airbench import Airbench
-from project.networks.backbone import InputSpec, LibraryNetwork, input_spec
-from project.networks.base import Network, dense_head
+from project.networks.backbone import LibraryNetwork, input_spec
+from project.networks.base import InputSpec, Network, dense_head
 from project.networks.cnn import CNN
 from project.networks.mlp import MLP
 

@@ -4,7 +4,6 @@ import re
 import urllib.error
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from project.errors import UserError
-from project.networks.base import Network, dense_head
+from project.networks.base import InputSpec, Network, dense_head
 from project.networks.groups import library_groups
 
 TIMM = "timm/"
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The images that a pretrained backbone expects.
-
-    Args:
-        channels: 1 for grey, 3 for RGB.
-        size: Height and width in pixels.
-        mean: Mean of each channel, for pixel values in [0, 1].
-        std: Standard deviation of each channel, for pixel values in [0, 1].
-    """
-
-    channels: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class LibraryNetwork(Network):
@@ -67,7 +49,7 @@ class LibraryNetwork(Network):
         backbone = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
         super().__init__(backbone, nn.Identity())
         self.name = name
-        self.head = dense_head(self.num_features(image_shape, name), num_classes, hidden, dropout)
+        self.head = dense_head(self.num_features(image_shape), num_classes, hidden, dropout)
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return images ``[B, 1 or 3, H, W]`` with three channels."""
@@ -127,8 +109,9 @@ def _state_dict(name: str, weights: str) -> Mapping[str, Tensor]:
     except (urllib.error.URLError, OSError) as error:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise UserError(
-            f"weights {weights} of {name} could not be downloaded ({error}); put "
-            f"{published.url} into {folder}, or give a file: --model.weights FILE"
+            f"{weights} of {name} could not be downloaded ({error}); put {published.url} into "
+            f"{folder}, or give a file",
+            "weights",
         ) from error
     return state
 
@@ -140,14 +123,14 @@ def _timm(name: str, weights: str | None) -> nn.Module:
     is_file = weights is not None and _is_file(weights)
     tag = f".{weights}" if weights and not is_file and weights != "DEFAULT" else ""
     if tag and not timm.is_model_pretrained(name.removeprefix(TIMM) + tag):
-        raise UserError(f"model.weights: timm has no weights {weights} of {name}; try DEFAULT")
+        raise UserError(f"timm has no weights {weights} of {name}; try DEFAULT", "weights")
     try:
         model: nn.Module = timm.create_model(
             name.removeprefix(TIMM) + tag, pretrained=bool(weights) and not is_file, num_classes=0
         )
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"weights of {name} could not be had ({error}); give a file: --model.weights FILE"
+            f"those of {name} could not be downloaded ({error}); give a file", "weights"
         ) from error
     if weights and is_file:
         classifier = _timm_config(name).classifier
@@ -168,7 +151,7 @@ def read_weights(path: str) -> Mapping[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds
-        raise UserError(f"{path} is not a file of weights: {error}") from error
+        raise UserError(f"{path} is not a file of weights: {error}", "weights") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}
 
 
@@ -196,7 +179,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: 
             for kind, keys in wrong.items()
             if keys
         )
-        raise UserError(f"the weights don't fit {what}: {listed}")
+        raise UserError(f"they don't fit {what}: {listed}", "weights")
     model.load_state_dict(state)
 
 
@@ -228,7 +211,8 @@ def _published_weights(name: str, weights: str | None) -> Any:
     except KeyError:
         names = ", ".join(choices.__members__)
         raise UserError(
-            f"model.weights: {weights} is neither a file nor weights of {name}; known: {names}"
+            f"{weights} is neither a file nor published weights of {name}; known are {names}",
+            "weights",
         ) from None
 
 
@@ -242,16 +226,16 @@ def _check_torchvision(name: str) -> None:
     without_head = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1"}
     known = set(models.list_models(module=models)) - without_head
     if name not in known:
-        raise UserError(_unknown(name, sorted(known), "torchvision"))
+        raise _unknown(name, sorted(known), "torchvision")
 
 
 def _check_timm(name: str) -> None:
     try:
         import timm
     except ModuleNotFoundError:
-        raise UserError(f"{name} needs timm: pip install timm") from None
+        raise UserError(f"{name} needs timm: pip install timm", "name") from None
     if not timm.is_model(name.removeprefix(TIMM)):
-        raise UserError(_unknown(name, [TIMM + known for known in timm.list_models()], "timm"))
+        raise _unknown(name, [TIMM + known for known in timm.list_models()], "timm")
 
 
 def _timm_config(name: str) -> Any:
@@ -260,9 +244,8 @@ def _timm_config(name: str) -> Any:
     return timm.get_pretrained_cfg(name.removeprefix(TIMM))
 
 
-def _unknown(name: str, known: list[str], library: str) -> str:
+def _unknown(name: str, known: list[str], library: str) -> UserError:
     close = get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:8])}, …"
-    return (
-        f"model.backbone: no {name!r} in {library}, and no such run directory or checkpoint; {hint}"
-    )
+    some = ", ".join(known[:8])
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {some}, …"
+    return UserError(f"no {name!r} in {library}; {hint}", "name")

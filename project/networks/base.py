@@ -1,11 +1,30 @@
 """What every network has: a backbone, a head, and an ordered list of layer groups."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from project.errors import UserError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that a pretrained backbone expects.
+
+    Args:
+        channels: 1 for grey, 3 for RGB.
+        size: Height and width in pixels.
+        mean: Mean of each channel, for pixel values in [0, 1].
+        std: Standard deviation of each channel, for pixel values in [0, 1].
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Network(nn.Module):
@@ -17,12 +36,19 @@ class Network(nn.Module):
     Args:
         backbone: Maps images ``[B, C, H, W]`` to features.
         head: Maps the features to logits ``[B, K]``.
+
+    Attributes:
+        name: What reports and messages call the network.
+        input_spec: The images that pretrained weights expect; None for any.
     """
+
+    input_spec: ClassVar["InputSpec | None"] = None
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.name = type(self).__name__
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return images ``[B, C, H, W]`` as the backbone takes them."""
@@ -79,11 +105,11 @@ class Network(nn.Module):
             images = stage(images)
         return images
 
-    def num_features(self, image_shape: tuple[int, int, int], name: str) -> int:
-        """Return how many values the backbone makes of one image of this shape.
+    def num_features(self, image_shape: tuple[int, int, int]) -> int:
+        """Return the number of features of one image of this shape.
 
         Raises:
-            UserError: If it can't take such images; ``name`` says whose backbone it is.
+            UserError: If the backbone can't take such images.
         """
         training = self.backbone.training
         try:
@@ -92,7 +118,7 @@ class Network(nn.Module):
                 return self.features(torch.zeros(1, *image_shape)).numel()
         except (AssertionError, RuntimeError) as error:
             size = "×".join(str(length) for length in image_shape)
-            raise UserError(f"{name} can't take images of {size}: {error}") from error
+            raise UserError(f"{self.name} can't take images of {size}: {error}") from error
         finally:
             self.backbone.train(training)
 

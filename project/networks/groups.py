@@ -1,6 +1,8 @@
 """Layer groups: cutting a backbone into stages, and choosing parameters by name."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
@@ -10,7 +12,10 @@ from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 
 from project.errors import UserError
 
-MOST_PARTS = 10  # more of them are put together
+Train = int | str | list[str]
+"""Which parameters train: ``all``, the number of the last layer groups, or names and globs."""
+
+MOST_PARTS = 10  # a backbone of more parts is cut into stages or quarters
 
 
 def library_groups(backbone: nn.Module) -> dict[str, list[str]]:
@@ -95,30 +100,114 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def group_of_parameters(network: nn.Module, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the layer group of each parameter of a network.
+@dataclass(frozen=True)
+class OptimizerGroups:
+    """The groups in which an optimizer holds parameters: layer groups, or parts of them.
+
+    Attributes:
+        group_of: Optimizer group of each parameter, by name. Parameters that are missing here are
+            not in the optimizer.
+        layer_group: Layer group that each optimizer group is, or is a part of; input first.
+    """
+
+    group_of: Mapping[str, str]
+    layer_group: Mapping[str, str]
+
+    def holding(self, names: Collection[str]) -> list[str]:
+        """Return the optimizer groups that hold any of these parameters, input first."""
+        found = {self.group_of[name] for name in names}
+        return [group for group in self.layer_group if group in found]
+
+    def only(self, names: Collection[str]) -> "OptimizerGroups":
+        """Return the groups of an optimizer that holds these parameters alone."""
+        group_of = {name: group for name, group in self.group_of.items() if name in names}
+        kept = set(group_of.values())
+        return OptimizerGroups(group_of, {g: of for g, of in self.layer_group.items() if g in kept})
+
+
+class LayerGroups:
+    """The layer groups of a network, and the choice of parameters by them.
 
     Args:
-        network: The network.
-        groups: Name of each group to the names of its submodules or parameters.
+        groups: Name of each layer group to the names of its submodules or parameters, input first.
+        parameters: Names of all parameters of the network.
+
+    Attributes:
+        names: Names of the layer groups, input first.
+        group_of: Layer group of each parameter, by name.
 
     Raises:
         UserError: If a parameter is in no group or in several, or a name is of nothing.
     """
-    names = [name for name, _ in network.named_parameters()]
+
+    def __init__(self, groups: Mapping[str, Sequence[str]], parameters: Sequence[str]) -> None:
+        self.names = tuple(groups)
+        self.group_of = _group_of(groups, parameters)
+
+    def select(self, train: Train) -> set[str]:
+        """Return the names of the parameters that ``train`` means.
+
+        Raises:
+            UserError: If a name or a glob means nothing, or there are fewer layer groups.
+        """
+        if train == "all":
+            return set(self.group_of)
+        if isinstance(train, int):
+            if not 1 <= train <= len(self.names):
+                known = ", ".join(self.names)
+                raise UserError(f"{train} is not in 1 to {len(self.names)} layer groups: {known}")
+            train = list(self.names[-train:])
+        wanted = [train] if isinstance(train, str) else train
+        return {name for one in wanted for name in self._named(one)}
+
+    def _named(self, wanted: str) -> set[str]:
+        if wanted in self.names:
+            return {name for name, group in self.group_of.items() if group == wanted}
+        if found := matching(self.group_of, wanted):
+            return found
+        close, known = get_close_matches(wanted, self.names, n=2), ", ".join(self.names)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {known}"
+        raise UserError(f"{wanted!r} is no layer group and matches no module; {hint}")
+
+    def distance(self, group: str) -> int:
+        """Return how many layer groups lie between a layer group and the end of the network."""
+        return len(self.names) - 1 - self.names.index(group)
+
+    def optimizer_groups(self, wanted: Iterable[str] = ()) -> OptimizerGroups:
+        """Return optimizer groups that are the layer groups, cut where globs cut them.
+
+        Args:
+            wanted: Names of layer groups and globs of modules that are trained at different times.
+        """
+        globs = {one: self._named(one) for one in wanted if one not in self.names}
+        labels = {
+            name: ":".join([group, *(glob for glob, found in globs.items() if name in found)])
+            for name, group in self.group_of.items()
+        }
+        group_of: dict[str, str] = {}
+        layer_group: dict[str, str] = {}
+        for group in self.names:
+            members = [name for name, owner in self.group_of.items() if owner == group]
+            whole = len({labels[name] for name in members}) == 1
+            group_of |= {name: group if whole else labels[name] for name in members}
+            layer_group |= dict.fromkeys(sorted({group_of[name] for name in members}), group)
+        return OptimizerGroups({name: group_of[name] for name in self.group_of}, layer_group)
+
+
+def _group_of(groups: Mapping[str, Sequence[str]], parameters: Sequence[str]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for group, members in groups.items():
         for member in members:
-            found = [name for name in names if name == member or name.startswith(f"{member}.")]
+            found = [n for n in parameters if n == member or n.startswith(f"{member}.")]
             if not found:
                 raise UserError(f"layer_groups: {member} of group {group} has no parameters")
             for name in found:
                 if name in owners:
                     raise UserError(f"layer_groups: {name} is in {owners[name]} and in {group}")
                 owners[name] = group
-    if missing := [name for name in names if name not in owners]:
+    if missing := [name for name in parameters if name not in owners]:
         raise UserError(f"layer_groups: {', '.join(missing[:3])} in no group")
-    return {name: owners[name] for name in names}
+    return {name: owners[name] for name in parameters}
 
 
 def matching(names: Iterable[str], pattern: str) -> set[str]:

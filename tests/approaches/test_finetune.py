@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from project.approaches import FineTuning
 from project.approaches.pretrained import pretrained_input_spec
 from project.errors import UserError
-from project.networks.groups import group_of_parameters
 from tests.conftest import CONFIGS, Run
 
 
@@ -66,8 +65,8 @@ def test_library_backbones(
     model = FineTuning(7, shape, backbone=backbone)
     assert model(torch.zeros(2, *shape)).shape == (2, 7)
     assert model.network.head[-1].in_features == features  # type: ignore[index]
-    assert list(model.layer_groups()) == [*groups, "head"]
-    owner = group_of_parameters(model.network, model.layer_groups())  # or raises
+    assert model.layer_groups.names == (*groups, "head")
+    owner = model.layer_groups.group_of
     assert list(dict.fromkeys(owner.values())) == [*groups, "head"]  # from input to output
 
 

@@ -132,8 +132,8 @@ def test_plan_draws(
     ("args", "message"),
     [
         (["--model=TrainFromScratch"], "plan: needs model FineTuning, not TrainFromScratch"),
-        (["--plot=plan.jpg"], "--plot plan.jpg: must be a .png file in a folder that exists"),
-        (["--plot=nowhere/plan.png"], "--plot nowhere/plan.png: must be a .png file"),
+        (["--plot=plan.jpg"], "--plot: plan.jpg must be a .png file in a folder that exists"),
+        (["--plot=nowhere/plan.png"], "--plot: nowhere/plan.png must be a .png file"),
         (["--data.val_fraction=0"], "phases[1].restore_best: there are no validation images"),
         ([phases("{name: a, train: [haed], epochs: 1}")], "phases[0].train: 'haed' is no layer"),
         (

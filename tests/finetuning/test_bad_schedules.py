@@ -32,11 +32,11 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [phases("{name: a, train: 4, epochs: 1}")],
-            "phases[0].train: the last 4 layer groups, of 3: stage1, stage2, head",
+            "phases[0].train: 4 is not in 1 to 3 layer groups: stage1, stage2, head",
         ),
         (
             [phases("{name: a, train: 0, epochs: 1}")],
-            "phases[0].train: the last 0 layer groups, of 3",
+            "phases[0].train: 0 is not in 1 to 3 layer groups",
         ),
         (
             [phases("{name: a, train: [], epochs: 1}")],
@@ -261,4 +261,4 @@ def test_sharded_strategies_are_refused(strategy: type) -> None:
     trainer = Trainer(max_epochs=1, logger=False, accelerator="cpu")
     trainer._accelerator_connector.strategy = strategy.__new__(strategy)
     with pytest.raises(UserError, match="Strategy shards parameters, and what trains can't"):
-        FineTuningSchedule(preset="probe", epochs=1).bind(model, trainer)
+        FineTuningSchedule(preset="probe", epochs=1).check(trainer, model)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning import Trainer
 
 from project.approaches import FineTuning
 from project.cli import main
 from project.finetuning import FineTuningSchedule, Phase
+from project.finetuning.resolved import resolve
 from project.networks.groups import matching
 from tests.conftest import CONFIGS, Run
 from tests.finetuning.schedules import RECORD, STEPS_PER_EPOCH, States, last, phases
@@ -164,8 +164,9 @@ def test_frozen_prefix_evaluates() -> None:
     """In train mode it computes what it computes in evaluation, statistics and dropout included."""
     model = FineTuning(5, (3, 32, 32), backbone="mobilenet_v3_small", dropout=0.5)
     images = torch.randn(4, 3, 32, 32)
-    top = model.trained_by(["head", "stage5"], "train")
-    for trained in (model.trained_by(["head"]), top, model.trained_by(["head"])):
+    top = model.layer_groups.select(["head", "stage5"])
+    head = model.layer_groups.select(["head"])
+    for trained in (head, top, head):
         model.set_trained(trained, "train")
         backbone: Any = model.network.backbone
         model.train()
@@ -206,9 +207,9 @@ def test_norm_policy(
 def test_gradients_are_gone_when_a_group_is_frozen() -> None:
     """A stale gradient would go on moving it: momentum and weight decay need no new one."""
     model = FineTuning(5, (3, 32, 32), backbone="resnet18")
-    model.set_trained(model.trained_by("all"))
+    model.set_trained(model.layer_groups.select("all"))
     model(torch.randn(2, 3, 32, 32)).sum().backward()
-    model.set_trained(model.trained_by(["head"]))
+    model.set_trained(model.layer_groups.select(["head"]))
     for name, parameter in model.network.named_parameters():
         assert (parameter.grad is None) != name.startswith("head."), name
 
@@ -218,14 +219,12 @@ def test_every_parameter_is_in_the_optimizer_once() -> None:
     model = FineTuning(5, (3, 32, 32), backbone="resnet18", decay_norm_and_bias=False)
     for parameter in model.network.parameters():
         torch.nn.init.ones_(parameter)
-    schedule = FineTuningSchedule(
-        (
-            Phase("a", ["head", "backbone.layer4.*.conv?"], epochs=1),
-            Phase("b", ["backbone.layer4.0", "backbone.layer1.*.bn*"], epochs=1, norm="train"),
-            Phase("c", "backbone.layer3.0", epochs=1),
-        )
+    phases = (
+        Phase("a", ["head", "backbone.layer4.*.conv?"], epochs=1),
+        Phase("b", ["backbone.layer4.0", "backbone.layer1.*.bn*"], epochs=1, norm="train"),
+        Phase("c", "backbone.layer3.0", epochs=1),
     )
-    schedule.bind(model, Trainer(max_epochs=3, logger=False, accelerator="cpu"))
+    resolve(phases, model).attach_to(model)
     groups = model.parameter_groups()
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.network.parameters())

@@ -84,7 +84,7 @@ def test_the_chain_from_a_complete_training(run: Callable[..., Run], tmp_path: P
     )
     assert torch.equal(tuned.best["state_dict"][WHITEN], fitted.best["state_dict"][WHITEN])
     model = FineTuning(10, (1, 8, 8), backbone=str(fitted.path))
-    assert {f"network.{name}" for name in model.trained_by("all", "train")} == {
+    assert {f"network.{name}" for name in model.layer_groups.select("all")} == {
         name for name, _ in model.named_parameters()
     }
 

@@ -27,17 +27,17 @@ from project.console import show
 from project.data import ImageDataModule
 from project.environment import device_name, git_commit, versions
 from project.errors import UserError
+from project.lightning_cli import ProjectCLI
 from project.parsing import ProjectParser
 
 FOLDER = Path("runs", "compare")
 
 
-def compare(arguments: Sequence[str], command_line: Callable[[list[str]], object]) -> None:
+def compare(arguments: Sequence[str]) -> None:
     """Run a comparison, or what is left of it, and write its report.
 
     Args:
         arguments: What follows ``compare`` on the command line.
-        command_line: Runs ``fit`` and the like in this process, with such arguments.
 
     Raises:
         UserError: If config or data can't work; then nothing is run.
@@ -53,7 +53,7 @@ def compare(arguments: Sequence[str], command_line: Callable[[list[str]], object
     cells = cells_of(settings, given.data)
     data = find_images(objects.data)
     runs = Runs(folder, name, settings.jobs)
-    _check_contenders(runs.missing(cells), command_line)
+    _check_contenders(runs.missing(cells))
     with runs.alone():
         show(f"{len(cells)} runs in {folder}")
         with _interruptible():
@@ -87,7 +87,7 @@ def _parser() -> ProjectParser:
     return parser
 
 
-def _check_contenders(cells: Sequence[Cell], command_line: Callable[[list[str]], object]) -> None:
+def _check_contenders(cells: Sequence[Cell]) -> None:
     """Let each contender's config be read, before hours are spent on the others.
 
     Raises:
@@ -99,7 +99,7 @@ def _check_contenders(cells: Sequence[Cell], command_line: Callable[[list[str]],
         said = io.StringIO()
         try:
             with redirect_stdout(io.StringIO()), redirect_stderr(said):
-                command_line([*cell.arguments, "--print_config"])
+                ProjectCLI([*cell.arguments, "--print_config"])
         except SystemExit as end:
             if end.code not in (0, None):
                 reason = said.getvalue().strip().removeprefix("error: ")

@@ -1,0 +1,66 @@
+"""How long a training takes: the one place where that is decided.
+
+What limits it, the first that is given:
+
+1. the phases of a ``FineTuningSchedule``, whose preset takes ``trainer.max_epochs``;
+2. ``trainer.max_epochs``, ``max_steps`` and ``max_time``, or several of them;
+3. a minimum: ``trainer.min_steps``, or ``min_epochs`` where that is more than the default;
+4. :data:`DEFAULT_EPOCHS`.
+"""
+
+from dataclasses import asdict
+
+from jsonargparse import Namespace
+
+from project.class_paths import those_of
+from project.errors import UserError
+from project.finetuning import FineTuningSchedule
+from project.finetuning.phases import DEFAULT_EPOCHS, preset_phases
+
+ENDLESS = -1  # of Lightning, for epochs and steps
+
+
+def settle_length(trainer: Namespace) -> None:
+    """Write into the config of a trainer how long a training takes.
+
+    ``max_epochs`` stays None where phases decide; they may be in steps, whose number of epochs is
+    known when the data is there.
+
+    Raises:
+        UserError: If the config contradicts itself.
+    """
+    schedules = those_of(trainer.get("callbacks"), FineTuningSchedule)
+    if len(schedules) > 1:
+        raise UserError("there are two FineTuningSchedules; leave one", "trainer.callbacks")
+    if schedules:
+        _settle_preset(schedules[0].get("init_args") or Namespace(), trainer)
+    else:
+        _settle_epochs(trainer)
+
+
+def _settle_preset(options: Namespace, trainer: Namespace) -> None:
+    epochs = trainer.get("max_epochs") or 0
+    if options.get("preset") and options.get("epochs", 0) is None and epochs > 0:
+        options.epochs = epochs
+
+
+def _settle_epochs(trainer: Namespace) -> None:
+    least, most = trainer.get("min_epochs") or 0, trainer.get("max_epochs")
+    if most is not None:
+        if ENDLESS < most < least:
+            raise UserError(f"{least} is more than max_epochs: {most}", "trainer.min_epochs")
+        return
+    limited = trainer.get("max_steps", ENDLESS) != ENDLESS or trainer.get("max_time") is not None
+    if not limited and trainer.get("min_steps"):
+        trainer.max_steps, limited = trainer.min_steps, True
+    trainer.max_epochs = ENDLESS if limited else max(DEFAULT_EPOCHS, least)
+
+
+def expand_presets(trainer: Namespace) -> None:
+    """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
+    for schedule in those_of(trainer.get("callbacks"), FineTuningSchedule):
+        options = schedule.get("init_args") or Namespace()
+        if options.get("preset") and "phases" in options and not options.phases:
+            phases = preset_phases(options.preset, options.get("epochs") or DEFAULT_EPOCHS)
+            options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
+            options.preset = options.epochs = None

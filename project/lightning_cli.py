@@ -1,0 +1,274 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with its faults mended.
+
+Each mended fault is tested in ``tests/test_cli.py``.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+
+from project import __version__
+from project.approaches import ImageClassifier, TrainFromScratch
+from project.callbacks import (
+    BestAndLast,
+    Figures,
+    PredictionWriter,
+    ResourceMonitor,
+    RunRecord,
+    RunReport,
+    TestPredictions,
+)
+from project.callbacks.checkpoint import best_and_last
+from project.checkpoints import find_checkpoint, load_checkpoint
+from project.class_paths import those_of
+from project.data import Digits, ImageDataModule
+from project.environment import COMMAND
+from project.errors import UserError
+from project.finetuning import FineTuningSchedule
+from project.length import ENDLESS, settle_length
+from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
+from project.runs import experiment_name, new_run_dir, with_config_of_run
+from project.tracking import check_loggers, configure_loggers
+from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages
+
+T = TypeVar("T", bound=L.Callback)
+
+
+class ProjectCLI(CheckpointsDecideNothing):
+    """Trains and evaluates, each time in a run directory of its own.
+
+    Args:
+        args: Arguments; None takes those of the process.
+        run: Whether the first argument is a command, which is run; else model, data and trainer
+            are built and nothing is run.
+        other_commands: Names and descriptions of commands that the help lists beside its own.
+    """
+
+    def __init__(
+        self,
+        args: ArgsType = None,
+        run: bool = True,
+        other_commands: Mapping[str, str] | None = None,
+    ) -> None:
+        self.run_dir = Path()
+        self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
+        self.resources = ResourceMonitor()
+        self.report = RunReport(self.resources)
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,  # RunRecord writes it, into the run directory
+            seed_everything_default=0,
+            parser_class=ProjectParser,
+            parser_kwargs={
+                "prog": " ".join(COMMAND),
+                "description": "Train, evaluate and use an image classifier.",
+                "version": __version__,
+                "other_commands": other_commands,
+            },
+            trainer_defaults={
+                "max_epochs": None,  # settle_length decides
+                "enable_model_summary": False,  # RunReport says it in a line
+                "use_distributed_sampler": False,  # BatchSampler shares the images out
+            },
+            args=args,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out what must not be chosen: only ``weights_only=True`` ever loads."""
+        hidden = {"weights_only", "verbose", "return_predictions"}
+        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+
+    @property
+    def options(self) -> Namespace:
+        """The config of what is run."""
+        options: Namespace = self.config[self.subcommand] if self.subcommand else self.config
+        return options
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of a run, and what data and model know of each other."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Exactly this run directory."
+        )
+        parser.add_argument(
+            "--experiment",
+            type=str | None,
+            default=None,
+            help="Folder in runs/ for the run directory; by default the name of the config file.",
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="Whether fit ends by testing the best checkpoint.",
+        )
+        parser.add_lightning_class_args(BestAndLast, "checkpoint")
+        parser.set_defaults(
+            {
+                "data": {"class_path": Digits.__name__},
+                "model": {"class_path": TrainFromScratch.__name__},
+                "trainer.logger": {
+                    "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
+                    "init_args": {"project": "image-classification"},
+                },
+            }
+        )
+        link_data_and_model(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Take the config of the run that a checkpoint belongs to, unless one is given."""
+        given = sys.argv[1:] if args is None else args
+        if isinstance(given, list):
+            self.config = parser.parse_args(with_config_of_run([str(arg) for arg in given]))
+        else:
+            self.config = parser.parse_object(given)
+
+    def before_instantiate_classes(self) -> None:
+        """Check what parsing can't, and decide where everything goes and how long it takes.
+
+        Raises:
+            UserError: If the config can't work.
+        """
+        config = self.options
+        for name in FROM_DATA:
+            if config.model.init_args.get(name) is not None:
+                raise UserError("comes from the data; remove it", f"model.{name}")
+        settle_length(config.trainer)
+        self.prepare(config)
+        if config.trainer.max_epochs is None:
+            config.trainer.max_epochs = ENDLESS  # until FineTuningSchedule has counted the steps
+
+    def prepare(self, config: Namespace) -> None:
+        """Find the checkpoint, choose the run directory and send everything there.
+
+        Args:
+            config: Config of the command; it is changed.
+        """
+        self._find_checkpoint(config)
+        self._open_run(config)
+        if self.subcommand != "fit":
+            remove_weights(config.model.init_args)  # the checkpoint has them
+
+    def _find_checkpoint(self, config: Namespace) -> None:
+        if config.ckpt_path is not None:
+            fit = self.subcommand == "fit"
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
+            hparams = load_checkpoint(config.ckpt_path).get("hyper_parameters", {})
+            self.known_classes = hparams.get("class_names")
+            if self.subcommand == "predict" and "classes" in config.data.init_args:
+                config.data.init_args.classes = self.known_classes
+        elif self.subcommand != "fit":
+            raise UserError(
+                f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
+                "would evaluate random weights"
+            )
+
+    def _open_run(self, config: Namespace) -> None:
+        check_loggers(config.trainer)
+        config.experiment = config.experiment or experiment_name(config)
+        self.run_dir = new_run_dir(str(self.subcommand), config)
+        config.run_dir = None  # the saved config gets a new directory when it runs again
+        saved = self.command_parser.dump(config, skip_none=False)
+        name = f"{config.experiment}/{self.run_dir.name}"
+        self.report.tracking = configure_loggers(config.trainer, self.run_dir, name)
+        self.trainer_defaults["callbacks"] = [
+            RunRecord(saved, self.run_dir),
+            self.resources,
+            TestPredictions(),  # before the summary says that there was a test
+            self.report,
+            Figures(),
+            PredictionWriter(),
+        ]
+        if config.trainer.logger:
+            self.trainer_defaults["callbacks"].append(LearningRateMonitor())
+        config.trainer.default_root_dir = str(self.run_dir)
+        self._configure_progress(config.trainer)
+
+    def _configure_progress(self, trainer: Namespace) -> None:
+        """Show a progress bar to a person at a terminal only."""
+        if those_of(trainer.callbacks, ProgressBar):
+            return
+        if trainer.enable_progress_bar is None:
+            trainer.enable_progress_bar = sys.stderr.isatty()
+        if trainer.enable_progress_bar:
+            self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=20))
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what they refuse is a mistake in the config."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise UserError(explain(str(error))) from error
+        if self.known_classes and tuple(self.known_classes) != self.model.class_names:
+            raise UserError(
+                f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
+                f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
+            )
+        for schedule in self.callbacks_of(FineTuningSchedule):
+            schedule.check(self.trainer, self.model)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                drop_anonymous(logger)
+
+    def callbacks_of(self, kind: type[T]) -> list[T]:
+        """Return the callbacks of a class."""
+        trainer: Any = self.trainer
+        callbacks: list[L.Callback] = trainer.callbacks
+        return [callback for callback in callbacks if isinstance(callback, kind)]
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and show the result."""
+        trainer: Any = self.trainer
+        forget_averages(trainer)
+        checkpoint = best_and_last(self.trainer)
+        best = checkpoint.best_model_path if checkpoint else None
+        wanted = self.options.test_after_fit and self.datamodule.test_images
+        if wanted and (best or trainer.fast_dev_run):
+            self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
+        self.report.show_result(self.trainer, self.model)
+
+    def test(self, **kwargs: Any) -> None:
+        """Test without Lightning's table: the report has one."""
+        self.trainer.test(verbose=False, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate without Lightning's table: the report has one."""
+        self.trainer.validate(verbose=False, **kwargs)
+
+    def after_test(self) -> None:
+        """Show the result."""
+        self.report.show_result(self.trainer, self.model)
+
+    def after_validate(self) -> None:
+        """Show the result."""
+        self.report.show_result(self.trainer, self.model)
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.run_dir / 'predictions.csv'}")
+
+
+def remove_weights(model: Namespace) -> None:
+    """Let a model be built with random weights.
+
+    Args:
+        model: The arguments of an approach; they are changed.
+    """
+    network = model.get("network") or Namespace()
+    for arguments in (model, network.get("init_args") or Namespace()):
+        if "weights" in arguments:
+            arguments.weights = None

@@ -1,0 +1,133 @@
+"""Every private name of another library that the project touches, and every warning that it hides.
+
+Each has its reason and a link. A test in ``tests/test_upstream.py`` fails when upstream no longer
+needs it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import Namespace, _typehints
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+
+QUIET = (  # warnings about what is meant to be so, or that no user can act on
+    ".*does not have many workers.*",  # whole batches out of memory need none
+    ".*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
+    ".*loading a checkpoint outside the .fit. stage.*",  # of an average, which is in it
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
+    ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
+    ".*anonymous setting has no effect.*",
+    ".*dataloader is not resumable.*",  # BatchSampler resumes in the middle of an epoch
+    ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
+    ".*Couldn't infer the batch indices.*",  # batches carry their own
+    ".*Total length of `list` across ranks is zero.*",  # no validation split
+    ".*`tensorboardX` has been removed.*",
+)
+
+
+class CheckpointsDecideNothing(LightningCLI):
+    """A LightningCLI whose checkpoints don't change the config.
+
+    LightningCLI lets the hyperparameters of ``--ckpt_path`` win over the command line, and imports
+    the classes that they name: https://github.com/Lightning-AI/pytorch-lightning/issues/20801
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing."""
+
+    @property
+    def command_parser(self) -> LightningArgumentParser:
+        """The parser of the chosen subcommand; LightningCLI has it as a private method."""
+        return self._parser(self.subcommand)
+
+
+def before_class_change(prepare: Callable[[Namespace, Namespace], None]) -> None:
+    """Call a function before jsonargparse replaces a class in a config by another.
+
+    jsonargparse keeps all arguments of the old class that the new one knows, too, so that ``SGD``
+    would run with the ``weight_decay`` that the config gives ``AdamW``. It has no hook for it:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/8916
+
+    Args:
+        prepare: Takes the config of the old class, which it may change, and that of the new class.
+    """
+    keep: Callable[..., None] = _typehints.discard_init_args_on_class_path_change
+
+    def prepare_and_keep(parser: Any, previous: Any, value: Any) -> None:
+        if previous and previous["class_path"] != value["class_path"]:
+            prepare(previous, value)
+        keep(parser, previous, value)
+
+    _typehints.discard_init_args_on_class_path_change = prepare_and_keep
+
+
+def write_last(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
+    """Write ``last.ckpt`` now, unless that was done in this step or this is no training.
+
+    ModelCheckpoint writes it only together with a checkpoint that is among the best:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/20245
+    """
+    if not checkpoint._should_skip_saving_checkpoint(trainer):
+        checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+
+
+def write_last_within_epoch(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
+    """Write ``last.ckpt`` now, without keeping a validation at this step from saving the best."""
+    saved = checkpoint._last_global_step_saved
+    write_last(checkpoint, trainer)
+    checkpoint._last_global_step_saved = saved
+
+
+def restart_averages(trainer: L.Trainer) -> None:
+    """Let averages of weights start anew with the next step; WeightAveraging has no way to."""
+    for average in _averages(trainer):
+        if average._average_model is not None:
+            average._average_model.n_averaged.zero_()
+
+
+def forget_averages(trainer: L.Trainer) -> None:
+    """Let averages of weights keep out of what follows a training.
+
+    After ``fit``, WeightAveraging loads its own average in place of the checkpoint that is tested.
+    """
+    for average in _averages(trainer):
+        average._average_model = None
+
+
+def _averages(trainer: L.Trainer) -> list[WeightAveraging]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
+    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+
+
+def drop_anonymous(logger: WandbLogger) -> None:
+    """Take back an option that Lightning always passes, and that W&B warns of: it has no effect."""
+    logger._wandb_init.pop("anonymous", None)
+
+
+def wandb_url() -> str:
+    """Return the address of W&B's own server."""
+    from wandb.sdk.lib.urls import DEFAULT_BASE_URL
+
+    return str(DEFAULT_BASE_URL)
+
+
+def logged_in_to_wandb(url: str) -> bool:
+    """Return whether ``wandb login`` has left a key for a server.
+
+    ``wandb.login`` itself would ask for one: https://github.com/wandb/wandb/issues/9865
+    """
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    return bool(read_netrc_auth(host=url))
+
+
+def allow_recompilation() -> None:
+    """Let ``torch.compile`` make a program for each phase of a schedule, not 8 in all."""
+    torch._dynamo.config.recompile_limit = 64

@@ -260,6 +260,19 @@ def test_uncommitted_changes_are_not_lost(tmp_path: Path) -> None:
     assert (folder / "project").is_dir()
 
 
+def test_git_undoes_it(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    before = sorted(path for path in folder.rglob("*") if ".git" not in path.parts)
+    cache = folder / "project" / "__pycache__" / "cli.cpython-311.pyc"
+    cache.parent.mkdir()
+    cache.write_bytes(b"")
+    assert mine(folder, NAME, *PARTS).returncode == 0
+    git(folder, "reset", "--hard")
+    ruff = folder / ".ruff_cache"
+    shutil.rmtree(ruff, ignore_errors=True)
+    assert sorted(path for path in folder.rglob("*") if ".git" not in path.parts) == before
+
+
 def test_marks_name_parts() -> None:
     known = {*PARTS, "mine"}
     for name in git(ROOT, "grep", "-lE", "(#|<!--) part: ").split():

@@ -148,12 +148,10 @@ def without_marks(text: str, left_out: set[str]) -> str:
 
 
 def without_command(source: str, command: str) -> str:
-    """Return the source of ``cli.py`` without what imports a command, and without its entry."""
+    """Return the source of ``cli.py`` without the import of a command, and without its entry."""
     lines = source.splitlines(keepends=True)
     for statement in reversed(ast.parse(source).body):
-        inside = ast.walk(statement) if isinstance(statement, ast.FunctionDef) else [statement]
-        imported = [node.module for node in inside if isinstance(node, ast.ImportFrom)]
-        if f"project.commands.{command}" in imported:
+        if getattr(statement, "module", None) == f"project.commands.{command}":
             del lines[statement.lineno - 1 : statement.end_lineno]
     return re.sub(rf'"{command}": \w+,?\s*', "", "".join(lines))
 
@@ -243,6 +241,8 @@ def main(name: str = "", *without: str) -> None:
         path.write_text(contents[path], encoding="utf-8")
     for path in gone:
         remove(path)
+    for cache in list(Path("project").rglob("__pycache__")):
+        shutil.rmtree(cache)  # git reset would leave it, and with it the folder
     Path("project").rename(name)
     tidy()
     forget_installation()

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint clean
 
 quickstart: .venv/installed  ## train, test and log a classifier of digits, in under 20 seconds once installed
 	$(BIN)/python -m project fit --config configs/quickstart.yaml
@@ -15,12 +15,24 @@ lint: .venv/installed  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# part: benchmarks
+.PHONY: bench
 bench: .venv/installed .venv-bench/installed  ## measure beside others, and put it into docs/benchmarks.md; ARGS=--quick for 5 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.table
 
+# end
+# part: mine
+.PHONY: mine
+mine: .venv/installed  ## rename the package, leave parts out: NAME=my_package WITHOUT="compare benchmarks"
+	$(BIN)/python tools/mine.py "$(NAME)" $(WITHOUT)
+
+# end
 clean:  ## remove the environments
-	rm -rf .venv .venv-bench
+	rm -rf .venv
+# part: benchmarks
+	rm -rf .venv-bench
+# end
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,8 +40,10 @@ clean:  ## remove the environments
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# part: benchmarks
 .venv-bench/installed: benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --upgrade pip
 	.venv-bench/bin/python -m pip install --quiet --requirement $<
 	touch $@
+# end

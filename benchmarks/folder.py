@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from project.console import print_table
 from project.data import ImageFolder
-from project.data.batches import BatchLoader, BatchSampler
+from project.data.batches import BatchLoader, BatchSampler, Source
 from project.environment import device_name, versions
 
 SIZE, BATCH_SIZE, EPOCHS, CLASSES = 128, 64, 2, 10
@@ -100,7 +100,7 @@ def batches_of_project(root: Path, cache_dir: Path, cache: Any, workers: int) ->
     data.setup("fit")
     assert data.train_images is not None
     sampler = BatchSampler(len(data.train_images), BATCH_SIZE, shuffle=True)
-    loader = BatchLoader(data.train_images, sampler, workers)
+    loader = BatchLoader(Source(data.train_images), sampler, workers)
 
     class Epoch:
         def __iter__(self) -> Any:

@@ -22,6 +22,7 @@ QUIET = (  # warnings about what is meant to be so, or that no user can act on
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*module\\(s\\) in eval mode at the start of training.*",  # a frozen backbone is
     ".*LeafSpec.*",  # a deprecation of torch's that lightning 2.6 meets
+    ".*dataloader is not resumable.*",  # BatchSampler resumes in the middle of an epoch
     ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
     ".*Couldn't infer the batch indices.*",  # batches carry their own
     ".*Total length of `list` across ranks is zero.*",  # no validation split

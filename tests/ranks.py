@@ -57,10 +57,11 @@ class Ranks:
         return Done(*answers[0])
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, which wait for each other."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.close()
+        for process in self.processes:
             process.wait(30)
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from project import upstream
 from project.cli import main
 from tests.conftest import CONFIGS
+from tests.finetuning.schedules import RECORD
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -183,6 +184,10 @@ RUNS = {  # part of the warning: command lines, of which the last one causes it
         (*QUICK, "--model=FineTuning", "--model.backbone=run"),
     ],
     "LeafSpec": [QUICK],
+    "dataloader is not resumable": [
+        (*QUICK, "--run_dir=run", "--checkpoint.every_n_steps=1", f"{RECORD}KeepAll"),
+        (*QUICK, "--config=run/config.yaml", "--ckpt_path=run/step5.ckpt"),
+    ],
     "requested to overfit": [("fit", f"--config={CONFIGS / 'debug' / 'overfit.yaml'}", *QUICK[1:])],
     "infer the batch indices": [(*QUICK, "--run_dir=run"), ("predict", "--ckpt_path=run")],
     "across ranks is zero": [(*QUICK, "--data.val_fraction=0")],

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from project.data.augment import Augment
-from project.data.batches import Batch, BatchLoader, BatchSampler, CachedFeatures, Images
+from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
 from project.data.cache import CacheDir
 from project.errors import UserError
 from project.networks import InputSpec
@@ -125,8 +125,7 @@ class ImageDataModule(L.LightningDataModule):
         self.train_images: Images | None = None
         self.val_images: Images | None = None
         self.test_images: Images | None = None
-        self.train_features: CachedFeatures | None = None  # to be used instead of the images
-        self.val_features: CachedFeatures | None = None
+        self._sources: dict[str, Source] = {}
         self._constants: tuple[Tensor, Tensor] | None = None  # of the normalisation, per pixel
 
     def load(self) -> tuple[Images, Images | None, Images | None]:
@@ -222,40 +221,40 @@ class ImageDataModule(L.LightningDataModule):
         # Lightning sets the epoch of a resumed run too late for worker processes:
         # https://github.com/Lightning-AI/pytorch-lightning/issues/21938
         sampler.set_epoch(loop.epoch_progress.current.processed)
-        return BatchLoader(
-            self.train_images,
-            sampler,
-            self.num_workers_for(self.train_images),
-            lambda: self.train_features,
-        )
+        return BatchLoader(self.source("train"), sampler, self.num_workers_for(self.train_images))
+
+    def source(self, split: Literal["train", "val", "test"]) -> Source:
+        """Return what the loaders of a split read from, now and later."""
+        images: Images = getattr(self, f"{split}_images")
+        source = self._sources.setdefault(split, Source(images))
+        source.images = images
+        return source
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """Return the validation batches; an empty list if there is no validation split."""
-        return self._eval_loader(self.val_images, "validate", "validation")
+        return self._eval_loader("val", "validate", "validation")
 
     def test_dataloader(self) -> BatchLoader | list[Any]:
         """Return the test batches; an empty list if there is no test split."""
-        return self._eval_loader(self.test_images, "test", "test")
+        return self._eval_loader("test", "test", "test")
 
     def predict_dataloader(self) -> BatchLoader | list[Any]:
         """Return the test batches."""
-        return self._eval_loader(self.test_images, "predict", "test")
+        return self._eval_loader("test", "predict", "test")
 
     def _eval_loader(
-        self, images: Images | None, command: str, split: str
+        self, split: Literal["val", "test"], command: str, name: str
     ) -> BatchLoader | list[Any]:
+        images = self.val_images if split == "val" else self.test_images
         if images is None or len(images) == 0:
             if self.trainer is not None and self.trainer.state.fn == command:
-                raise UserError(f"data: there are no {split} images to {command}")
+                raise UserError(f"data: there are no {name} images to {command}")
             return []
         world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = BatchSampler(
             len(images), self.fitting_eval_batch_size, rank=world[0], world_size=world[1]
         )
-        workers = self.num_workers_for(images)
-        return BatchLoader(
-            images, sampler, workers, lambda: self.val_features if split == "validation" else None
-        )
+        return BatchLoader(self.source(split), sampler, self.num_workers_for(images))
 
     @property
     def fitting_eval_batch_size(self) -> int:

@@ -122,24 +122,47 @@ class CachedFeatures:
             view, and so on. A view is an augmented version of an image.
         labels: int64 ``[N]``.
         depth: Number of stages of the network that computed the features.
-        epoch: The epoch, which determines the view that is used.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, depth: int, epoch: int) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, depth: int) -> None:
         self.features = features
         self.labels = labels
         self.depth = depth
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def batch(self, index: Tensor, epoch: int) -> Batch:
+        """Return a batch of features; the epochs take turns among the views.
+
+        Args:
+            index: int64 ``[B]``.
+            epoch: The epoch.
+        """
         place = index % len(self)
         views = len(self.features) // len(self)
-        view = (index // len(self) + self.epoch) % views
+        view = (index // len(self) + epoch) % views
         features = self.features.index_select(0, view * len(self) + place)
         return Batch(features, self.labels[place], index, self.depth)
+
+
+class Source:
+    """What the batches of a split are read from: its images, or cached features of them.
+
+    Args:
+        images: The split.
+
+    Attributes:
+        features: Features of the split, to be read in place of the images; None reads the images.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.features: CachedFeatures | None = None
+
+    def batch(self, index: Tensor, epoch: int) -> Batch:
+        """Return the batch of these indices, int64 ``[B]``, in an epoch."""
+        return self.features.batch(index, epoch) if self.features else self.images[index]
 
 
 class BatchSampler:
@@ -251,29 +274,20 @@ class BatchLoader:
     have to be decoded are loaded by the worker processes of a torch DataLoader.
 
     Args:
-        images: The split.
+        source: What the batches are read from. Cached features are read in this process.
         sampler: Yields the indices of each batch.
         num_workers: Number of worker processes; 0 loads in this process.
-        features: Returns cached features of the split, which are yielded instead of the images, or
-            None.
     """
 
     batch_sampler = None  # Lightning reads it from every loader that has a sampler
 
-    def __init__(
-        self,
-        images: Images,
-        sampler: BatchSampler,
-        num_workers: int = 0,
-        features: Callable[[], CachedFeatures | None] = lambda: None,
-    ) -> None:
-        self.images = images
+    def __init__(self, source: Source, sampler: BatchSampler, num_workers: int = 0) -> None:
+        self.source = source
         self.sampler = sampler
-        self.features = features
         self._workers: DataLoader[Any] | None = None
         if num_workers:
             self._workers = DataLoader(
-                _WithErrors(images),  # type: ignore[arg-type]  # takes a tensor of indices
+                _WithErrors(source.images),  # type: ignore[arg-type]  # takes a tensor of indices
                 sampler=sampler,
                 batch_size=None,
                 num_workers=num_workers,
@@ -285,11 +299,11 @@ class BatchLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._workers is not None and self.features() is None:
+        if self._workers is not None and self.source.features is None:
             for batch in self._workers:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
         else:
             for index in self.sampler:
-                yield (self.features() or self.images)[index]
+                yield self.source.batch(index, self.sampler.epoch)

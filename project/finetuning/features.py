@@ -14,7 +14,7 @@ from tqdm import tqdm
 from project.approaches import FineTuning
 from project.console import show
 from project.data import Batch, ImageDataModule
-from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images
+from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images, Source
 from project.randomness import mix, run_seed
 
 CHECKED_IMAGES = 8  # of which the features of an older run are computed again, and compared
@@ -61,12 +61,11 @@ class FeatureCache:
         self.depth = self._depth()
         data = self.data
         train, found = self._features(data.train_images, self.views if data.augment else None)
-        val = None
+        data.source("train").features, size = train, train.features.nbytes
         if data.val_images and _is_whole(self.trainer.limit_val_batches):
             val, val_found = self._features(data.val_images, None)
-            found = found and val_found
-        data.train_features, data.val_features = train, val
-        size = sum(split.features.nbytes for split in (train, val) if split)
+            data.source("val").features = val
+            size, found = size + val.features.nbytes, found and val_found
         how = "found" if found else "computed"
         return f"features {how}: {size / 1e6:,.0f} MB in {data.cache_dir.folder}"
 
@@ -141,8 +140,7 @@ class FeatureCache:
                         temporary.unlink(missing_ok=True)
             features = _load(cache.path(key), sample.dtype)
             strategy.barrier()  # the lock is for all ranks
-        epoch = self.trainer.current_epoch
-        return CachedFeatures(features, images.labels, self.depth, epoch), found
+        return CachedFeatures(features, images.labels, self.depth), found
 
     def _on_rank_0(self, function: Callable[[], Any]) -> Any:
         """Return on all ranks what it returns on the first."""
@@ -170,7 +168,7 @@ class FeatureCache:
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        loader = BatchLoader(images, sampler, self.data.num_workers_for(images))
+        loader = BatchLoader(Source(images), sampler, self.data.num_workers_for(images))
         has_bar = self.trainer.progress_bar_callback is not None
         if self.trainer.global_rank == 0 and not has_bar:
             show(f"computing features of {len(features):,} images")
@@ -215,6 +213,19 @@ class FeatureCache:
             key.update(name.encode())
             key.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return key.hexdigest()
+
+
+def train_on_images(trainer: Any) -> None:
+    """Let the data module yield training images again."""
+    if isinstance(trainer.datamodule, ImageDataModule) and trainer.datamodule.train_images:
+        trainer.datamodule.source("train").features = None
+
+
+def use_images(trainer: Any) -> None:
+    """Let the data module yield images again, of all splits."""
+    train_on_images(trainer)
+    if isinstance(trainer.datamodule, ImageDataModule) and trainer.datamodule.val_images:
+        trainer.datamodule.source("val").features = None
 
 
 def _stored(features: Tensor) -> Tensor:

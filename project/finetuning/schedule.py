@@ -8,9 +8,8 @@ from torch import Tensor
 
 from project.approaches import FineTuning
 from project.console import print_table, show
-from project.data import ImageDataModule
 from project.errors import UserError
-from project.finetuning.features import FeatureCache
+from project.finetuning.features import FeatureCache, train_on_images, use_images
 from project.finetuning.phases import DEFAULT_EPOCHS, Phase, Preset, check_phases, preset_phases
 from project.finetuning.preview import preview, tables
 from project.finetuning.progress import Position, Progress
@@ -144,9 +143,6 @@ class FineTuningSchedule(L.Callback):
         """Begin the next phase if this one is over, before learning rates are logged."""
         self._begin_step(trainer, check_model(pl_module), batch_idx=0)
         self._log(trainer)
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set late
-        if isinstance(data, ImageDataModule) and data.train_features:
-            data.train_features.epoch = trainer.current_epoch
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -188,31 +184,22 @@ class FineTuningSchedule(L.Callback):
         at = _position(trainer, batch_idx + 1)
         if self.progress.over(at):
             self._stop_if(self.progress.finished(at), trainer)
-            self._train_on_images(trainer)
+            train_on_images(trainer)  # the next batch is loaded before its phase begins
 
     def _stop_if(self, finished: bool, trainer: L.Trainer) -> None:
         trainer.should_stop = trainer.should_stop or finished
 
     def _cache_features(self, trainer: L.Trainer, model: FineTuning) -> None:
         phase = self.progress.phase
-        self._forget_features(trainer)
+        use_images(trainer)
         if phase.cache_features:
             said = FeatureCache(trainer, model, phase.views).fill()
             if trainer.global_rank == 0:
                 show(said)
 
-    def _train_on_images(self, trainer: Any) -> None:
-        """Load the next batch as images: it is loaded before its phase begins."""
-        if isinstance(trainer.datamodule, ImageDataModule):
-            trainer.datamodule.train_features = None
-
-    def _forget_features(self, trainer: Any) -> None:
-        if isinstance(trainer.datamodule, ImageDataModule):
-            trainer.datamodule.train_features = trainer.datamodule.val_features = None
-
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Go back to images: what comes after a training may change the network."""
-        self._forget_features(trainer)
+        use_images(trainer)
 
     def _announce(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         self._announced = number = self.progress.number
@@ -243,7 +230,7 @@ class FineTuningSchedule(L.Callback):
         if self.progress.validated(value, at) and self.progress.phase.restore_best:
             self._best_weights = self._weights(check_model(pl_module))
         if self.progress.over(at):
-            self._train_on_images(trainer)
+            train_on_images(trainer)  # the next batch is loaded before its phase begins
         self._stop_if(self.progress.finished(at), trainer)
 
     def _check_monitors(self, trainer: L.Trainer) -> None:

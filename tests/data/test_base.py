@@ -6,7 +6,7 @@ from torch import Tensor
 
 from project.data import Augment, Batch, Digits
 from project.data.base import first_per_class, stratified_split, to_channels
-from project.data.batches import BatchLoader, BatchSampler, TensorImages
+from project.data.batches import BatchLoader, BatchSampler, Source, TensorImages
 from project.errors import UserError
 
 
@@ -155,7 +155,7 @@ class BrokenImages(TensorImages):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_mistake_in_the_data_arrives_whole(num_workers: int) -> None:
     images = BrokenImages(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.zeros(8).long())
-    loader = iter(BatchLoader(images, BatchSampler(8, 4), num_workers))
+    loader = iter(BatchLoader(Source(images), BatchSampler(8, 4), num_workers))
     assert next(loader).indices.tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError) as error:
         next(loader)

@@ -186,7 +186,10 @@ RUNS = {  # part of the warning: command lines, of which the last one causes it
     "LeafSpec": [QUICK],
     "dataloader is not resumable": [
         (*QUICK, "--run_dir=run", "--checkpoint.every_n_steps=1", f"{RECORD}KeepAll"),
-        (*QUICK, "--config=run/config.yaml", "--ckpt_path=run/step5.ckpt"),
+        (
+            *("fit", "--config=run/config.yaml", "--trainer.callbacks=null"),
+            "--ckpt_path=run/step5.ckpt",
+        ),
     ],
     "requested to overfit": [("fit", f"--config={CONFIGS / 'debug' / 'overfit.yaml'}", *QUICK[1:])],
     "infer the batch indices": [(*QUICK, "--run_dir=run"), ("predict", "--ckpt_path=run")],

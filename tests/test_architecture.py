@@ -61,15 +61,13 @@ def test_every_module_has_a_layer() -> None:
     assert names - {"__init__", "__main__", "__pycache__"} == set(PLACES)
 
 
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_no_circle() -> None:
     """Also within a folder, where the layers say nothing."""
-    graph = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): set(
-            imported(path)
-        )
-        for path in ROOT.rglob("*.py")
-        if (name := ".".join(path.relative_to(ROOT).with_suffix("").parts))
-    }
+    graph = {_name(path): set(imported(path)) for path in ROOT.rglob("*.py")}
 
     def follow(module: str, way: tuple[str, ...]) -> None:
         assert module not in way, " → ".join((*way, module))

@@ -1,29 +1,19 @@
-"""What the three approaches share: steps, loss, metrics, optimizer and prediction."""
+"""The base of the three approaches: steps, loss, metrics and prediction."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_config, scalars
-from project.approaches.optimizers import (
-    align_state,
-    build_optimizer,
-    change,
-    configured,
-    optimizer_errors,
-)
-from project.approaches.schedulers import Scheduler, Shared
+from project.approaches.optimized import OptimizedModule
+from project.approaches.schedulers import Scheduler
 from project.data import Batch
 from project.errors import UserError
 from project.networks import Network
@@ -33,7 +23,7 @@ from project.upstream import allow_recompilation
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 
 
-class ImageClassifier(L.LightningModule):
+class ImageClassifier(OptimizedModule):
     """Base of all approaches. A subclass sets ``network`` after calling this constructor.
 
     Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
@@ -98,7 +88,7 @@ class ImageClassifier(L.LightningModule):
         compile_network: bool = False,
         flip_tta: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, decay_norm_and_bias)
         self.save_hyperparameters(logger=False, ignore=["loss", "metrics"])
         for name, value in list(self.hparams.items()):
             if callable(value) or is_dataclass(value):  # weights_only could not load them
@@ -124,11 +114,6 @@ class ImageClassifier(L.LightningModule):
         self.channels_last = channels_last
         self.compile_network = compile_network
         self.flip_tta = flip_tta
-        self._optimizer = Shared(optimizer) if optimizer else None
-        self._lr_scheduler = lr_scheduler
-        self._decay_norm_and_bias = decay_norm_and_bias
-        self._configured: dict[str, Any] = {}
-        self._loaded: dict[str, Any] | None = None
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
@@ -335,43 +320,8 @@ class ImageClassifier(L.LightningModule):
             "class": [self.class_names[label] for label in predicted],
         }
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and the scheduler that the config names.
-
-        Raises:
-            UserError: If their arguments are invalid.
-        """
-        optimizer = self._build_optimizer()
-        scheduler = self._build_scheduler(optimizer, self.total_steps)
-        self._configured = configured(optimizer, scheduler)
-        if self._lr_scheduler is None or scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": scheduler,
-                "interval": self._lr_scheduler.interval,
-                "frequency": self._lr_scheduler.frequency,
-                "monitor": self._lr_scheduler.monitor,
-            },
-        }
-
-    @property
-    def has_lr_scheduler(self) -> bool:
-        """Whether the config names a learning rate scheduler."""
-        return self._lr_scheduler is not None
-
-    def total_steps(self) -> float:
-        """Return the number of optimizer steps of the whole training."""
-        return self.trainer.estimated_stepping_batches
-
     def _build_optimizer(self) -> Optimizer:
-        try:
-            trainer: L.Trainer | None = self.trainer
-        except RuntimeError:  # it is not attached to one
-            trainer = None
-        with optimizer_errors():
-            optimizer = build_optimizer(self._optimizer, self.parameter_groups, trainer)
+        optimizer = super()._build_optimizer()
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if self.loss is not None and not held.issuperset(self.loss.parameters()):
             raise UserError(
@@ -380,66 +330,3 @@ class ImageClassifier(L.LightningModule):
                 key="model.loss",
             )
         return optimizer
-
-    def _build_scheduler(
-        self, optimizer: Optimizer, total_steps: Callable[[], float]
-    ) -> LRScheduler | None:
-        return self._lr_scheduler.build(optimizer, total_steps) if self._lr_scheduler else None
-
-    def scheduled_learning_rates(self, steps: int, steps_per_epoch: int) -> Tensor:
-        """Return the learning rate of each optimizer step, float32 ``[steps]``, without training.
-
-        ``ReduceLROnPlateau`` counts as never reducing it.
-
-        Raises:
-            UserError: If the scheduler can't take so many steps.
-        """
-        optimizer = self._build_optimizer()
-        scheduler = self._build_scheduler(optimizer, lambda: steps)
-        rates = []
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
-            for step in range(1, steps + 1):
-                rates.append(optimizer.param_groups[0]["lr"])
-                if self._lr_scheduler is not None and scheduler is not None:
-                    self._lr_scheduler.step_in_advance(scheduler, step, steps_per_epoch)
-        return torch.tensor(rates)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration of optimizer and scheduler, in addition to their state."""
-        checkpoint["configured"] = self._configured
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the configuration of optimizer and scheduler of the checkpoint."""
-        self._loaded = checkpoint.get("configured")
-
-    def on_train_start(self) -> None:
-        """Apply those options of optimizer and scheduler that the config of a resumed run changes.
-
-        Loading their state has restored the old options, such as the learning rate.
-
-        Raises:
-            UserError: If the optimizer is of another class, which can't use the state.
-        """
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        align_state(optimizer)
-        if self._loaded is not None:
-            change(optimizer, self.lr_schedulers(), self._loaded, self._configured)
-
-    def num_trained(self) -> int:
-        """Return the number of parameters that are trained."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the trained parameters, in one group, or in two: with and without weight decay."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if self._decay_norm_and_bias:
-            return [{"params": trained}]
-        return [
-            {"params": [parameter for parameter in trained if parameter.ndim > 1]},
-            {
-                "params": [parameter for parameter in trained if parameter.ndim <= 1],
-                "weight_decay": 0.0,
-            },
-        ]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional
 from project.data.augment import Augment
 from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
 from project.data.cache import CacheDir
+from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
 from project.networks import InputSpec
 from project.randomness import mix, run_seed
@@ -330,51 +331,6 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     if channels == 1:
         images = functional.rgb_to_grayscale(images)
     return images.expand(-1, channels, -1, -1)
-
-
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split indices so that the same fraction of each class is held out, but never all of it.
-
-    Args:
-        labels: int64 ``[N]``.
-        fraction: Fraction of each class that goes into the second part; at least one image.
-        seed: Seed of the random choice.
-
-    Returns:
-        The two parts as sorted int64 indices.
-    """
-    held_out = []
-    for order in _shuffled_classes(labels, seed):
-        count = min(max(round(len(order) * fraction), 1), len(order) - 1)
-        held_out.append(order[:count])
-    second = torch.zeros(len(labels), dtype=torch.bool)
-    second[torch.cat(held_out)] = True
-    return (~second).nonzero().flatten(), second.nonzero().flatten()
-
-
-def first_per_class(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
-    """Return sorted indices of a random subset of each class.
-
-    Subsets with the same seed are nested: a smaller one is contained in a larger one.
-
-    Args:
-        labels: int64 ``[N]``.
-        count: Largest number of images of a class.
-        fraction: Largest fraction of the images of a class; at least one image.
-        seed: Seed of the random choice.
-    """
-    chosen = [
-        order[: min(count, max(round(len(order) * fraction), 1))]
-        for order in _shuffled_classes(labels, seed)
-    ]
-    return torch.cat(chosen).sort().values
-
-
-def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(mix(seed))
-    for label in torch.unique(labels):
-        members = (labels == label).nonzero().flatten()
-        yield members[torch.randperm(len(members), generator=generator)]
 
 
 def _check(name: str, value: object, valid: bool, right: str) -> None:

@@ -5,8 +5,9 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from project.data.base import ImageDataModule, stratified_split
+from project.data.base import ImageDataModule
 from project.data.batches import TensorImages
+from project.data.splits import stratified_split
 
 
 class Digits(ImageDataModule):

@@ -13,11 +13,12 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from project.data.base import ImageDataModule, stratified_split
+from project.data.base import ImageDataModule
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
 from project.data.download import fetch_archive, lock
 from project.data.files import ImageFiles, Pixels, in_memory, on_disk
+from project.data.splits import stratified_split
 from project.errors import UserError
 
 DEFAULT_SIZE = 224

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from project.data import Augment, Batch, Digits
-from project.data.base import first_per_class, stratified_split, to_channels
+from project.data.base import to_channels
 from project.data.batches import BatchLoader, BatchSampler, Source, TensorImages
+from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
 
 

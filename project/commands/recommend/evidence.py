@@ -17,8 +17,8 @@ from project.approaches import ImageClassifier
 from project.commands.learning_curve import error_of, power_law
 from project.commands.recommend.candidates import build
 from project.data import ImageDataModule
-from project.data.base import first_per_class
 from project.data.batches import Images, TensorImages
+from project.data.splits import first_per_class
 from project.errors import UserError
 from project.networks.freezing import norm_layers
 

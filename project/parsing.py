@@ -152,6 +152,15 @@ def explain(message: str) -> str:
         if keys and keys[-1].endswith("lr_scheduler"):
             close = f"; give it as {'.'.join(keys)}.scheduler"
         return f"{place}no class {missing[1]!r}{close}"
+    if absent := re.search(r"No module named '([\w.]+)'", message):
+        where = "in the working directory or among the installed packages"
+        return f"{place}there is no module {absent[1]!r} {where}"
+    if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"{place}the module {absent[1]} has no class {absent[2]!r}"
+    base = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
+    if other := re.search(base, message):
+        named = f"{given[-1]} is" if given and "(" not in given[-1] else "the class is"
+        return f"{place}{named} not a subclass of {other[1] or other[2]}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     lines = [re.sub(r'^Parser key "[^"]*": ', "", line) for line in lines]

@@ -101,6 +101,26 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         ],
         "^model.network.weights: V9 is neither a file nor published weights of resnet18",
     ),
+    (
+        "module of a network",
+        ["fit", "--model.network=nowhere.Tiny"],
+        "^model.network: there is no module 'nowhere' in the working directory or among",
+    ),
+    (
+        "class in a module",
+        ["fit", "--model.network=json.Tiny"],
+        "^model.network: the module json has no class 'Tiny'$",
+    ),
+    (
+        "class of another kind",
+        ["fit", "--model.network=json.JSONDecoder"],
+        "^model.network: .* is not a subclass of Network$",
+    ),
+    (
+        "data of another kind",
+        ["fit", "--data=json.JSONDecoder"],
+        "not a subclass of ImageDataModule",
+    ),
     ("no backbone", ["fit", "--model=FineTuning", "--model.backbone=runs/x"], "runs/x: no such"),
     ("no run", ["test", "--ckpt_path", "nothing"], "nothing: no such checkpoint or run directory"),
 ]

@@ -143,11 +143,15 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
+        if not self.class_names:
+            raise UserError(f"data: {type(self).__name__} must set class_names")
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of an image that the model receives."""
+        if min(self.source_shape) == 0:
+            raise UserError(f"data: {type(self).__name__} must set source_shape, as (C, H, W)")
         channels, height, width = self.source_shape
         if self.input_spec is not None:
             channels, (height, width) = self.input_spec.channels, self.input_spec.size
@@ -180,7 +184,7 @@ class ImageDataModule(L.LightningDataModule):
         """Load the images once, set aside validation images, and take the subset to train on."""
         if self.train_images is not None:
             return
-        train, val, test = self.load()
+        train, val, test = self._loaded()
         if val is None and self.val_fraction:
             kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
             val = train.subset(held_out) if len(held_out) else None
@@ -191,6 +195,34 @@ class ImageDataModule(L.LightningDataModule):
         if len(train) == 0:
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
+
+    def _loaded(self) -> tuple[Images, Images | None, Images | None]:
+        """Return what :meth:`load` does, after a look at it.
+
+        Raises:
+            UserError: If that isn't what the rest expects.
+        """
+        name, loaded = type(self).__name__, self.load()
+        if not isinstance(loaded, tuple) or len(loaded) != 3 or loaded[0] is None:
+            raise UserError(
+                f"data: load() of {name} must return three splits: training images, validation "
+                "images or None, and test images or None"
+            )
+        for images in filter(None, loaded):
+            lowest, highest = (int(label) for label in images.labels.aminmax())
+            if lowest < 0 or highest >= self.num_classes:
+                raise UserError(
+                    f"data: {name} has labels from {lowest} to {highest}, and names for "
+                    f"{self.num_classes} classes; a label is a position in class_names"
+                )
+            if images.in_memory:
+                channels = images[torch.zeros(1, dtype=torch.int64)].images.shape[1]
+                if channels not in (1, 3, self.source_shape[0]):
+                    raise UserError(
+                        f"data: {name} has images of {channels} channels, and source_shape says "
+                        f"{self.source_shape[0]}; they must be [N, C, H, W]"
+                    )
+        return loaded
 
     def setup_lazily(self) -> None:
         """Fetch and find all images, but decode each only when it is asked for."""

@@ -75,11 +75,23 @@ class TensorImages:
     Args:
         images: uint8 ``[N, C, H, W]``.
         labels: int64 ``[N]``.
+
+    Raises:
+        UserError: If they are of another type or shape.
     """
 
     in_memory = True
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
+        right = images.dtype == torch.uint8 and images.ndim == 4 and labels.dtype == torch.int64
+        if not right or labels.shape != images.shape[:1]:
+            given = (
+                f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (images, labels)
+            )
+            raise UserError(
+                "TensorImages: needs images, uint8 [N, C, H, W] with values from 0 to 255, and "
+                f"labels, int64 [N]; got {' and '.join(given)}"
+            )
         self.images = images
         self.labels = labels
 

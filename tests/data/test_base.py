@@ -1,10 +1,13 @@
 """Splits, the order of batches, and what happens to a batch on its device."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from project.data import Augment, Batch, Digits
+from project.data import Augment, Batch, Digits, ImageDataModule
 from project.data.base import to_channels
 from project.data.batches import BatchLoader, BatchSampler, Source, TensorImages
 from project.data.splits import first_per_class, stratified_split
@@ -162,3 +165,46 @@ def test_a_mistake_in_the_data_arrives_whole(num_workers: int) -> None:
         next(loader)
     assert str(error.value) == "data.root: image 5 is broken\nreplace it"
     assert error.value.key == "data.root"
+
+
+class Own(ImageDataModule):
+    """A data set of one's own that makes one mistake."""
+
+    class_names = ("a", "b", "c")
+    source_shape = (3, 8, 8)
+
+    def load(self) -> Any:
+        return TensorImages(PIXELS, LABELS), None, None
+
+
+PIXELS, LABELS = torch.zeros(9, 3, 8, 8, dtype=torch.uint8), torch.arange(9) % 3
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [
+        (lambda: (TensorImages(PIXELS, LABELS), None), "Own must return three splits"),
+        (lambda: TensorImages(PIXELS, LABELS), "Own must return three splits"),
+        (lambda: (TensorImages(PIXELS / 255, LABELS), None, None), "got float32 .9, 3, 8, 8. and"),
+        (lambda: (TensorImages(PIXELS, LABELS.float()), None, None), "and float32 .9.$"),
+        (lambda: (TensorImages(PIXELS, LABELS[:5]), None, None), "and int64 .5.$"),
+        (lambda: (TensorImages(PIXELS, LABELS + 1), None, None), "labels from 1 to 3, and names"),
+        (lambda: (TensorImages(PIXELS.mT.transpose(1, 3), LABELS), None, None), "of 8 channels"),
+    ],
+)
+def test_what_a_data_set_of_ones_own_loads_is_checked(
+    loaded: Callable[[], Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Floats in [0, 1] and channels at the end would train, and learn nothing."""
+    monkeypatch.setattr(Own, "load", lambda self: loaded())
+    with pytest.raises(UserError, match=message):
+        Own(val_fraction=0).setup("fit")
+
+
+@pytest.mark.parametrize("attribute", ["class_names", "source_shape"])
+def test_what_a_data_set_of_ones_own_must_set_is_named(
+    attribute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Own, attribute, getattr(ImageDataModule, attribute))
+    with pytest.raises(UserError, match=f"data: Own must set {attribute}"):
+        print(Own().num_classes, Own().image_shape)

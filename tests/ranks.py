@@ -63,6 +63,7 @@ class Ranks:
             process.stdin.close()
         for process in self.processes:
             process.wait(30)
+            process.stdout.close()  # type: ignore[union-attr]
 
 
 def serve() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from argparse import HelpFormatter
 from collections.abc import Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ from project.upstream import before_class_change
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 FROM_MODEL = ("input_spec",)
+_MANY_CLASSES = re.compile(r"(known\s+subclasses:[^)]{900}[^,)]*,)[^)]*\)", re.DOTALL)
 
 
 def _start_afresh(previous: Namespace, value: Namespace) -> None:
@@ -80,6 +82,10 @@ class ProjectParser(LightningArgumentParser):
         for name, description in self._other_commands.items():
             action.add_subcommand(name, ArgumentParser(), help=description)
         return action
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """Return the help, without the hundreds of modules and metrics of other packages."""
+        return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the length of the training and the phases of a preset."""

@@ -4,8 +4,7 @@ What limits it, the first that is given:
 
 1. the phases of a ``FineTuningSchedule``, whose preset takes ``trainer.max_epochs``;
 2. ``trainer.max_epochs``, ``max_steps`` and ``max_time``, or several of them;
-3. a minimum: ``trainer.min_steps``, or ``min_epochs`` where that is more than the default;
-4. :data:`DEFAULT_EPOCHS`.
+3. :data:`DEFAULT_EPOCHS`, or ``trainer.min_epochs`` if that is more.
 """
 
 from dataclasses import asdict
@@ -52,8 +51,13 @@ def _settle_epochs(trainer: Namespace) -> None:
         return
     limited = trainer.get("max_steps", ENDLESS) != ENDLESS or trainer.get("max_time") is not None
     if not limited and trainer.get("min_steps"):
-        trainer.max_steps, limited = trainer.min_steps, True
+        raise UserError("is no limit; give max_epochs or max_steps, too", "trainer.min_steps")
     trainer.max_epochs = ENDLESS if limited else max(DEFAULT_EPOCHS, least)
+
+
+def _epochs_of(options: Namespace) -> int:
+    epochs: int | None = options.get("epochs")
+    return DEFAULT_EPOCHS if epochs is None else epochs
 
 
 def expand_presets(trainer: Namespace) -> None:
@@ -61,6 +65,6 @@ def expand_presets(trainer: Namespace) -> None:
     for schedule in those_of(trainer.get("callbacks"), FineTuningSchedule):
         options = schedule.get("init_args") or Namespace()
         if options.get("preset") and "phases" in options and not options.phases:
-            phases = preset_phases(options.preset, options.get("epochs") or DEFAULT_EPOCHS)
+            phases = preset_phases(options.preset, _epochs_of(options))
             options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
             options.preset = options.epochs = None

@@ -221,7 +221,8 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
             )
         for schedule in self.callbacks_of(FineTuningSchedule):
-            schedule.check(self.trainer, self.model)
+            if self.subcommand in ("fit", None):
+                schedule.check(self.trainer, self.model)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 drop_anonymous(logger)

@@ -31,7 +31,7 @@ def steps(run: Run) -> int:
         (["max_steps=99", "max_epochs=3"], 3 * STEPS),
         (["min_epochs=2"], 10 * STEPS),
         (["min_epochs=12"], 12 * STEPS),
-        (["min_steps=240"], 240),
+        (["min_steps=30", "max_steps=50"], 50),
         (["max_epochs=2", "max_time=00:01:00:00"], 2 * STEPS),
         (["max_epochs=2", "min_epochs=2"], 2 * STEPS),
     ],
@@ -53,6 +53,11 @@ def test_time_alone_is_a_limit(run: Callable[..., Run]) -> None:
 def test_a_minimum_above_the_maximum_is_refused(fails: Callable[..., str]) -> None:
     message = fails("fit", "--trainer.max_epochs=3", "--trainer.min_epochs=5", *QUIET)
     assert message == "trainer.min_epochs: 5 is more than max_epochs: 3"
+
+
+def test_a_least_number_of_steps_alone_is_refused(fails: Callable[..., str]) -> None:
+    message = fails("fit", "--trainer.min_steps=30", *QUIET)
+    assert message == "trainer.min_steps: is no limit; give max_epochs or max_steps, too"
 
 
 class Gradual(FineTuningSchedule):

@@ -61,11 +61,12 @@ class FeatureCache:
         self.depth = self._depth()
         data = self.data
         train, found = self._features(data.train_images, self.views if data.augment else None)
-        data.source("train").features, size = train, train.features.nbytes
+        size = train.features.nbytes
         if data.val_images and _is_whole(self.trainer.limit_val_batches):
             val, val_found = self._features(data.val_images, None)
             data.source("val").features = val
             size, found = size + val.features.nbytes, found and val_found
+        data.source("train").features = train
         how = "found" if found else "computed"
         return f"features {how}: {size / 1e6:,.0f} MB in {data.cache_dir.folder}"
 

@@ -60,7 +60,8 @@ class FineTuningSchedule(L.Callback):
                 "or phases: null"
             )
         # not a list: jsonargparse merges one from two configs item by item
-        self.phases = preset_phases(preset, epochs or DEFAULT_EPOCHS) if preset else phases or ()
+        epochs = DEFAULT_EPOCHS if epochs is None else epochs
+        self.phases = preset_phases(preset, epochs) if preset else phases or ()
         check_phases(self.phases)
         self.allow_changes = allow_changes
         self.progress = Progress(self.phases)
@@ -119,8 +120,8 @@ class FineTuningSchedule(L.Callback):
             train_phase(trainer, model, self._phase)
         if progress.start.step:  # earlier phases may have been longer, if the schedule has changed
             rest = sum(phase.steps for phase in self.resolved.phases[progress.number :])
-            steps = math.ceil((progress.start.step + rest) / steps_per_epoch(trainer))
-            trainer.fit_loop.max_epochs = steps
+            epochs = math.ceil((progress.start.step + rest) / steps_per_epoch(trainer))
+            trainer.fit_loop.max_epochs = epochs
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the phases, and cache the features that the first one needs."""

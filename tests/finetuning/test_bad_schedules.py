@@ -142,6 +142,10 @@ OPTION = "--trainer.callbacks.init_args"
             "epochs: 3 is too few for the 4 phases of gradual",
         ),
         (
+            [f"{OPTION}.phases=null", f"{OPTION}.preset=lp_ft", f"{OPTION}.epochs=0"],
+            "epochs: 0 is too few for the 2 phases of lp_ft",
+        ),
+        (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=lpft"],
             "expected one of 'probe', 'lp_ft', 'gradual', 'full', got lpft",
         ),

@@ -273,3 +273,10 @@ def test_a_process_that_fails_tells_why() -> None:
         run(["/no/such/python"], threads=1)
     output, seconds = run([sys.executable, "-c", "import os; print(os.environ)"], threads=3)
     assert "'OMP_NUM_THREADS': '3'" in output and seconds > 0
+
+
+def test_the_tiny_network_of_the_finetuning_peers_is_built() -> None:
+    """By a hook of FineTuning, whose name nothing else would notice."""
+    from benchmarks.finetuning_peers import OurModule
+
+    assert OurModule(None).layer_groups.names == ("block1", "block2", "head")

@@ -74,9 +74,7 @@ class FineTuning(ImageClassifier):
             if network is not None:
                 self.network = self._with_new_head(network, image_shape, hidden, dropout)
             else:
-                self.network = self._library_network(
-                    image_shape, backbone, weights, hidden, dropout
-                )
+                self.network = self.build_network(image_shape, backbone, weights, hidden, dropout)
         parameters = [name for name, _ in self.network.named_parameters()]
         self.layer_groups = LayerGroups(self.network.layer_groups(), parameters)
         self.lr_decay = lr_decay
@@ -100,7 +98,7 @@ class FineTuning(ImageClassifier):
         network.head = dense_head(features, self.num_logits, hidden, dropout)
         return network
 
-    def _library_network(
+    def build_network(
         self,
         image_shape: tuple[int, int, int],
         backbone: str,
@@ -108,6 +106,7 @@ class FineTuning(ImageClassifier):
         hidden: tuple[int, ...],
         dropout: float,
     ) -> Network:
+        """Return the backbone with a new head; a subclass may return another network."""
         if not is_checkpoint(backbone):
             with under("", name="backbone"):
                 return LibraryNetwork(

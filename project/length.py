@@ -8,13 +8,14 @@ What limits it, the first that is given:
 """
 
 from dataclasses import asdict
+from typing import get_args
 
 from jsonargparse import Namespace
 
 from project.class_paths import those_of
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
-from project.finetuning.phases import DEFAULT_EPOCHS, preset_phases
+from project.finetuning.phases import DEFAULT_EPOCHS, Preset, preset_phases
 
 ENDLESS = -1  # of Lightning, for epochs and steps
 
@@ -39,7 +40,7 @@ def settle_length(trainer: Namespace) -> None:
 
 def _settle_preset(options: Namespace, trainer: Namespace) -> None:
     epochs = trainer.get("max_epochs") or 0
-    if options.get("preset") and options.get("epochs", 0) is None and epochs > 0:
+    if _has_preset(options) and options.epochs is None and epochs > 0:
         options.epochs = epochs
 
 
@@ -55,6 +56,12 @@ def _settle_epochs(trainer: Namespace) -> None:
     trainer.max_epochs = ENDLESS if limited else max(DEFAULT_EPOCHS, least)
 
 
+def _has_preset(options: Namespace) -> bool:
+    """Return whether the options name a preset; a subclass may have other options."""
+    known = all(name in options for name in ("phases", "epochs"))
+    return known and options.get("preset") in get_args(Preset)
+
+
 def _epochs_of(options: Namespace) -> int:
     epochs: int | None = options.get("epochs")
     return DEFAULT_EPOCHS if epochs is None else epochs
@@ -64,7 +71,7 @@ def expand_presets(trainer: Namespace) -> None:
     """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
     for schedule in those_of(trainer.get("callbacks"), FineTuningSchedule):
         options = schedule.get("init_args") or Namespace()
-        if options.get("preset") and "phases" in options and not options.phases:
+        if _has_preset(options) and not options.phases:
             phases = preset_phases(options.preset, _epochs_of(options))
             options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
             options.preset = options.epochs = None

@@ -67,6 +67,13 @@ class Gradual(FineTuningSchedule):
         super().__init__((Phase("all", "all", epochs=12),))
 
 
+class Named(FineTuningSchedule):
+    """A schedule of one's own with a preset of another name, and without ``epochs``."""
+
+    def __init__(self, preset: str = "mine", phases: tuple[Phase, ...] | None = None) -> None:
+        super().__init__((Phase(preset, "all", epochs=2),))
+
+
 class Listed(L.Callback):
     """A callback of one's own that has options with the names of the schedule's."""
 
@@ -79,6 +86,14 @@ def test_a_subclass_of_the_schedule_decides_too(
 ) -> None:
     finished = run(*schedule, f"--trainer.callbacks={__name__}.Gradual")
     assert steps(finished) == 12 * 4
+
+
+@pytest.mark.parametrize("preset", ["mine", "full"])
+def test_a_subclass_of_the_schedule_may_have_a_preset_of_its_own(
+    preset: str, run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    named = f"{{class_path: {__name__}.Named, init_args: {{preset: {preset}}}}}"
+    assert steps(run(*schedule, f"--trainer.callbacks={named}")) == 2 * 4
 
 
 def test_other_callbacks_may_have_a_preset(run: Callable[..., Run]) -> None:

@@ -172,11 +172,17 @@ class FineTuning(ImageClassifier):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups from input to output, with and without weight decay."""
+        """Return the optimizer's groups from input to output, with and without weight decay.
+
+        Raises:
+            UserError: If a parameter trains that the optimizer doesn't hold.
+        """
         held = self._groups
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in self.network.named_parameters():
             if name not in held.group_of:
+                if parameter.requires_grad:
+                    raise UserError(f"{name} trains, but is in no optimizer group; see attach()")
                 continue
             label, options = held.group_of[name], {}
             if parameter.ndim <= 1 and not self._decay_norm_and_bias:

@@ -49,6 +49,14 @@ def test_learning_rate_of_a_group_needs_no_optimizer_that_is_built() -> None:
     assert default.lr_multiplier("stem") == pytest.approx(10)  # of Adam's 0.001
 
 
+def test_what_trains_must_be_in_the_optimizer() -> None:
+    """Else it would get gradients and never move."""
+    model = FineTuning(2, (3, 32, 32), backbone="resnet18")
+    model.set_trained(model.layer_groups.select("all"))
+    with pytest.raises(UserError, match="conv1.weight trains, but is in no optimizer group"):
+        model.parameter_groups()
+
+
 STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5"]
 BLOCKS = ["stem", "blocks1", "blocks2", "blocks3", "blocks4"]
 

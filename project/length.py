@@ -71,6 +71,7 @@ def expand_presets(trainer: Namespace) -> None:
     """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
     for schedule in those_of(trainer.get("callbacks"), FineTuningSchedule):
         options = schedule.get("init_args") or Namespace()
+        _settle_preset(options, trainer)
         if _has_preset(options) and not options.phases:
             phases = preset_phases(options.preset, _epochs_of(options))
             options.phases = tuple(Namespace(asdict(phase)) for phase in phases)

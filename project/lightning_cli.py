@@ -11,7 +11,12 @@ from typing import Any, TypeVar
 import lightning as L
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
@@ -22,11 +27,12 @@ from project.callbacks import (
     Figures,
     PredictionWriter,
     ResourceMonitor,
+    Resume,
     RunRecord,
     RunReport,
     TestPredictions,
 )
-from project.callbacks.checkpoint import best_and_last
+from project.callbacks.checkpoint import VALIDATION, best_and_last
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.class_paths import those_of
 from project.data import Digits, ImageDataModule
@@ -149,8 +155,13 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
+        self.prepare(config)  # which saves the limits as they were asked for
         settle_length(config.trainer)
-        self.prepare(config)
+        for stopping in those_of(config.trainer.callbacks, EarlyStopping):
+            if stopping.init_args.monitor.startswith(VALIDATION):
+                # by default at the end of an epoch, even of one that a limit ends unvalidated
+                stopping.init_args.check_on_train_epoch_end = False
         if config.trainer.max_epochs is None:
             config.trainer.max_epochs = ENDLESS  # until FineTuningSchedule has counted the steps
 
@@ -189,6 +200,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.report.tracking = configure_loggers(config.trainer, self.run_dir, name)
         self.trainer_defaults["callbacks"] = [
             RunRecord(saved, self.run_dir),
+            Resume(),
             self.resources,
             TestPredictions(),  # before the summary says that there was a test
             self.report,

@@ -21,7 +21,7 @@ from project.approaches.pretrained import pretrained_input_spec
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
 from project.errors import under
-from project.length import expand_presets, settle_length
+from project.length import expand_presets
 from project.networks import InputSpec, Network
 from project.upstream import before_class_change
 
@@ -88,10 +88,9 @@ class ProjectParser(LightningArgumentParser):
         return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
-        """Write a config, with the length of the training and the phases of a preset."""
+        """Write a config, with the phases of a preset."""
         cfg = cfg.clone()
         if trainer := cfg.get("trainer"):
-            settle_length(trainer)
             expand_presets(trainer)
         text: str = super().dump(cfg, **kwargs)
         return text

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace, _typehints
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
@@ -25,6 +25,7 @@ QUIET = (  # warnings about what is meant to be so, or that no user can act on
     ".*dataloader is not resumable.*",  # BatchSampler resumes in the middle of an epoch
     ".*You requested to overfit but enabled .* shuffling.*",  # train_dataloader turned it off
     ".*Couldn't infer the batch indices.*",  # batches carry their own
+    ".*callbacks used to create the checkpoint need to be provided.*",  # Resume says it
     ".*Total length of `list` across ranks is zero.*",  # no validation split
 )
 
@@ -65,21 +66,12 @@ def before_class_change(prepare: Callable[[Namespace, Namespace], None]) -> None
     _typehints.discard_init_args_on_class_path_change = prepare_and_keep
 
 
-def write_last(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
-    """Write ``last.ckpt`` now, unless that was done in this step or this is no training.
+def resume_by_epochs(trainer: L.Trainer) -> None:
+    """Let a resumed run with ``max_steps`` begin after the epoch that its checkpoint has ended.
 
-    ModelCheckpoint writes it only together with a checkpoint that is among the best:
-    https://github.com/Lightning-AI/pytorch-lightning/issues/20245
+    FitLoop would count that epoch twice.
     """
-    if not checkpoint._should_skip_saving_checkpoint(trainer):
-        checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
-
-
-def write_last_within_epoch(checkpoint: ModelCheckpoint, trainer: L.Trainer) -> None:
-    """Write ``last.ckpt`` now, without keeping a validation at this step from saving the best."""
-    saved = checkpoint._last_global_step_saved
-    write_last(checkpoint, trainer)
-    checkpoint._last_global_step_saved = saved
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
 def restart_averages(trainer: L.Trainer) -> None:
@@ -87,6 +79,16 @@ def restart_averages(trainer: L.Trainer) -> None:
     for average in _averages(trainer):
         if average._average_model is not None:
             average._average_model.n_averaged.zero_()
+
+
+def follow_weights(trainer: L.Trainer, model: L.LightningModule) -> None:
+    """Let averages of weights that average nothing yet be the weights themselves.
+
+    Until its first update, WeightAveraging validates and saves the weights of the beginning.
+    """
+    for average in _averages(trainer):
+        if average._average_model is not None and not average._average_model.n_averaged:
+            average._average_model.module.load_state_dict(model.state_dict())
 
 
 def forget_averages(trainer: L.Trainer) -> None:

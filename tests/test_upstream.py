@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,32 +56,38 @@ def trainer(callback: L.Callback, **options: Any) -> L.Trainer:
     return L.Trainer(callbacks=[callback], accelerator="cpu", **quiet, **options)
 
 
-class Last(ModelCheckpoint):
-    """Writes the last checkpoint in every step, in one of the two ways."""
+class Follow(L.Callback):
+    """Lets averages follow the weights until they begin."""
 
-    def __init__(self, write: Callable[..., None]) -> None:
-        super().__init__("kept", filename="best", monitor="worse", save_last=True)
-        self.write = write
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.write(self, trainer)
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        upstream.follow_weights(trainer, pl_module)
 
 
-def test_model_checkpoint_writes_the_last_one_only_with_a_best_one() -> None:
-    trainer(
-        ModelCheckpoint("kept", monitor="worse", save_last=True), max_epochs=3, fast_dev_run=False
-    ).fit(Line())
-    assert torch.load("kept/last.ckpt", weights_only=True)["epoch"] == 0
+@pytest.mark.parametrize("follow", [False, True])
+def test_an_average_that_has_not_begun_is_validated(follow: bool) -> None:
+    class Validated(Line):
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            self.log("validated", self.weight.item())
+
+    run = trainer(EMAWeightAveraging(update_starting_at_step=1000), max_epochs=1)
+    if follow:
+        run.callbacks.append(Follow())
+    run.fit(Validated())
+    assert (run.callback_metrics["validated"] != 0) == follow
 
 
-def test_write_last() -> None:
-    callback = Last(upstream.write_last)
-    trainer(callback, max_epochs=1, val_check_interval=1).fit(Line())
-    assert torch.load("kept/last.ckpt", weights_only=True)["global_step"] == 4
-    assert not callback.best_model_path  # ModelCheckpoint takes it that this step is saved
-    callback = Last(upstream.write_last_within_epoch)
-    trainer(callback, max_epochs=1, val_check_interval=1).fit(Line())
-    assert callback.best_model_path
+class ByEpochs(L.Callback):
+    def on_load_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
+        upstream.resume_by_epochs(trainer)
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_max_steps_counts_an_epoch_twice_that_a_checkpoint_has_ended(mended: bool) -> None:
+    checkpoint = ModelCheckpoint("kept", filename="end", save_on_train_epoch_end=True)
+    trainer(checkpoint, max_epochs=1).fit(Line())
+    resumed = trainer(ByEpochs() if mended else L.Callback(), max_epochs=3, max_steps=99)
+    resumed.fit(Line(), ckpt_path="kept/end.ckpt")
+    assert resumed.global_step == (12 if mended else 8)
 
 
 @pytest.mark.parametrize("forget", [False, True])
@@ -193,6 +199,13 @@ RUNS = {  # part of the warning: command lines, of which the last one causes it
     ],
     "requested to overfit": [("fit", f"--config={CONFIGS / 'debug' / 'overfit.yaml'}", *QUICK[1:])],
     "infer the batch indices": [(*QUICK, "--run_dir=run"), ("predict", "--ckpt_path=run")],
+    "callbacks used to create": [
+        (
+            *(*QUICK, "--run_dir=run"),
+            "--trainer.callbacks={class_path: EarlyStopping, init_args: {monitor: val/loss}}",
+        ),
+        ("fit", "--ckpt_path=run", "--trainer.max_epochs=2", "--trainer.callbacks=null"),
+    ],
     "across ranks is zero": [(*QUICK, "--data.val_fraction=0")],
 }
 ON_SEVERAL_RANKS = "sync_dist=True"  # of it, test_distributed.py would have to print warnings

@@ -6,12 +6,14 @@ from project.callbacks.predictions import PredictionWriter, TestPredictions
 from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
 from project.callbacks.resources import ResourceMonitor
+from project.callbacks.resume import Resume
 
 __all__ = [
     "BestAndLast",
     "Figures",
     "PredictionWriter",
     "ResourceMonitor",
+    "Resume",
     "RunRecord",
     "RunReport",
     "TestPredictions",

@@ -1,29 +1,45 @@
 """The checkpoints of a run: the best one and the last one."""
 
+import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from weakref import proxy
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project.checkpoints import load_checkpoint
-from project.data import ImageDataModule
+from project.console import show
 from project.errors import UserError
-from project.upstream import write_last, write_last_within_epoch
+from project.upstream import follow_weights
+
+VALIDATION = "val/"  # what the names of validation metrics begin with
+EPOCH = ("train/", "resources/")  # the same of metrics that are known at the end of an epoch
 
 
 class BestAndLast(ModelCheckpoint):
     """Keeps ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the run directory.
 
-    Without validation images the last epoch counts as the best.
+    The best checkpoint is written right after the validation that measured its weights, before
+    anything can change them. If nothing is ever validated, the last weights count as the best.
+
+    The last checkpoint is written after each epoch, and where a training stops inside an epoch: a
+    resumed run then continues in the middle of that epoch.
 
     Args:
-        monitor: Metric that decides which epoch is the best.
+        monitor: Metric that decides which weights are the best.
         mode: Whether small or large values of it are good.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
+
+    Attributes:
+        best: Scores of the best checkpoint: its validation metrics, and the training metrics of
+            its epoch once that is over.
     """
 
     def __init__(
@@ -32,19 +48,15 @@ class BestAndLast(ModelCheckpoint):
         mode: Literal["min", "max"] = "min",
         every_n_steps: int | None = None,
     ) -> None:
-        super().__init__(
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+        super().__init__(filename="best", monitor=monitor, mode=mode, save_last=True)
         if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(
-                f"checkpoint.every_n_steps: {every_n_steps} must be at least 1, or null"
-            )
+            raise UserError(f"{every_n_steps} must be at least 1, or null", "every_n_steps")
         self.every_n_steps = every_n_steps
+        self.best: dict[str, float] = {}
+        self._best_step = 0  # optimizer steps before it was measured
+        self._last_step = 0  # optimizer steps before last.ckpt was written
+        self._save_after_validation = False
+        self._stop_after_step = False
 
     @property
     def state_key(self) -> str:
@@ -52,34 +64,68 @@ class BestAndLast(ModelCheckpoint):
         return type(self).__name__
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the folder, and monitor nothing if nothing is validated."""
-        self._first_rank = trainer.is_global_zero
+        """Choose the folder."""
         self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and not data.val_images and (self.monitor or "").startswith("val/"):
-            self.monitor = None
         super().setup(trainer, pl_module, stage)
 
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.dirpath))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of the best checkpoint."""
+        score = None if self.best_model_score is None else self.best_model_score.item()
+        return {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "score": score,
+            "scores": dict(self.best),
+            "step": self._best_step,
+        }
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of a checkpoint.
+        """Do nothing: what a resumed run takes over depends on more than the state."""
 
-        If the run has another directory now, its best checkpoint is copied there, unless that is
-        gone or was replaced by a better one since.
-        """
-        old, best = state_dict["dirpath"], Path(state_dict["best_model_path"])
-        if old != self.dirpath:
-            if not best.is_file() or _best_score(best) != state_dict["best_model_score"]:
-                return
-            if self._first_rank:
-                Path(str(self.dirpath)).mkdir(parents=True, exist_ok=True)
-                shutil.copy(best, Path(str(self.dirpath), best.name))
-            state_dict = {key: self._moved(value, old) for key, value in state_dict.items()}
-        super().load_state_dict(state_dict)
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the best checkpoint of the run that is resumed, if it still counts."""
+        if trainer.state.fn != "fit" or trainer.ckpt_path is None:
+            return
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state:
+            return
+        file = Path(trainer.ckpt_path).parent / "best.ckpt"
+        own = load_checkpoint(file)["callbacks"].get(self.state_key) if file.is_file() else None
+        if state.get("score") is None and (not own or own.get("score") is None):
+            return
+        reason = self._outdated(own, checkpoint["global_step"])
+        if reason or own is None:
+            if trainer.is_global_zero:
+                show(f"{file}: {reason}; the best is looked for anew")
+            return
+        same = own["step"] == state["step"]  # then only the state knows the whole epoch
+        self._take(state if same else own)
+        if trainer.is_global_zero and file.parent.resolve() != self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, self._folder)
 
-    def _moved(self, value: Any, old: str) -> Any:
-        if isinstance(value, dict):
-            return {self._moved(key, old): score for key, score in value.items()}
-        return value.replace(old, str(self.dirpath)) if isinstance(value, str) else value
+    def _outdated(self, own: Any, step: int) -> str:
+        """Return why the best checkpoint of a resumed run doesn't count; empty if it does."""
+        if not own or own.get("score") is None:
+            return "the best checkpoint is gone"
+        if (own["monitor"], own["mode"]) != (self.monitor, self.mode):
+            before, now = f"{own['monitor']} ({own['mode']})", f"{self.monitor} ({self.mode})"
+            return f"was chosen by {before}, and now it is {now} that decides"
+        if own["step"] > step:
+            return f"is of step {own['step']}, and the run resumes at step {step}"
+        return ""
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.best_model_path = str(self._folder / "best.ckpt")
+        self.best_model_score = torch.tensor(state["score"])
+        self.best = dict(state["scores"])
+        self._best_step = state["step"]
 
     def on_train_batch_end(
         self,
@@ -89,33 +135,126 @@ class BestAndLast(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save the last checkpoint within an epoch, at the end of an optimizer step."""
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_n_steps is None or not stepped or trainer.is_last_batch:
+        """Write the last checkpoint within an epoch, at the end of an optimizer step."""
+        last = trainer.is_last_batch
+        stepped = last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        self._let_step_end(trainer, stepped)
+        if last or not stepped:
             return
-        if trainer.global_step % self.every_n_steps == 0:
-            write_last_within_epoch(self, trainer)
+        every = self.every_n_steps
+        if (every and trainer.global_step % every == 0) or _stops(trainer):
+            # Lightning would skip this validation after a resume
+            self._save_after_validation = _validates_now(trainer)
+            if not self._save_after_validation:
+                self._save_last(trainer, pl_module)
+
+    def _let_step_end(self, trainer: L.Trainer, stepped: bool) -> None:
+        """Stop at the end of an optimizer step: no checkpoint holds accumulated gradients."""
+        if stepped:
+            trainer.should_stop |= self._stop_after_step
+            self._stop_after_step = False
+        elif _stops(trainer):
+            trainer.should_stop, self._stop_after_step = False, True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let an average of the weights that hasn't begun be the weights themselves."""
+        follow_weights(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the best checkpoint if it is this one."""
+        if trainer.state.fn != "fit":
+            return
+        if str(self.monitor).startswith(VALIDATION):
+            self._compare(trainer, pl_module)
+        stopped = _stops(trainer) and not trainer.is_last_batch
+        if self._save_after_validation or (stopped and self._last_step != trainer.global_step):
+            self._save_last(trainer, pl_module)
+        self._save_after_validation = False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last checkpoint after every epoch, and complete the scores of the best one."""
+        with _as_stopped(trainer):
+            if not str(self.monitor).startswith(VALIDATION):
+                self._compare(trainer, pl_module)
+            if self.best and not any(name.startswith(EPOCH) for name in self.best):
+                self.best |= scores(trainer, *EPOCH)
+            if trainer.is_last_batch or self._last_step != trainer.global_step:
+                self._save_last(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the last weights be the best if no validation has chosen others."""
+        if self.best_model_path or not self.last_model_path:
+            return
+        self.best = scores(trainer, *EPOCH)
+        self._best_step = trainer.global_step
+        self.best_model_path = str(self._folder / "best.ckpt")
+        if trainer.is_global_zero:
+            copy = shutil.copytree if Path(self.last_model_path).is_dir() else shutil.copy
+            copy(self.last_model_path, self.best_model_path)
+            show(f"nothing was validated ({_why_not(trainer)}): the last weights count as the best")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the last checkpoint along where a finished run is resumed in another directory."""
+        idle = not self.last_model_path and trainer.ckpt_path is not None
+        last = self._folder / "last.ckpt"
+        if idle and trainer.is_global_zero and not last.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(trainer.ckpt_path), last)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save the last checkpoint when the run is told to terminate."""
+        """Write the last checkpoint when the run is told to terminate."""
         if isinstance(exception, SIGTERMException) and trainer.training:
-            write_last(self, trainer)
+            if self._last_step != trainer.global_step:
+                self._save_last(trainer, pl_module)
             if trainer.global_rank == 0:
-                run_dir = trainer.default_root_dir
-                print(
-                    f"terminated at step {trainer.global_step}; resume with --ckpt_path {run_dir}"
+                show(
+                    f"terminated at step {trainer.global_step}; resume with --ckpt_path "
+                    f"{trainer.default_root_dir}"
                 )
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the last checkpoint after every epoch."""
-        super().on_train_epoch_end(trainer, pl_module)
-        write_last(self, trainer)
+    def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the best checkpoint if the metric is better than ever."""
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            raise UserError(
+                f"there is no {self.monitor!r}; known are {', '.join(sorted(metrics))}",
+                "checkpoint.monitor",
+            )
+        score, before = metrics[self.monitor].detach().cpu(), self.best_model_score
+        sign = 1 if self.mode == "max" else -1
+        better = before is None or sign * score.item() > sign * before.item()
+        better = better and not math.isnan(score.item())
+        if not trainer.strategy.reduce_boolean_decision(better) or not _writes(trainer):
+            return
+        self.best_model_score = self.current_score = score
+        self.best_model_path = str(self._folder / "best.ckpt")
+        self.best = scores(trainer, VALIDATION)
+        self._best_step = trainer.global_step
+        self._save(self.best_model_path, trainer, pl_module)
+
+    def _save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _writes(trainer):
+            self._last_step = trainer.global_step
+            self.last_model_path = str(self._folder / "last.ckpt")
+            self._save(self.last_model_path, trainer, pl_module)
+
+    def _save(self, path: str, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        follow_weights(trainer, pl_module)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))
 
 
-def _best_score(best: Path) -> Any:
-    return load_checkpoint(best)["callbacks"].get(BestAndLast.__name__, {}).get("best_model_score")
+def scores(trainer: L.Trainer, *prefixes: str) -> dict[str, float]:
+    """Return the metrics of an epoch whose names begin with one of these."""
+    return {
+        name: value.item()
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(prefixes) and name != "train/loss_step"
+    }
 
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
@@ -124,3 +263,56 @@ def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
         callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)
     ]
     return own[0] if own else None
+
+
+def _writes(trainer: Any) -> bool:
+    return not (trainer.fast_dev_run or trainer.sanity_checking)
+
+
+def _stops(trainer: Any) -> bool:
+    """Return whether the training stops after this batch, unless it is the epoch's last one."""
+    step: int = trainer.global_step
+    if trainer.max_steps != -1 and step >= trainer.max_steps:
+        return True
+    enough = trainer.current_epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
+    return bool(trainer.should_stop and enough)
+
+
+def _validates_now(trainer: Any) -> bool:
+    """Return whether a validation that the config asks for follows this batch."""
+    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or not sum(trainer.num_val_batches) or batches is None:
+        return False
+    if every is not None and (trainer.current_epoch + 1) % every:
+        return False
+    loop = trainer.fit_loop
+    batch: int = loop.total_batch_idx if every is None else loop.batch_idx
+    return bool((batch + 1) % batches == 0)
+
+
+@contextmanager
+def _as_stopped(trainer: Any) -> Iterator[None]:
+    """Let a checkpoint at the end of an epoch say whether the epoch is over.
+
+    Lightning counts an epoch inside which a training stops as processed:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/19617
+    """
+    progress = trainer.fit_loop.epoch_progress
+    rest = 0 if trainer.is_last_batch else 1
+    for counts in (progress.current, progress.total):
+        counts.processed -= rest
+    try:
+        yield
+    finally:
+        for counts in (progress.current, progress.total):
+            counts.processed += rest
+
+
+def _why_not(trainer: Any) -> str:
+    if not trainer.datamodule.val_images:
+        return "there are no validation images"
+    if not trainer.limit_val_batches:
+        return "trainer.limit_val_batches: 0"
+    if trainer.check_val_every_n_epoch not in (None, 1):
+        return f"trainer.check_val_every_n_epoch: {trainer.check_val_every_n_epoch}"
+    return "the training was too short"

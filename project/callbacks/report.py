@@ -13,7 +13,7 @@ from rich.table import Table
 from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
-from project.callbacks.checkpoint import BestAndLast, best_and_last
+from project.callbacks.checkpoint import best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
 from project.console import print_table, show
@@ -21,6 +21,8 @@ from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
 from project.tracking import Tracking
+
+SPLITS = ("train/", "val/")
 
 
 class RunReport(L.Callback):
@@ -37,8 +39,8 @@ class RunReport(L.Callback):
         self.resources = resources
         self.tracking = Tracking()
         self.summary: dict[str, Any] = {}
-        self._epochs: list[dict[str, float]] = []
-        self._epoch: int | None = None
+        self._epoch: int | None = None  # that is not reported yet
+        self._validated = False  # since the last report
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show model, data and run directory."""
@@ -72,47 +74,54 @@ class RunReport(L.Callback):
                 f"{speedup:.2f} of its speed in float32; 32-true is faster"
             )
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the scores of all epochs, so that a resumed run knows those of its best epoch."""
-        checkpoint["epochs"] = [*self._epochs, _metrics(trainer)]
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Take over the scores of the epochs before."""
-        self._epochs = list(checkpoint.get("epochs", []))
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where a run resumes."""
-        if trainer.global_step and trainer.global_rank == 0:
-            show(f"resumes in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}")
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the result of ``validate``; of a training, the scores of the best checkpoint."""
+        self._validated = not trainer.sanity_checking
+        if trainer.state.fn == "validate":
+            self._take(trainer, "val/")
+            self._write(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch before, whose metrics are complete only now."""
         self._close_epoch(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Remember the epoch, which a resumed run may begin in its middle."""
         self._epoch = trainer.current_epoch
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the last epoch."""
+        """Report the last epoch, and a minimum that another limit has cut off."""
         self._close_epoch(trainer)
+        for name, done in (
+            ("min_epochs", trainer.current_epoch),
+            ("min_steps", trainer.global_step),
+        ):
+            least = getattr(trainer, name) or 0
+            if done < least and trainer.global_rank == 0:
+                show(f"trainer.{name}: {least} is not reached, as another limit ends at {done}")
 
     def _close_epoch(self, trainer: L.Trainer) -> None:
         if self._epoch is None:
             return
-        metrics = _metrics(trainer)
-        self._epochs.append(metrics)
         if trainer.global_rank == 0:
+            metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
             last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
             columns = [f"epoch {self._epoch + 1}{last}"]
-            for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+            names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+            for name in names if self._validated else names[:2]:
                 if name in metrics:
                     columns.append(f"{name} {metrics[name]:.4f}")
             seconds = metrics.get("resources/epoch_seconds", math.nan)
             rate = metrics.get("resources/images_per_second", math.nan)
             show("  ".join([*columns, f"{seconds:.1f} s", f"{rate:,.0f} images/s"]))
-        self._epoch = None
+        self._epoch, self._validated = None, False
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the cost of the training and the scores of its best epoch."""
@@ -121,10 +130,14 @@ class RunReport(L.Callback):
         count = parameters(pl_module)
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
+        scores = checkpoint.best if checkpoint else {}
+        if not self.resources.images and trainer.global_rank == 0:
+            show(f"nothing was trained: {_why_not(trainer)}")
         self.summary |= {
             "approach": type(pl_module).__name__,
             "pretrained": pl_module.pretrained,
-            **self._best_epoch(checkpoint),
+            **{name: value for name, value in scores.items() if name.startswith(SPLITS)},
+            "best_epoch_seconds": scores.get("resources/fit_seconds"),
             "best_checkpoint": best or None,
             "fit_seconds": self.resources.fit_seconds,
             "epoch_seconds": [round(seconds, 4) for seconds in self.resources.epoch_seconds],
@@ -136,29 +149,9 @@ class RunReport(L.Callback):
         }
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
-                scores = {f"best/{k}": v for k, v in self.summary.items() if k.startswith("val/")}
-                logger.experiment.summary.update(scores)
+                best_scores = {f"best/{k}": v for k, v in scores.items() if k.startswith("val/")}
+                logger.experiment.summary.update(best_scores)
         self._write(trainer, pl_module)
-
-    def _best_epoch(self, checkpoint: BestAndLast | None) -> dict[str, float | None]:
-        """Scores of the epoch that the best checkpoint is from, and when that was over."""
-        epochs = self._epochs
-        if checkpoint is not None and checkpoint.monitor is not None:
-            monitor, score = checkpoint.monitor, checkpoint.best_model_score
-            epochs = [epoch for epoch in epochs if epoch.get(monitor) == score][:1]
-        last = epochs[-1] if epochs else {}
-        scores = {
-            name: value
-            for name, value in last.items()
-            if name.startswith(("train/", "val/")) and name != "train/loss_step"
-        }
-        return {**scores, "best_epoch_seconds": last.get("resources/fit_seconds")}
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record the result of ``validate``; those of a training are kept per epoch."""
-        if trainer.state.fn == "validate":
-            self._take(trainer, "val/")
-            self._write(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the test scores."""
@@ -199,7 +192,7 @@ class RunReport(L.Callback):
                 table.add_row(score, *("" if v is None else f"{v:.4f}" for v in values))
             print_table(table)
         lines = []
-        if "fit_seconds" in self.summary:
+        if self.resources.images:
             lines.append(
                 f"trained in {self.summary['fit_seconds']:.1f} s, "
                 f"{self.summary['train_images_per_second']:,.0f} images/s, "
@@ -211,5 +204,12 @@ class RunReport(L.Callback):
         show("\n".join(lines))
 
 
-def _metrics(trainer: L.Trainer) -> dict[str, float]:
-    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+def _why_not(trainer: Any) -> str:
+    """Return why a training has no steps."""
+    if not trainer.limit_train_batches:
+        return "trainer.limit_train_batches: 0"
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"trainer.max_steps: {trainer.max_steps}, and step {trainer.global_step} is reached"
+    if trainer.max_epochs != -1 and trainer.current_epoch >= trainer.max_epochs:
+        return f"trainer.max_epochs: {trainer.max_epochs}, and {trainer.current_epoch} are over"
+    return "it is over, by EarlyStopping, trainer.max_time or the last phase"

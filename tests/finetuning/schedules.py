@@ -1,5 +1,6 @@
 """A schedule on tiny data, and callbacks that look at its run from inside."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,19 @@ class RankDifference(L.Callback):
         if trainer.global_rank == 0:
             with Path(trainer.default_root_dir, "differences.txt").open("a") as file:
                 file.write(f"{difference.item()}\n")
+
+
+class Scores(L.Callback):
+    """Writes the metrics of every epoch."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch:
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        with Path(trainer.default_root_dir, "scores.txt").open("a") as file:
+            file.write(f"{json.dumps(scores)}\n")
 
 
 class Drift(L.Callback):

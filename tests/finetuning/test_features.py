@@ -1,5 +1,6 @@
 """The feature cache: the same training, without the frozen layers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,9 +66,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+SCORES = f"{RECORD}Scores"
+
+
 def epochs(run: Run) -> list[dict[str, float]]:
-    found: list[dict[str, float]] = last(run.path)["epochs"]
-    return found
+    return [json.loads(line) for line in (run.path / "scores.txt").read_text().splitlines()]
 
 
 def test_cached_and_uncached_training_are_the_same(
@@ -75,8 +78,8 @@ def test_cached_and_uncached_training_are_the_same(
 ) -> None:
     """A head with dropout, then half of the backbone, in phases that begin inside of epochs."""
     given = ["name: first, train: [head], steps: 6", TOP, HEAD]
-    with_cache = run(*schedule, cached(*given), PLAIN)
-    without = run(*schedule, uncached(*given), PLAIN)
+    with_cache = run(*schedule, cached(*given), PLAIN, SCORES)
+    without = run(*schedule, uncached(*given), PLAIN, SCORES)
     assert with_cache.out.count("features computed") == 3  # the norm of stage2 has learnt
     for one, other in zip(epochs(with_cache), epochs(without), strict=True):
         for name in ("train/loss", "val/loss"):
@@ -267,11 +270,11 @@ def test_features_have_the_precision_of_the_training(
     run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
 ) -> None:
     args = (*schedule, PLAIN, "--trainer.precision=bf16-mixed")
-    result = run(*args, cached(HEAD))
+    result = run(*args, cached(HEAD), SCORES)
     assert {np.load(file).dtype for file in (tmp_path / "cache").glob("[!.]*.npy")} == {
         np.dtype("int16")
     }
-    without = run(*args, uncached(HEAD))
+    without = run(*args, uncached(HEAD), SCORES)
     for one, other in zip(epochs(result), epochs(without), strict=True):
         assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-3)
 

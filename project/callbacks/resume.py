@@ -1,0 +1,169 @@
+"""What a run takes over from the checkpoint that it resumes, and what it forgets."""
+
+import math
+from inspect import signature
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+
+from project.approaches import ImageClassifier
+from project.callbacks.checkpoint import VALIDATION, BestAndLast
+from project.console import show
+from project.data import ImageDataModule
+from project.finetuning import FineTuningSchedule
+from project.randomness import run_seed
+from project.upstream import resume_by_epochs
+
+
+class Resume(L.Callback):
+    """Lets the config win over the checkpoint, and says what doesn't go on as it was.
+
+    A checkpoint holds what a run has measured and how far it is. What the config of the resumed run
+    gives to a callback stays as it is there. What was best, and since when, is forgotten if the
+    validation measures something else now.
+    """
+
+    def __init__(self) -> None:
+        self._validation: dict[str, Any] = {}
+        self._order: dict[str, Any] = {}
+        self._said = ""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look at the data, once."""
+        if stage == "fit":
+            self._validation = _validation(trainer, pl_module)
+            self._order = _order(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what was validated, and what decides the order of the images."""
+        checkpoint["validation"] = self._validation
+        checkpoint["order"] = self._order
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Change the states of other callbacks before they load them."""
+        if trainer.state.fn != "fit":
+            return
+        resume_by_epochs(trainer)
+        states = checkpoint["callbacks"]
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
+        present = {callback.state_key: callback for callback in callbacks}
+        for key in states.keys() - present.keys():
+            del states[key]
+            _say(trainer, f"the checkpoint has a state of {key}, which this run doesn't have")
+        for key, state in states.items():
+            _keep_options(present[key], state)
+        if changes := _changes(checkpoint.get("validation"), self._validation):
+            _say(trainer, f"the validation is another one ({changes}): what was best is forgotten")
+            for key in states:
+                states[key] = _without_best(present[key], states[key])
+            for scheduler in checkpoint["lr_schedulers"]:
+                _forget_plateau(scheduler)
+        self._continue_epoch(checkpoint)
+
+    def _continue_epoch(self, checkpoint: dict[str, Any]) -> None:
+        """Continue at the same image where the size of a batch has changed inside an epoch."""
+        loop, before = checkpoint["loops"]["fit_loop"], checkpoint.get("order")
+        epoch = loop["epoch_progress"]["current"]
+        if before is None or epoch["started"] == epoch["processed"]:
+            return
+        if changes := _changes(before, self._order):
+            size, batches = self._order["batch"], loop["epoch_loop.batch_progress"]["current"]
+            seen = batches["processed"] * before["batch"]
+            most = self._order["steps_per_epoch"] or math.ceil(self._order["images"] / size)
+            place = max(min(seen // size, most - 1), 0)
+            ahead = place - batches["processed"]
+            batches.update({name: count + ahead for name, count in batches.items()})
+            self._said = (
+                f"; the epoch has another order or other batches now ({changes}): it continues at "
+                f"image {place * size:,}, and may repeat some images or leave some out"
+            )
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Don't go on where EarlyStopping has ended the training."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience > 0:
+                trainer.should_stop = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where a run resumes."""
+        if trainer.global_step:
+            at = f"resumes in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}"
+            _say(trainer, f"{at}{self._said}")
+
+
+def _say(trainer: L.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        show(text)
+
+
+def _validation(trainer: Any, model: L.LightningModule) -> dict[str, Any]:
+    """Return what decides the results of a validation, beside the weights."""
+    assert isinstance(model, ImageClassifier)
+    data: ImageDataModule = trainer.datamodule
+    return {
+        "images": data.val_images.identity() if data.val_images else None,
+        "image_shape": list(data.image_shape),
+        "normalization": data.normalization,
+        "limit_val_batches": _limit(trainer.limit_val_batches, data.fitting_eval_batch_size),
+        "loss": None if model.loss is None else repr(model.loss),
+        "flip_tta": model.flip_tta,
+    }
+
+
+def _limit(batches: float, batch_size: int) -> str:
+    """Return the part of the validation images that is used; of batches, an integer is a number."""
+    return f"{batches * batch_size} images" if isinstance(batches, int) else f"{batches}"
+
+
+def _order(trainer: Any) -> dict[str, Any]:
+    """Return what decides which images a batch has, beside the epoch."""
+    data: ImageDataModule = trainer.datamodule
+    assert data.train_images is not None
+    return {
+        "batch": data.batch_size * trainer.world_size,
+        "images": len(data.train_images),
+        "steps_per_epoch": data.steps_per_epoch,
+        "seed": run_seed(),
+    }
+
+
+def _changes(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    """Return which values differ; empty without any values before."""
+    if before is None:
+        return ""
+    differing = [name for name in now if now[name] != before.get(name)]
+    return ", ".join(
+        f"{name}: {before.get(name)} before, {now[name]} now" if name != "images" else "images"
+        for name in differing
+    )
+
+
+def _keep_options(callback: L.Callback, state: dict[str, Any]) -> None:
+    """Let the options of the config win over those in a state, such as EarlyStopping's patience."""
+    if isinstance(callback, BestAndLast | FineTuningSchedule):  # which look at the differences
+        return
+    for name in signature(type(callback).__init__).parameters.keys() & state.keys():
+        if hasattr(callback, name):
+            state[name] = getattr(callback, name)
+
+
+def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(callback, BestAndLast) and str(callback.monitor).startswith(VALIDATION):
+        return {}
+    if isinstance(callback, EarlyStopping) and callback.monitor.startswith(VALIDATION):
+        return callback.state_dict()
+    if isinstance(callback, FineTuningSchedule):
+        return {**state, "best": None, "wait": 0, "best_weights": {}}
+    return state
+
+
+def _forget_plateau(scheduler: dict[str, Any]) -> None:
+    if "num_bad_epochs" in scheduler:
+        scheduler["num_bad_epochs"] = 0
+        scheduler["best"] = math.inf if scheduler["mode"] == "min" else -math.inf

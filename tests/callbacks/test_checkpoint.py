@@ -1,0 +1,235 @@
+"""What a run reports is what it has measured, and it measures what was asked for."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+from tests.finetuning.schedules import equal, last, phases
+
+STEPS = 21  # batches of an epoch of Digits
+QUIET = ("--trainer.logger=false",)
+DATA = ("--data.limit_per_class=10", "--data.batch_size=15")  # 7 batches an epoch
+SGD = ("--model.optimizer=SGD", "--model.optimizer.lr=0.02")
+
+
+def val(run: Run) -> dict[str, float]:
+    return {name: value for name, value in run.summary.items() if name.startswith("val/")}
+
+
+EMA = "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9, %s}}"
+PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accuracy, mode: max}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.val_check_interval=5"],  # the best is between two epochs
+        ["--trainer.val_check_interval=2", "--trainer.accumulate_grad_batches=3"],
+        ["--trainer.check_val_every_n_epoch=2"],
+        ["--trainer.val_check_interval=10", "--trainer.check_val_every_n_epoch=null"],
+        ["--trainer.max_steps=12", "--trainer.val_check_interval=3"],
+        ["--trainer.limit_val_batches=1", "--data.eval_batch_size=50"],
+        ["--checkpoint.monitor=val/f1", "--checkpoint.mode=max"],
+        [EMA % "update_every_n_steps: 0, update_starting_at_epoch: 0"],
+        [EMA % "update_starting_at_step: 10"],
+        [EMA % "update_starting_at_step: 1000"],  # never begins
+        ["--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/loss}}"],
+        ["--trainer.precision=bf16-mixed"],
+        ["--model.optimizer.lr=3"],  # gets worse, but stays finite
+    ],
+)
+def test_reported_is_measured(options: list[str], run: Callable[..., Run]) -> None:
+    fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=3", *SGD, *options)
+    assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
+    assert fitted.best["callbacks"]["BestAndLast"]["scores"].items() <= fitted.summary.items()
+    assert {"train/loss", "train/accuracy", "test/accuracy"} <= fitted.summary.keys()
+    assert fitted.summary["best_epoch_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        f"{{name: a, train: head, restore_best: true, {PLATEAU}}}",
+        "{name: a, train: head, restore_best: true, epochs: 3, cache_features: true}",
+        "{name: a, train: all, restore_best: true, steps: 6}",
+    ],
+)
+def test_restored_weights_are_not_mistaken_for_the_best(
+    phase: str, run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    fitted = run(*schedule, phases(phase), "--model.optimizer.lr=0.3")
+    assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
+
+
+def test_an_average_that_has_not_begun_is_the_weights(run: Callable[..., Run]) -> None:
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=2")
+    late, plain = run(*args, EMA % "update_starting_at_step: 1000"), run(*args)
+    for name in ("val/loss", "test/loss", "test/accuracy"):
+        assert late.summary[name] == plain.summary[name]
+    assert equal(last(late.path)["state_dict"], last(plain.path)["state_dict"])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--data.val_fraction=0"], "there are no validation images"),
+        (["--trainer.limit_val_batches=0"], "trainer.limit_val_batches: 0"),
+        (["--trainer.check_val_every_n_epoch=5"], "trainer.check_val_every_n_epoch: 5"),
+        (["--trainer.max_steps=3"], "the training was too short"),
+        (["--trainer.val_check_interval=60", "--trainer.check_val_every_n_epoch=null"], "short"),
+    ],
+)
+def test_without_validation_the_last_weights_are_tested(
+    options: list[str], reason: str, run: Callable[..., Run]
+) -> None:
+    fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=3", *options)
+    line = next(x for x in fitted.out.splitlines() if x.startswith("nothing was validated"))
+    assert reason in line
+    assert equal(fitted.best["state_dict"], last(fitted.path)["state_dict"])
+    assert "test/accuracy" in fitted.summary and not val(fitted)
+    assert fitted.summary["train/loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--trainer.max_epochs=0", "trainer.max_epochs: 0"),
+        ("--trainer.max_steps=0", "trainer.max_steps: 0"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: 0"),
+        ("--trainer.max_time=00:00:00:00", "trainer.max_time"),
+    ],
+)
+def test_a_training_of_no_steps_says_so(option: str, reason: str, run: Callable[..., Run]) -> None:
+    out = run("fit", *QUIET, *DATA, option).out
+    assert re.search(f"^nothing was trained: .*{re.escape(reason)}", out, re.MULTILINE)
+
+
+def test_a_finished_run_has_nothing_to_train(run: Callable[..., Run]) -> None:
+    first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=2")
+    again = run("fit", "--ckpt_path", first.path)
+    assert "nothing was trained: trainer.max_epochs: 2, and 2 are over" in again.out
+    assert val(again) == val(first) and again.summary["test/f1"] == first.summary["test/f1"]
+    assert equal(last(again.path), last(first.path))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--checkpoint.monitor=val/accuracy", "--checkpoint.mode=max"], "val/accuracy"),
+        (["--checkpoint.mode=max"], "val/loss (max)"),
+        (["--trainer.limit_val_batches=1", "--data.eval_batch_size=20"], "limit_val_batches"),
+        (["--data.val_fraction=0.3"], "images"),
+        (["--data.mean=0.2"], "normalization"),
+        (["--model.loss=MultiMarginLoss"], "loss"),
+    ],
+)
+def test_the_best_is_forgotten_where_it_measures_something_else(
+    options: list[str], said: str, run: Callable[..., Run]
+) -> None:
+    first = run("fit", *QUIET, *DATA, *SGD, "--trainer.max_epochs=2")
+    resume = ("fit", "--ckpt_path", first.path, "--trainer.max_epochs=4", "--model.optimizer.lr=5")
+    resumed = run(*resume, *options, run_dir=first.path if "images" in said else None)
+    assert said in next(
+        x for x in resumed.out.splitlines() if "the best is looked" in x or "is forg" in x
+    )
+    assert resumed.best["callbacks"]["BestAndLast"]["step"] > 14
+    assert val(run("validate", "--ckpt_path", resumed.path)) == val(resumed) != {}
+
+
+def test_the_best_of_another_branch_is_not_taken_over(run: Callable[..., Run]) -> None:
+    """A copy of an early checkpoint doesn't know what came after it."""
+    first = run("fit", *QUIET, *DATA, *SGD, "--trainer.max_epochs=1")
+    early = (first.path / "checkpoints" / "last.ckpt").read_bytes()
+    run("fit", "--ckpt_path", first.path, "--trainer.max_epochs=3", run_dir=first.path)
+    (first.path / "checkpoints" / "last.ckpt").write_bytes(early)
+    again = run("fit", "--ckpt_path", first.path, "--trainer.max_epochs=2")
+    assert "is of step 21, and the run resumes at step 7" in again.out
+    assert again.best["callbacks"]["BestAndLast"]["step"] == 14
+
+
+STOPPING = "{monitor: val/loss, min_delta: 9, patience: %d}"
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 3), (4, 5)])
+def test_the_config_beats_the_state_of_a_callback(
+    patience: int, epochs: int, run: Callable[..., Run]
+) -> None:
+    def stopping(patience: int) -> str:
+        options = STOPPING % patience
+        return f"--trainer.callbacks={{class_path: EarlyStopping, init_args: {options}}}"
+
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=8")
+    first = run(*args, stopping(1))
+    assert last(first.path)["global_step"] == 2 * 7
+    resumed = run(*args, stopping(patience), "--ckpt_path", first.path)
+    assert last(resumed.path)["global_step"] == epochs * 7
+    assert ("nothing was trained" in resumed.out) == (patience == 1)
+
+
+def test_a_state_that_no_callback_takes_is_named(run: Callable[..., Run]) -> None:
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: val/loss}}"
+    first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", f"--trainer.callbacks={stopping}")
+    resumed = run(
+        *("fit", "--ckpt_path", first.path, "--trainer.max_epochs=2", "--trainer.callbacks=null")
+    )
+    assert "the checkpoint has a state of EarlyStopping" in resumed.out
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "step"),
+    [
+        ("--data.batch_size=5", "continues at image 45", 3 + 11),
+        ("--data.batch_size=30", "continues at image 30", 3 + 3),
+        ("--seed_everything=3", "seed: 0 before, 3 now", 7),
+        ("--data.limit_per_class=5", "images", 3 + 1),
+        ("--trainer.log_every_n_steps=9", "", 7),
+    ],
+)
+def test_an_epoch_whose_batches_change_says_so(
+    option: str, said: str, step: int, run: Callable[..., Run]
+) -> None:
+    first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.max_steps=3")
+    resumed = run("fit", "--ckpt_path", first.path, "--trainer.max_steps=-1", option)
+    line = next(x for x in resumed.out.splitlines() if x.startswith("resumes in epoch 1"))
+    assert said in line and bool(said) == ("another order" in line)
+    assert last(resumed.path)["global_step"] == step
+    assert resumed.summary["val/loss"] > 0
+
+
+def test_a_line_repeats_no_validation(run: Callable[..., Run]) -> None:
+    out = run("fit", *QUIET, *DATA, "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2")
+    lines = [line for line in out.out.splitlines() if line.startswith("epoch ")]
+    assert ["val/loss" in line for line in lines] == [False, True, False, True]
+
+
+def test_a_stop_waits_for_the_end_of_a_step(run: Callable[..., Run]) -> None:
+    """No checkpoint holds the gradients that are accumulated so far."""
+    Path("own.yaml").write_text("{}")
+    stop = "{class_path: tests.test_stops.StopAfter, init_args: {batches: 4}}"
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=3")
+    stopped = run(*args, f"--trainer.callbacks={stop}")
+    assert last(stopped.path)["global_step"] == 2
+    checkpoint = stopped.path / "checkpoints" / "last.ckpt"
+    checkpoint.rename("kept.ckpt")
+    resumed, whole = run(*args, "--config=own.yaml", "--ckpt_path=kept.ckpt"), run(*args)
+    assert equal(last(resumed.path)["state_dict"], last(whole.path)["state_dict"])
+
+
+def test_a_minimum_that_is_cut_off_is_said(run: Callable[..., Run]) -> None:
+    limits = ("--trainer.max_steps=9", "--trainer.min_epochs=5")
+    assert "trainer.min_epochs: 5 is not reached" in run("fit", *QUIET, *DATA, *limits).out
+
+
+def test_an_unknown_monitor_is_refused_before_the_training(fails: Callable[..., str]) -> None:
+    message = fails("fit", *QUIET, *DATA, "--checkpoint.monitor=val/acc")
+    assert message.startswith("checkpoint.monitor: there is no 'val/acc'; known are val/accuracy")
+
+
+def test_limits_are_saved_as_they_were_asked_for(run: Callable[..., Any]) -> None:
+    first = run("fit", *QUIET, *DATA, "--trainer.max_steps=5")
+    more = run("fit", "--ckpt_path", first.path, "--trainer.max_steps=100")
+    assert last(more.path)["global_step"] == 100

@@ -1,0 +1,187 @@
+"""What is reported is what was measured, however often a training is stopped and resumed.
+
+Each case is a training with random options that is stopped at random steps, in random ways. Every
+part must report what ``validate`` finds in its checkpoint, and the end must be that of the same
+training in one go. A case is a function of its number.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import yaml
+
+from tests.conftest import Run
+from tests.finetuning.schedules import equal, last
+
+STEPS_PER_EPOCH = 7  # batches, before accumulation
+OWN = f"{__name__}."
+
+
+class StopAfter(L.Callback):
+    """Ends the training after a batch, as a time limit does, or as the machine does."""
+
+    def __init__(self, batches: int, abruptly: bool = False) -> None:
+        self.batches = batches
+        self.abruptly = abruptly
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.batches:
+            if self.abruptly:
+                raise SystemExit(9)
+            trainer.should_stop = True
+
+
+def training(pick: random.Random) -> dict[str, Any]:
+    """Return the config of a training."""
+    callbacks: list[dict[str, Any]] = []
+    average = pick.choice([None, None, "step", "epoch", "late"])
+    if average:
+        start = {
+            "step": {"update_starting_at_step": pick.randrange(6)},
+            "epoch": {"update_every_n_steps": 0, "update_starting_at_epoch": pick.randrange(2)},
+            "late": {"update_starting_at_step": 15},
+        }[average]
+        callbacks.append({"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.6, **start}})
+    if pick.random() < 0.3:
+        patience = {"monitor": "val/loss", "patience": pick.randrange(1, 4)}
+        callbacks.append({"class_path": "EarlyStopping", "init_args": patience})
+    interval: dict[str, Any] = pick.choice(
+        [
+            {"val_check_interval": 1.0},
+            {"val_check_interval": pick.choice([1, 2, 3, 7])},
+            {"val_check_interval": pick.choice([0.3, 0.5])},
+            {"val_check_interval": pick.choice([4, 5, 9]), "check_val_every_n_epoch": None},
+            {"check_val_every_n_epoch": 2},
+        ]
+    )
+    monitor, mode = pick.choice([("val/loss", "min"), ("val/accuracy", "max")])
+    return {
+        "trainer": {
+            "logger": False,
+            "max_epochs": pick.randrange(2, 4),
+            "accumulate_grad_batches": pick.choice([1, 1, 2, 3]),
+            "callbacks": callbacks or None,
+            **interval,
+        },
+        "model": {
+            "class_path": "TrainFromScratch",
+            "init_args": {
+                "optimizer": pick.choice(
+                    [
+                        {"class_path": "SGD", "init_args": {"lr": 0.5, "momentum": 0.9}},
+                        {"class_path": "AdamW", "init_args": {"lr": 0.05}},
+                    ]
+                ),
+                "lr_scheduler": pick.choice([None, SCHEDULER]),
+            },
+        },
+        "data": {
+            "class_path": "Digits",
+            "init_args": {"limit_per_class": 10, "batch_size": 15, "augment": {"shift": 1}},
+        },
+        "checkpoint": {
+            "monitor": monitor,
+            "mode": mode,
+            "every_n_steps": pick.choice([None, 1, 2, 3]),
+        },
+        "test_after_fit": False,
+    }
+
+
+SCHEDULER = {
+    "scheduler": {"class_path": "StepLR", "init_args": {"step_size": 3, "gamma": 0.5}},
+    "interval": "step",
+}
+
+
+def stops(pick: random.Random, config: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the arguments of each part of the training but the last one."""
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    per_epoch = -(-STEPS_PER_EPOCH // accumulate)
+    parts: list[tuple[str, ...]] = []
+    batch = step = 0
+    for _ in range(pick.randrange(1, 4)):
+        batch += pick.randrange(1, 6)
+        step = batch // STEPS_PER_EPOCH * per_epoch + batch % STEPS_PER_EPOCH // accumulate
+        kind = pick.choice(["steps", "stop", "abruptly"])
+        if kind == "steps":
+            parts.append((f"--trainer.max_steps={max(step, 1)}",))
+            continue
+        options = {"batches": batch, "abruptly": kind == "abruptly"}
+        stop = yaml.safe_dump(
+            {"class_path": f"{OWN}StopAfter", "init_args": options}, default_flow_style=True
+        )
+        parts.append((f"--trainer.callbacks+={stop}",))
+    return parts
+
+
+def check_agreement(run: Callable[..., Run], part: Run) -> None:
+    """The summary, the best checkpoint and ``validate`` agree to the last digit."""
+    best = part.path / "checkpoints" / "best.ckpt"
+    idle = "nothing was trained" in part.out
+    if idle and not best.is_file():
+        return
+    measured = run("validate", "--config=training.yaml", f"--ckpt_path={best}").summary
+    reported = {name: value for name, value in part.summary.items() if name.startswith("val/")}
+    for name, value in reported.items():
+        assert value == measured[name], name
+    state = part.best["callbacks"]["BestAndLast"]
+    if state["score"] is None:  # nothing was validated
+        assert not reported
+        assert equal(part.best["state_dict"], last(part.path)["state_dict"])
+    else:
+        assert reported[state["monitor"]] == state["score"]
+        assert idle or part.summary["train/loss"] > 0
+
+
+def check(number: int, run: Callable[..., Run], tmp_path: Path) -> None:
+    pick = random.Random(number)
+    config = training(pick)
+    Path("training.yaml").write_text(yaml.safe_dump(config))
+    fit = ("fit", "--config=training.yaml")
+    whole = run(*fit)
+    check_agreement(run, whole)
+    path, resume = tmp_path / "part0", ()
+    for part, limit in enumerate(stops(pick, config)):
+        try:
+            check_agreement(run, run(*fit, *limit, *resume, run_dir=path))
+        except SystemExit as stopped:
+            assert stopped.code == 9
+        if (path / "checkpoints" / "last.ckpt").is_file():
+            resume = (f"--ckpt_path={path}",)
+            if pick.random() < 0.5:
+                continue
+        path = tmp_path / f"part{part + 1}"
+    end = run(*fit, *resume, run_dir=path)
+    check_agreement(run, end)
+    one, other = last(end.path), last(whole.path)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert equal(one[key], other[key]), key
+    best, usual = (x["callbacks"]["BestAndLast"] for x in (one, other))
+    if best["step"] == usual["step"]:
+        idle = "nothing was trained" in end.out  # no part of an epoch, whose metrics there are
+        names = ("val/loss", "val/accuracy", "val/f1", "train/loss", "train/accuracy")
+        for name in names[:3] if idle else names:
+            assert end.summary.get(name) == whole.summary.get(name), name
+    else:  # where a part was stopped, there was one more validation, which was the best of all
+        sign = 1 if best["mode"] == "max" else -1
+        assert sign * best["score"] > sign * usual["score"]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_stopped_and_resumed(number: int, run: Callable[..., Run], tmp_path: Path) -> None:
+    check(number, run, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("start", range(5, 205, 20))
+def test_many_stopped_and_resumed(start: int, run: Callable[..., Run], tmp_path: Path) -> None:
+    for number in range(start, start + 20):
+        check(number, run, tmp_path / str(number))

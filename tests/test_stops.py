@@ -61,17 +61,32 @@ def training(pick: random.Random) -> dict[str, Any]:
         ]
     )
     monitor, mode = pick.choice([("val/loss", "min"), ("val/accuracy", "max")])
+    model: dict[str, Any] = {"class_path": "TrainFromScratch", "init_args": {}}
+    epochs = pick.randrange(2, 4)
+    if pick.random() < 0.3:
+        restores = (
+            not average and pick.random() < 0.5 and interval != {"check_val_every_n_epoch": 2}
+        )
+        phases = [
+            {"name": "head", "train": ["head"], "epochs": 1, "lr_scale": 2.0},
+            {"name": "all", "train": "all", "epochs": epochs - 1, "restore_best": restores},
+        ]
+        schedule = {"class_path": "FineTuningSchedule", "init_args": {"phases": phases}}
+        callbacks = [c for c in callbacks if c["class_path"] != "EarlyStopping"] + [schedule]
+        network = {"class_path": "MLP", "init_args": {"hidden": [16, 16]}}
+        model = {"class_path": "FineTuning", "init_args": {"network": network}}
     return {
         "trainer": {
             "logger": False,
-            "max_epochs": pick.randrange(2, 4),
+            "max_epochs": epochs,
             "accumulate_grad_batches": pick.choice([1, 1, 2, 3]),
             "callbacks": callbacks or None,
             **interval,
         },
         "model": {
-            "class_path": "TrainFromScratch",
+            "class_path": model["class_path"],
             "init_args": {
+                **model["init_args"],
                 "optimizer": pick.choice(
                     [
                         {"class_path": "SGD", "init_args": {"lr": 0.5, "momentum": 0.9}},
@@ -109,7 +124,8 @@ def stops(pick: random.Random, config: dict[str, Any]) -> list[tuple[str, ...]]:
     for _ in range(pick.randrange(1, 4)):
         batch += pick.randrange(1, 6)
         step = batch // STEPS_PER_EPOCH * per_epoch + batch % STEPS_PER_EPOCH // accumulate
-        kind = pick.choice(["steps", "stop", "abruptly"])
+        scheduled = config["model"]["class_path"] == "FineTuning"  # its phases are the limit
+        kind = pick.choice(["stop" if scheduled else "steps", "stop", "abruptly"])
         if kind == "steps":
             parts.append((f"--trainer.max_steps={max(step, 1)}",))
             continue
@@ -148,16 +164,19 @@ def check(number: int, run: Callable[..., Run], tmp_path: Path) -> None:
     whole = run(*fit)
     check_agreement(run, whole)
     path, resume = tmp_path / "part0", ()
-    for part, limit in enumerate(stops(pick, config)):
+    for done, limit in enumerate(stops(pick, config), start=1):
         try:
             check_agreement(run, run(*fit, *limit, *resume, run_dir=path))
         except SystemExit as stopped:
             assert stopped.code == 9
         if (path / "checkpoints" / "last.ckpt").is_file():
             resume = (f"--ckpt_path={path}",)
-            if pick.random() < 0.5:
+            if pick.random() < 0.4:
                 continue
-        path = tmp_path / f"part{part + 1}"
+            best = path / "checkpoints" / "best.ckpt"
+            if pick.random() < 0.3 and best.is_file():
+                resume = (f"--ckpt_path={best}",)
+        path = tmp_path / f"part{done}"
     end = run(*fit, *resume, run_dir=path)
     check_agreement(run, end)
     one, other = last(end.path), last(whole.path)

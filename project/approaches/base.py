@@ -293,8 +293,7 @@ class ImageClassifier(OptimizedModule):
         """Save the training metrics of an epoch that isn't over."""
         super().on_save_checkpoint(checkpoint)
         if self.train_metrics.update_called:
-            reduce = self.trainer.strategy.reduce
-            metrics = self.train_metrics
+            reduce, metrics = self.trainer.strategy.reduce, self.train_metrics
             checkpoint["train_metrics"] = {
                 "loss_sum": reduce(metrics.loss_sum.clone(), reduce_op="sum"),
                 "confusion": reduce(metrics.confusion.clone(), reduce_op="sum"),
@@ -305,8 +304,7 @@ class ImageClassifier(OptimizedModule):
         super().on_load_checkpoint(checkpoint)
         self.train_metrics.reset()
         if self.global_rank == 0 and (state := checkpoint.get("train_metrics")):
-            device = self.train_metrics.device
-            self.train_metrics.merge_state({name: part.to(device) for name, part in state.items()})
+            self.train_metrics.restore(state)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -55,6 +55,17 @@ class EpochMetrics(Metric):
         # torch.bincount, which torchmetrics uses, would wait for the GPU in each step
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue an epoch after a reset.
+
+        Args:
+            state: ``loss_sum`` and ``confusion`` so far.
+        """
+        nothing = torch.zeros(0, self.num_classes, device=self.device)
+        self.update(torch.zeros((), device=self.device), nothing, nothing.argmax(1))
+        self.loss_sum += state["loss_sum"].to(self.device)
+        self.confusion += state["confusion"].to(self.device)
+
     def compute(self) -> dict[str, Tensor]:
         """Return the means over the epoch.
 

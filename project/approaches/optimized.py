@@ -17,6 +17,7 @@ from project.approaches.optimizers import (
     change,
     configured,
     optimizer_errors,
+    other_scheduler,
 )
 from project.approaches.schedulers import Scheduler, Shared
 
@@ -43,6 +44,7 @@ class OptimizedModule(L.LightningModule):
         self._decay_norm_and_bias = decay_norm_and_bias
         self._configured: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._scheduler_states: list[Any] = []  # of the checkpoint, which are loaded later
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the scheduler that the config names.
@@ -53,6 +55,8 @@ class OptimizedModule(L.LightningModule):
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
         self._configured = configured(optimizer, scheduler)
+        if other_scheduler(self._loaded, self._configured):
+            self._scheduler_states.clear()  # they are those of another class
         if self._lr_scheduler is None or scheduler is None:
             return optimizer
         return {
@@ -113,6 +117,7 @@ class OptimizedModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember the configuration of optimizer and scheduler of the checkpoint."""
         self._loaded = checkpoint.get("configured")
+        self._scheduler_states = checkpoint.get("lr_schedulers", [])
 
     def on_train_start(self) -> None:
         """Apply those options of optimizer and scheduler that the config of a resumed run changes.

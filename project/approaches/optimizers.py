@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches.schedulers import plain_state
+from project.console import show
 from project.errors import UserError
 
 FUSED_DEVICES = ("cpu", "cuda")
@@ -108,8 +109,15 @@ def configured(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str,
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ],
+        "scheduler_class": type(scheduler).__name__ if scheduler else None,
         "scheduler": plain_state(scheduler.state_dict()) if scheduler else {},
     }
+
+
+def other_scheduler(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Return whether the schedulers of two configurations are of different classes."""
+    before: Any = (old or {}).get("scheduler_class", new["scheduler_class"])
+    return bool(before != new["scheduler_class"])
 
 
 def change(
@@ -132,13 +140,20 @@ def change(
             f"but can't continue with {new['optimizer']}",
             key="model.optimizer",
         )
+    begins_anew = other_scheduler(old, new)
+    if begins_anew:
+        was, now = old["scheduler_class"], new["scheduler_class"]
+        show(f"model.lr_scheduler was {was} and is {now}: the learning rate begins anew")
     for group, before, after in zip(optimizer.param_groups, old["groups"], new["groups"]):
         changed = {name: value for name, value in after.items() if value != before.get(name)}
         changed.pop("fused", None)  # the state belongs to the kernel that wrote it
-        if changed.pop("lr", None) is not None:
+        lr_changed = changed.pop("lr", None) is not None
+        if begins_anew:
+            group.update(dict.fromkeys({"lr", "scheduled_lr"} & group.keys(), after["lr"]))
+        elif lr_changed:
             for name in {"lr", "scheduled_lr"} & group.keys():
                 group[name] *= after["lr"] / before["lr"] if before["lr"] else 0
         group.update(changed)
-    for name, value in new["scheduler"].items():
+    for name, value in new["scheduler"].items() if not begins_anew else ():
         if value != old["scheduler"].get(name):
             setattr(scheduler, name, value)

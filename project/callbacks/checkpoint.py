@@ -56,7 +56,6 @@ class BestAndLast(ModelCheckpoint):
         self._best_step = 0  # optimizer steps before it was measured
         self._last_step = 0  # optimizer steps before last.ckpt was written
         self._save_after_validation = False
-        self._stop_after_step = False
 
     @property
     def state_key(self) -> str:
@@ -104,7 +103,8 @@ class BestAndLast(ModelCheckpoint):
             if trainer.is_global_zero:
                 show(f"{file}: {reason}; the best is looked for anew")
             return
-        same = own["step"] == state["step"]  # then only the state knows the whole epoch
+        # of the same checkpoint, the state may know more: the metrics of its whole epoch
+        same = all(own[name] == state[name] for name in ("score", "step"))
         self._take(state if same else own)
         if trainer.is_global_zero and file.parent.resolve() != self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -135,26 +135,16 @@ class BestAndLast(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write the last checkpoint within an epoch, at the end of an optimizer step."""
-        last = trainer.is_last_batch
-        stepped = last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        self._let_step_end(trainer, stepped)
-        if last or not stepped:
+        """Write the last checkpoint within an epoch."""
+        if trainer.is_last_batch:
             return
-        every = self.every_n_steps
-        if (every and trainer.global_step % every == 0) or _stops(trainer):
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
+        if due or _stops(trainer):
             # Lightning would skip this validation after a resume
             self._save_after_validation = _validates_now(trainer)
             if not self._save_after_validation:
                 self._save_last(trainer, pl_module)
-
-    def _let_step_end(self, trainer: L.Trainer, stepped: bool) -> None:
-        """Stop at the end of an optimizer step: no checkpoint holds accumulated gradients."""
-        if stepped:
-            trainer.should_stop |= self._stop_after_step
-            self._stop_after_step = False
-        elif _stops(trainer):
-            trainer.should_stop, self._stop_after_step = False, True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let an average of the weights that hasn't begun be the weights themselves."""

@@ -1,7 +1,6 @@
 """What a person sees of a run, and the summary that a program can read."""
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -85,15 +84,8 @@ class RunReport(L.Callback):
         """Report the epoch before, whose metrics are complete only now."""
         self._close_epoch(trainer)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Remember the epoch, which a resumed run may begin in its middle."""
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the epoch, which a resumed run may have begun in its middle."""
         self._epoch = trainer.current_epoch
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,17 +102,18 @@ class RunReport(L.Callback):
     def _close_epoch(self, trainer: L.Trainer) -> None:
         if self._epoch is None:
             return
-        if trainer.global_rank == 0:
-            metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        if trainer.global_rank == 0 and "train/loss" in metrics:
             last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
             columns = [f"epoch {self._epoch + 1}{last}"]
             names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
             for name in names if self._validated else names[:2]:
                 if name in metrics:
                     columns.append(f"{name} {metrics[name]:.4f}")
-            seconds = metrics.get("resources/epoch_seconds", math.nan)
-            rate = metrics.get("resources/images_per_second", math.nan)
-            show("  ".join([*columns, f"{seconds:.1f} s", f"{rate:,.0f} images/s"]))
+            if (seconds := metrics.get("resources/epoch_seconds")) is not None:
+                rate = metrics["resources/images_per_second"]
+                columns += [f"{seconds:.1f} s", f"{rate:,.0f} images/s"]
+            show("  ".join(columns))
         self._epoch, self._validated = None, False
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

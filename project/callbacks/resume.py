@@ -5,7 +5,8 @@ from inspect import signature
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
@@ -27,6 +28,7 @@ class Resume(L.Callback):
     def __init__(self) -> None:
         self._validation: dict[str, Any] = {}
         self._order: dict[str, Any] = {}
+        self._gradients: dict[str, Tensor] = {}
         self._said = ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,9 +40,15 @@ class Resume(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save what was validated, and what decides the order of the images."""
+        """Save what was validated, what decides the order, and gradients that are accumulated."""
         checkpoint["validation"] = self._validation
         checkpoint["order"] = self._order
+        if _accumulates(trainer):
+            checkpoint["gradients"] = {
+                name: trainer.strategy.reduce(parameter.grad.clone(), reduce_op="mean")
+                for name, parameter in pl_module.named_parameters()
+                if parameter.grad is not None
+            }
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -63,21 +71,26 @@ class Resume(L.Callback):
                 states[key] = _without_best(present[key], states[key])
             for scheduler in checkpoint["lr_schedulers"]:
                 _forget_plateau(scheduler)
+        averaged = checkpoint.get("current_model_state")
+        if averaged and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            _say(trainer, "it holds an average of weights: the run goes on from the weights alone")
+            pl_module.load_state_dict(averaged)
+        self._gradients = checkpoint.get("gradients", {})
         self._continue_epoch(checkpoint)
 
     def _continue_epoch(self, checkpoint: dict[str, Any]) -> None:
-        """Continue at the same image where the size of a batch has changed inside an epoch."""
+        """Find the batch of the epoch to go on with, if the checkpoint is from inside one."""
         loop, before = checkpoint["loops"]["fit_loop"], checkpoint.get("order")
-        epoch = loop["epoch_progress"]["current"]
-        if before is None or epoch["started"] == epoch["processed"]:
+        epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+        if before is None or epoch["started"] == epoch["processed"] or batches["is_last_batch"]:
             return
         if changes := _changes(before, self._order):
-            size, batches = self._order["batch"], loop["epoch_loop.batch_progress"]["current"]
-            seen = batches["processed"] * before["batch"]
+            size, seen = self._order["batch"], batches["current"]["processed"] * before["batch"]
             most = self._order["steps_per_epoch"] or math.ceil(self._order["images"] / size)
             place = max(min(seen // size, most - 1), 0)
-            ahead = place - batches["processed"]
-            batches.update({name: count + ahead for name, count in batches.items()})
+            ahead = place - batches["current"]["processed"]
+            for counts in (batches["current"], batches["total"]):
+                counts.update({name: count + ahead for name, count in counts.items()})
             self._said = (
                 f"; the epoch has another order or other batches now ({changes}): it continues at "
                 f"image {place * size:,}, and may repeat some images or leave some out"
@@ -91,10 +104,20 @@ class Resume(L.Callback):
                 trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where a run resumes."""
+        """Say where a run resumes, and continue to accumulate gradients."""
+        for name, parameter in pl_module.named_parameters():
+            if name in self._gradients:
+                parameter.grad = self._gradients[name].to(parameter.device)
         if trainer.global_step:
             at = f"resumes in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}"
             _say(trainer, f"{at}{self._said}")
+
+
+def _accumulates(trainer: Any) -> bool:
+    """Return whether the next optimizer step takes gradients of batches that are over."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    begun = batches.current.processed % trainer.accumulate_grad_batches
+    return bool(begun and not batches.is_last_batch)
 
 
 def _say(trainer: L.Trainer, text: str) -> None:

@@ -107,7 +107,10 @@ class FineTuningSchedule(L.Callback):
             UserError: If its schedule is another one.
         """
         if self.progress.load_state_dict(state_dict, self.allow_changes):
-            self._best_weights = state_dict["best_weights"]
+            weights = state_dict["best_weights"]
+            self._best_weights = weights if self.progress.phase.restore_best else {}
+            if self.progress.phase.restore_best and not weights:
+                self.progress.best = None  # its weights are not kept: the schedule was another one
 
     @property
     def _phase(self) -> ResolvedPhase:

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import lightning as L
 import pytest
 
 from tests.conftest import Run
@@ -179,6 +180,78 @@ def test_a_state_that_no_callback_takes_is_named(run: Callable[..., Run]) -> Non
     assert "the checkpoint has a state of EarlyStopping" in resumed.out
 
 
+def test_without_its_average_a_run_goes_on_from_the_weights(run: Callable[..., Run]) -> None:
+    args = ("fit", *QUIET, *DATA)
+    first = run(*args, "--trainer.max_epochs=1", EMA % "update_starting_at_step: 0")
+    Path("own.yaml").write_text("{}")
+    resumed = run(*args, "--trainer.max_epochs=2", "--ckpt_path", first.path, "--config=own.yaml")
+    assert "goes on from the weights alone" in resumed.out
+    plain = run(*args, "--trainer.max_epochs=2")
+    assert equal(last(resumed.path)["state_dict"], last(plain.path)["state_dict"])
+
+
+SCHEDULERS = {
+    "StepLR": "{class_path: StepLR, init_args: {step_size: 1, gamma: 0.1}}",
+    "ExponentialLR": "{class_path: ExponentialLR, init_args: {gamma: 0.5}}",
+    "ReduceLROnPlateau": "{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau}",
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lr"),
+    [
+        ("StepLR", "ExponentialLR", [0.02, 0.01]),
+        (None, "StepLR", [0.02, 0.002]),
+        ("StepLR", None, [0.02, 0.02]),
+        ("StepLR", "StepLR", [0.0002, 0.00002]),
+        ("StepLR", "ReduceLROnPlateau", [0.02, 0.02]),
+    ],
+)
+def test_another_scheduler_begins_anew(
+    before: str | None, after: str | None, lr: list[float], run: Callable[..., Run]
+) -> None:
+    def scheduler(name: str | None) -> str:
+        value = f"{{scheduler: {SCHEDULERS[name]}}}" if name else "null"
+        return f"--model.lr_scheduler={value}"
+
+    args = ("fit", *QUIET, *DATA, *SGD)
+    first = run(*args, scheduler(before), "--trainer.max_epochs=2")
+    rates = "--trainer.callbacks=tests.callbacks.test_checkpoint.Rates"
+    resume = ("--ckpt_path", first.path, "--trainer.max_epochs=4")
+    Path("own.yaml").write_text("{}")
+    again = run(*args, scheduler(after), *resume, rates, "--config=own.yaml")
+    assert Rates.seen == pytest.approx(lr)
+    assert ("begins anew" in again.out) == (before != after)
+
+
+class Rates(L.Callback):
+    seen: ClassVar[list[float]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seen.clear()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_restoring_the_best_can_be_switched_while_resuming(
+    restore: bool, run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    def phase(restore: bool) -> str:
+        plateau = "plateau: {max_epochs: 4, patience: 9, min_delta: 9}"
+        return phases(f"{{name: a, train: head, restore_best: {str(restore).lower()}, {plateau}}}")
+
+    stop = "--trainer.callbacks+={class_path: tests.test_stops.StopAfter, init_args: {batches: 6}}"
+    first = run(*schedule, phase(not restore), stop).path
+    change = "--trainer.callbacks.init_args.allow_changes=true"
+    resumed = last(run(*schedule, phase(restore), change, f"--ckpt_path={first}").path)
+    state = resumed["callbacks"]["FineTuningSchedule"]
+    assert bool(state["best_weights"]) == restore
+    straight = last(run(*schedule, phase(False)).path)["state_dict"]
+    assert equal(resumed["state_dict"], straight) != restore
+
+
 @pytest.mark.parametrize(
     ("option", "said", "step"),
     [
@@ -206,17 +279,15 @@ def test_a_line_repeats_no_validation(run: Callable[..., Run]) -> None:
     assert ["val/loss" in line for line in lines] == [False, True, False, True]
 
 
-def test_a_stop_waits_for_the_end_of_a_step(run: Callable[..., Run]) -> None:
-    """No checkpoint holds the gradients that are accumulated so far."""
+def test_accumulated_gradients_survive_a_stop(run: Callable[..., Run]) -> None:
     Path("own.yaml").write_text("{}")
     stop = "{class_path: tests.test_stops.StopAfter, init_args: {batches: 4}}"
     args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.accumulate_grad_batches=3")
     stopped = run(*args, f"--trainer.callbacks={stop}")
-    assert last(stopped.path)["global_step"] == 2
-    checkpoint = stopped.path / "checkpoints" / "last.ckpt"
-    checkpoint.rename("kept.ckpt")
-    resumed, whole = run(*args, "--config=own.yaml", "--ckpt_path=kept.ckpt"), run(*args)
-    assert equal(last(resumed.path)["state_dict"], last(whole.path)["state_dict"])
+    assert last(stopped.path)["global_step"] == 1
+    resumed = run(*args, "--config=own.yaml", f"--ckpt_path={stopped.path}")
+    assert equal(last(resumed.path)["state_dict"], last(run(*args).path)["state_dict"])
+    assert "gradients" not in last(resumed.path)
 
 
 def test_a_minimum_that_is_cut_off_is_said(run: Callable[..., Run]) -> None:

@@ -1,5 +1,7 @@
 """Run directories: claiming a new one, and finding the config of an old one."""
 
+import fcntl
+import os
 import secrets
 import shutil
 import time
@@ -10,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
 from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, local
@@ -100,7 +101,7 @@ class RunDir:
         self.path = local(Path(given), self._key)
         if not is_utf8(str(self.path.absolute())):
             raise self._error(": is not in UTF-8, as W&B needs it; choose another name")
-        self._lock = FileLock(self.path / LOCK, thread_local=False)
+        self._lock: int | None = None  # a number: copies of the model hold this, too
         self._made: list[Path] = []
         self._found: set[str] | None = None  # what was in the directory; None before it is claimed
 
@@ -127,12 +128,16 @@ class RunDir:
         self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         found = self._names()
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
             raise self._error(": another process is running in it") from None
-        except NotImplementedError:  # this file system has no locks; the config is exclusive, too
-            pass
+        except OSError:  # this file system has no locks; then the config alone is exclusive
+            os.close(lock)
+        else:
+            self._lock = lock
         self._found = found
 
     def _write(self, config: str, ckpt_path: str | None) -> None:
@@ -158,7 +163,10 @@ class RunDir:
         if unused and self._found is not None:
             with suppress(OSError):
                 self._remove(self._names() - self._found)
-        self._lock.release()
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # processes of a data loader share the file
+            os.close(self._lock)
+            self._lock = None
 
     def _names(self) -> set[str]:
         return {path.name for path in self.path.iterdir()}

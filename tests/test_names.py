@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -216,6 +217,7 @@ def test_only_one_of_several_gets_a_directory(tmp_path: Path) -> None:
         thread.join()
     assert len(winners) == 1 and len(losers) == 7
     assert all("another process is running in it" in said for said in losers)
+    pickle.dumps(winners[0])  # as when a model is copied: its scheduler knows who made it
     winners[0].release()
     with pytest.raises(UserError, match="holds another run"):
         run_dir_of(tmp_path / "a" / "run").claim("config")

@@ -1,5 +1,6 @@
 """Finding and opening checkpoints, without ever running code that is inside them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +19,46 @@ TRUSTED_PACKAGES = (
 )
 
 
+def from_home(path: str | Path) -> Path:
+    """Return a path whose ``~/`` is replaced by the home directory.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        return Path(path).expanduser() if str(path).startswith("~/") else Path(path)
+    except RuntimeError as error:
+        raise UserError(f"{path}: this user has no home directory; give the whole path") from error
+
+
+def local(path: Path, key: str) -> Path:
+    """Return a path that Lightning doesn't take for the address of something else.
+
+    It opens files with fsspec, which sees a kind of file system in ``a:b``, a home in ``~b`` and a
+    chain of file systems in ``a::b``; only of the last there is no other way to write it.
+
+    Args:
+        path: A path.
+        key: Key of the config that has it.
+
+    Raises:
+        UserError: If ``::`` is in the whole path.
+    """
+    if ":" in str(path) or str(path).startswith("~"):
+        path = path.absolute()
+    with suppress(OSError, ValueError, RuntimeError):  # named when it is used
+        if "::" in str(path.resolve()):
+            raise UserError(f"{path}: Lightning takes :: in a path for an address", key)
+    return path
+
+
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
     """Return the checkpoint that ``path`` means: itself, or the one inside a run directory.
 
     Raises:
         UserError: If there is none.
     """
-    path = Path(path)
+    path = from_home(path)
     if path.is_file():
         return path
     if not path.exists():

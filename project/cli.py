@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project.commands.compare import compare
 from project.commands.plan import plan
 from project.commands.recommend import recommend
+from project.console import accept_all_characters
 from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 from project.upstream import QUIET
@@ -36,6 +37,8 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With 2 for a mistake in config or data, 143 when terminated.
     """
+    accept_all_characters()
+    logging.raiseExceptions = False  # W&B's log is in the locale's encoding, which may lack a name
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET:

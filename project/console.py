@@ -1,10 +1,51 @@
-"""What a person sees in the terminal."""
+"""What a person sees in the terminal, and names in a form that can be seen."""
 
+import io
+import os
+import re
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+
+_BYTES = range(0xDC80, 0xDD00)  # how Python reads the bytes of a name that isn't UTF-8
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def readable(name: str | Path) -> str:
+    r"""Return a name as every terminal, file and logger takes it: on one line, in UTF-8.
+
+    The names of files may hold bytes that aren't UTF-8, line breaks and what controls a terminal.
+    Here these become escapes, such as ``\xe9`` and ``\n``; all other names stay as they are.
+    """
+    return _UNSEEN.sub(_escape, _as_utf8(str(name)))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if code in _BYTES else ascii(found[0])[1:-1]
+
+
+def _as_utf8(name: str) -> str:
+    """Read the bytes of a name as UTF-8, also where the system has another encoding."""
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # it is not the name of a file
+        return name
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has no bytes that aren't UTF-8, which Python reads as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def accept_all_characters() -> None:
+    """Let what a terminal can't show appear as an escape, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show(text: str) -> None:
@@ -14,4 +55,5 @@ def show(text: str) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table; where the output is no terminal, it is up to 140 characters wide."""
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, markup=False, emoji=False).print(table)  # names may look like markup

@@ -4,7 +4,8 @@ Each mended fault is tested in ``tests/test_cli.py``.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,17 +34,24 @@ from project.callbacks import (
     TestPredictions,
 )
 from project.callbacks.checkpoint import VALIDATION, best_and_last
-from project.checkpoints import find_checkpoint, load_checkpoint
+from project.callbacks.predictions import PREDICTIONS
+from project.checkpoints import find_checkpoint, load_checkpoint, local
 from project.class_paths import those_of
+from project.console import readable
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
-from project.runs import experiment_name, new_run_dir, with_config_of_run
+from project.runs import RunDir, experiment_name, with_config_of_run
 from project.tracking import check_loggers, configure_loggers
-from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages
+from project.upstream import (
+    CheckpointsDecideNothing,
+    drop_anonymous,
+    forget_averages,
+    log_on_first_rank,
+)
 
 T = TypeVar("T", bound=L.Callback)
 
@@ -67,33 +75,49 @@ class ProjectCLI(CheckpointsDecideNothing):
         run: bool = True,
         other_commands: Mapping[str, str] | None = None,
     ) -> None:
-        self.run_dir = Path()
+        self.run: RunDir | None = None
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
-        super().__init__(
-            ImageClassifier,
-            ImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=None,  # RunRecord writes it, into the run directory
-            seed_everything_default=0,
-            parser_class=ProjectParser,
-            parser_kwargs={
-                "prog": " ".join((*COMMAND, *self.words)),
-                "description": self.description,
-                "version": __version__,
-                "other_commands": other_commands,
-            },
-            trainer_defaults={
-                "max_epochs": None,  # settle_length decides
-                "enable_model_summary": False,  # RunReport says it in a line
-                "use_distributed_sampler": False,  # BatchSampler shares the images out
-            },
-            args=args,
-            run=run,
-        )
+        with self._released_run():
+            super().__init__(
+                ImageClassifier,
+                ImageDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_callback=None,  # RunRecord writes it, into the run directory
+                seed_everything_default=0,
+                parser_class=ProjectParser,
+                parser_kwargs={
+                    "prog": " ".join((*COMMAND, *self.words)),
+                    "description": self.description,
+                    "version": __version__,
+                    "other_commands": other_commands,
+                },
+                trainer_defaults={
+                    "max_epochs": None,  # settle_length decides
+                    "enable_model_summary": False,  # RunReport says it in a line
+                    "use_distributed_sampler": False,  # BatchSampler shares the images out
+                },
+                args=args,
+                run=run,
+            )
+
+    @contextmanager
+    def _released_run(self) -> Iterator[None]:
+        """Give the run directory back in the end, and remove it if nothing came of the run."""
+        unused = True
+        try:
+            yield
+            unused = False
+        finally:
+            if self.run is not None:
+                trainer = getattr(self, "trainer", None)
+                measured = trainer and (trainer.global_step or trainer.callback_metrics)
+                if unused and not measured and "wandb" in sys.modules:
+                    sys.modules["wandb"].finish(exit_code=1)  # it writes until then
+                self.run.release(unused=unused and not measured)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -179,7 +203,8 @@ class ProjectCLI(CheckpointsDecideNothing):
     def _find_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path is not None:
             fit = self.subcommand == "fit"
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
+            found = find_checkpoint(config.ckpt_path, "last" if fit else "best")
+            config.ckpt_path = str(local(found, "ckpt_path"))
             hparams = load_checkpoint(config.ckpt_path).get("hyper_parameters", {})
             self.known_classes = hparams.get("class_names")
             if self.subcommand == "predict" and "classes" in config.data.init_args:
@@ -193,13 +218,13 @@ class ProjectCLI(CheckpointsDecideNothing):
     def _open_run(self, config: Namespace) -> None:
         check_loggers(config.trainer)
         config.experiment = config.experiment or experiment_name(config)
-        self.run_dir = new_run_dir(str(self.subcommand), config)
+        self.run = RunDir(config)
         config.run_dir = None  # the saved config gets a new directory when it runs again
-        saved = self.command_parser.dump(config, skip_none=False)
-        name = f"{config.experiment}/{self.run_dir.name}"
-        self.report.tracking = configure_loggers(config.trainer, self.run_dir, name)
+        self.saved = self.command_parser.dump(config, skip_none=False)
+        name = readable(f"{config.experiment}/{self.run.path.name}")
+        self.report.tracking = configure_loggers(config.trainer, self.run.path, name)
         self.trainer_defaults["callbacks"] = [
-            RunRecord(saved, self.run_dir),
+            RunRecord(self.saved, self.run.path),
             Resume(),
             self.resources,
             TestPredictions(),  # before the summary says that there was a test
@@ -209,7 +234,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         ]
         if config.trainer.logger:
             self.trainer_defaults["callbacks"].append(LearningRateMonitor())
-        config.trainer.default_root_dir = str(self.run_dir)
+        config.trainer.default_root_dir = str(self.run.path)
         self._configure_progress(config.trainer)
 
     def _configure_progress(self, trainer: Namespace) -> None:
@@ -238,6 +263,24 @@ class ProjectCLI(CheckpointsDecideNothing):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 drop_anonymous(logger)
+        self._claim_run()
+
+    def _claim_run(self) -> None:
+        """Make the run directory on the first rank: which that is, only the trainer knows.
+
+        Raises:
+            UserError: If the directory can't be used, or the environment names a rank too many.
+        """
+        trainer: Any = self.trainer
+        if trainer.global_rank >= trainer.world_size:
+            raise UserError(
+                f"this is process {trainer.global_rank} of {trainer.world_size}, counted from 0; "
+                "unset NODE_RANK and LOCAL_RANK, or give the number of machines",
+                "trainer.num_nodes",
+            )
+        log_on_first_rank(trainer.global_rank)
+        if self.run is not None and trainer.is_global_zero:
+            self.run.claim(self.saved, self.options.ckpt_path if self.subcommand == "fit" else None)
 
     def callbacks_of(self, kind: type[T]) -> list[T]:
         """Return the callbacks of a class."""
@@ -275,7 +318,7 @@ class ProjectCLI(CheckpointsDecideNothing):
     def after_predict(self) -> None:
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
-            print(f"predictions: {self.run_dir / 'predictions.csv'}")
+            print(f"predictions: {Path(self.trainer.default_root_dir, PREDICTIONS)}")
 
 
 def remove_weights(model: Namespace) -> None:

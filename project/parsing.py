@@ -18,9 +18,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
+from project.checkpoints import from_home
+from project.console import is_utf8, readable
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
-from project.errors import under
+from project.errors import UserError, under
 from project.length import expand_presets
 from project.networks import InputSpec, Network
 from project.upstream import before_class_change
@@ -87,6 +89,25 @@ class ProjectParser(LightningArgumentParser):
         """Return the help, without the hundreds of modules and metrics of other packages."""
         return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Return the config of a command line.
+
+        Raises:
+            UserError: If it isn't in UTF-8, as configs are.
+        """
+        for arg in sys.argv[1:] if not args or args[0] is None else args[0]:
+            if not is_utf8(str(arg)):
+                raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
+        config: Namespace = super().parse_args(*args, **kwargs)
+        _expand_home(config)
+        return config
+
+    def parse_object(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the config that nested mappings give."""
+        config: Namespace = super().parse_object(*args, **kwargs)
+        _expand_home(config)
+        return config
+
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the phases of a preset."""
         cfg = cfg.clone()
@@ -101,6 +122,21 @@ class ProjectParser(LightningArgumentParser):
             super().error(message, ex)
         sys.stderr.write(f"error: {explain(message)}\n")
         sys.exit(2)
+
+
+def _expand_home(value: Any) -> Any:
+    """Let ``~/`` at the start of a text mean the home directory, wherever it is in a config.
+
+    A shell replaces it in ``--run_dir ~/run``, but not in ``--run_dir=~/run`` or in a file.
+    """
+    if isinstance(value, Namespace | dict):
+        items = vars(value) if isinstance(value, Namespace) else value
+        items.update({key: _expand_home(item) for key, item in items.items()})
+    elif isinstance(value, list):
+        return [_expand_home(item) for item in value]
+    elif isinstance(value, str) and value.startswith("~/"):
+        return str(from_home(value))
+    return value
 
 
 def link_data_and_model(parser: LightningArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The loggers of a run, and where W&B keeps it: online if the user is logged in, else offline."""
 
 import os
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,4 +120,5 @@ def wandb_mode() -> tuple[Mode, str]:
 
 def how_to_view(run_dir: Path) -> str:
     """Return the line that says how to see and to upload an offline run."""
-    return f"view: wandb leet {run_dir}/wandb   upload: wandb sync {run_dir}/wandb/*run-*"
+    folder = shlex.quote(f"{run_dir}/wandb")
+    return f"view: wandb leet {folder}   upload: wandb sync {folder}/*run-*"

@@ -13,10 +13,11 @@ from jsonargparse import Namespace, _typehints
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 QUIET = (  # warnings about what is meant to be so, or that no user can act on
-    ".*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
-    ".*Checkpoint directory .* exists and is not empty.*",
+    "(?s).*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
+    "(?s).*Checkpoint directory .* exists and is not empty.*",
     ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
     ".*loading a checkpoint outside the .fit. stage.*",  # of an average, which is in it
     ".*number of training batches .* is smaller than the logging interval.*",
@@ -108,6 +109,18 @@ def _averages(trainer: L.Trainer) -> list[WeightAveraging]:
 def drop_anonymous(logger: WandbLogger) -> None:
     """Take back an option that Lightning always passes, and that W&B warns of: it has no effect."""
     logger._wandb_init.pop("anonymous", None)
+
+
+def log_on_first_rank(rank: int) -> None:
+    """Let loggers write if this process is the first of its training.
+
+    Lightning decides by RANK, SLURM_PROCID and the like, which a cluster may have set for another
+    purpose, and a trainer on one device leaves it so. Then nothing would be logged, in silence.
+
+    Args:
+        rank: Rank of this process, as the trainer has it.
+    """
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
 
 
 def wandb_url() -> str:

@@ -150,6 +150,18 @@ def pets(tmp_path: Path) -> Path:
     return root
 
 
+def folder_of(root: Path, classes: list[bytes], files: list[bytes]) -> Path:
+    """A folder with an image of each name in each class."""
+    for shade, name in enumerate(classes):
+        folder = root / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        for number, file in enumerate(files):
+            path = folder / (os.fsdecode(file) + ".png")
+            with path.open("wb") as opened:
+                Image.new("L", (4, 4), 60 * shade + number).save(opened, "png")
+    return root
+
+
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a complete training, with two stages that have batch norm."""

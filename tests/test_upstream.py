@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -54,6 +55,14 @@ class Line(L.LightningModule):
 def trainer(callback: L.Callback, **options: Any) -> L.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return L.Trainer(callbacks=[callback], accelerator="cpu", **quiet, **options)
+
+
+def test_loggers_take_the_first_rank_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is where RANK=3
+    made = trainer(L.Callback(), devices=1)
+    assert made.is_global_zero and rank_zero_only.rank == 3
+    upstream.log_on_first_rank(made.global_rank)
+    assert rank_zero_only.rank == 0
 
 
 class Follow(L.Callback):

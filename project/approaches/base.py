@@ -17,6 +17,7 @@ from project.approaches.schedulers import Scheduler
 from project.data import Batch
 from project.errors import UserError
 from project.networks import Network
+from project.networks.base import one_image_explained
 from project.randomness import mix, run_seed
 from project.upstream import allow_recompilation
 
@@ -201,7 +202,8 @@ class ImageClassifier(OptimizedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the training loss of a batch."""
         images, targets = self.training_batch(batch)
-        logits = self(images, batch.depth)
+        with one_image_explained():
+            logits = self(images, batch.depth)
         loss = self.compute_loss(logits, targets, self.label_smoothing)
         self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
         if self._log_every_n_steps and (self.global_step + 1) % self._log_every_n_steps == 0:

@@ -1,5 +1,8 @@
 """Pictures of a run: PNG files in its directory, and the same in W&B."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -7,12 +10,16 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from project.approaches import ImageClassifier
+from project.console import show
 
 MAX_CLASSES = 100  # more can't be read
 
 
 class Figures(L.Callback):
-    """Draws the confusion matrix of the test as ``confusion_matrix.png``."""
+    """Draws the confusion matrix of the test as ``confusion_matrix.png``.
+
+    A picture that can't be drawn is one line: what was trained must not be lost for it.
+    """
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the confusion matrix."""
@@ -20,14 +27,41 @@ class Figures(L.Callback):
         if trainer.global_rank != 0 or pl_module.num_classes > MAX_CLASSES:
             return
         path = Path(trainer.default_root_dir, "confusion_matrix.png")
-        draw_confusion_matrix(
-            pl_module.test_metrics.total_confusion.cpu(), pl_module.class_names, path
-        )
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("test/confusion_matrix", [str(path)])
+        with allowed_to_fail(path.name):
+            draw_confusion_matrix(
+                pl_module.test_metrics.total_confusion.cpu(), pl_module.class_names, path
+            )
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image("test/confusion_matrix", [str(path)])
 
 
+@contextmanager
+def allowed_to_fail(name: str) -> Iterator[None]:
+    """Say in one line that a picture can't be drawn, whatever the reason, and go on."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        show(f"warning: {name} can't be drawn: {reason}")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw names as they are: a dollar is no formula, and a letter that a font lacks no warning."""
+    from matplotlib import rc_context  # slow to import, like all of matplotlib
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def short(name: str, most: int = 24) -> str:
+    """Return a name, cut to at most ``most`` characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+@drawing()
 def draw_confusion_matrix(confusion: Tensor, class_names: tuple[str, ...], path: Path) -> None:
     """Draw counts, coloured by the share of each label.
 
@@ -45,8 +79,9 @@ def draw_confusion_matrix(confusion: Tensor, class_names: tuple[str, ...], path:
     image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the label", shrink=0.8)
     ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
+    names = [short(name) for name in class_names]
+    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="prediction", ylabel="label", title=f"{int(confusion.sum()):,} test images")
     if len(class_names) <= 30:
         for row in ticks:

@@ -1,9 +1,10 @@
 """Writes predictions to files."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch.distributed
@@ -11,8 +12,13 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from project.approaches import ImageClassifier
+from project.console import readable
 from project.data import ImageDataModule
 
+if TYPE_CHECKING:
+    from _csv import Writer
+
+PREDICTIONS = "predictions.csv"
 TEST_PREDICTIONS = "test_predictions.csv"
 
 
@@ -44,8 +50,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
-        with Path(trainer.default_root_dir, "predictions.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
+        with _table(trainer, PREDICTIONS) as writer:
             names = [f"probability_{name}" for name in pl_module.class_names]
             writer.writerow(["image", "class", "probability", *names])
             for index, name, probabilities in sorted(rows):
@@ -85,12 +90,19 @@ class TestPredictions(L.Callback):
         if trainer.global_rank != 0:
             return
         names = pl_module.class_names
-        with Path(trainer.default_root_dir, TEST_PREDICTIONS).open("w", newline="") as file:
-            writer = csv.writer(file)
+        with _table(trainer, TEST_PREDICTIONS) as writer:
             writer.writerow(["image", "label", "prediction", "probability"])
             for index, label, predicted, probability in sorted(rows):
                 image = _name(trainer, index)
                 writer.writerow([image, names[label], names[predicted], f"{probability:.6f}"])
+
+
+@contextmanager
+def _table(trainer: L.Trainer, name: str) -> "Iterator[Writer]":
+    """Open a table in the run directory."""
+    path = Path(trainer.default_root_dir, name)
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        yield csv.writer(file)
 
 
 def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
@@ -104,4 +116,4 @@ def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
 def _name(trainer: L.Trainer, index: int) -> str | int:
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     path = data.path(index)
-    return index if path is None else str(path)
+    return index if path is None else readable(path)

@@ -1,6 +1,5 @@
-"""Records the config and the environment of a run, in its directory and in every logger."""
+"""Records the config and the environment of a run in every logger."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,12 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from project.approaches import ImageClassifier
+from project.console import readable
 from project.environment import git_commit, versions
 
 
 class RunRecord(L.Callback):
-    """Writes ``config.yaml`` and gives the loggers the whole config.
+    """Gives the loggers the whole config, and what else a result depends on.
 
     Args:
         config: The complete config as YAML, without the paths of this run.
@@ -23,18 +23,13 @@ class RunRecord(L.Callback):
     def __init__(self, config: str, run_dir: Path) -> None:
         self.config = config
         self.run_dir = run_dir
-        self._written = False
+        self._logged = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write and log, once, on the first rank, before anything is trained."""
-        path = self.run_dir / "config.yaml"
-        if trainer.global_rank != 0 or self._written:
+        """Log, once, on the first rank, before anything is trained."""
+        if trainer.global_rank != 0 or self._logged:
             return
-        self._written = True
-        for name in ("config.yaml", "metrics.csv", "summary.json"):  # of the run that is resumed
-            if (old := self.run_dir / name).exists():
-                old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
-        path.write_text(self.config)
+        self._logged = True
         record: dict[str, Any] = {
             **yaml.safe_load(self.config),
             "run_dir": str(self.run_dir),
@@ -44,7 +39,16 @@ class RunRecord(L.Callback):
         }
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # config.yaml is beside it already
-                logger.log_hyperparams(record)
+                logger.log_hyperparams(_readable(record))
+
+
+def _readable(value: Any) -> Any:
+    """Return a config in which every text is UTF-8, as W&B demands; a path may be none."""
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return readable(value) if isinstance(value, str) else value
 
 
 def parameters(pl_module: L.LightningModule) -> dict[str, int]:

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
+from project.callbacks.figures import drawing
 from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase
@@ -111,6 +112,7 @@ class PlanCLI(ProjectCLI):
         return steps_per_epoch(trainer)
 
 
+@drawing()
 def draw(
     rows: Sequence[PhasePreview], schedule: ResolvedSchedule, counted: bool, path: Path
 ) -> None:

@@ -244,6 +244,7 @@ class ImageDataModule(L.LightningDataModule):
         sampler = BatchSampler(
             len(self.train_images),
             self.batch_size,
+            training=True,
             shuffle=not overfit,
             seed=run_seed(),
             rank=self.trainer.global_rank,
@@ -251,6 +252,12 @@ class ImageDataModule(L.LightningDataModule):
             steps=self.steps_per_epoch,
             position=lambda: loop.epoch_loop.batch_progress.current.ready,
         )
+        if len(sampler) == 0:
+            raise UserError(
+                f"{len(self.train_images)} training images for {sampler.world_size} processes, "
+                "each of which needs one",
+                "data",
+            )
         # Lightning sets the epoch of a resumed run too late for worker processes:
         # https://github.com/Lightning-AI/pytorch-lightning/issues/21938
         sampler.set_epoch(loop.epoch_progress.current.processed)

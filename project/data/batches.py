@@ -182,20 +182,26 @@ class BatchSampler:
 
     The order is a function of the seed and the epoch alone. Therefore neither a resume nor the
     number of workers or ranks changes which images a step uses: the images of a batch of 8 on one
-    rank are those of two batches of 4 on two ranks.
+    rank are those of two batches of 4 on two ranks. Only the last batch of an epoch may differ.
+
+    In training, all ranks get the same number of batches of the same size, because DDP averages
+    over ranks; this leaves out up to ``world_size - 1`` images in an epoch. If the last batch would
+    have a single image on each rank, these are added to the batch before it: batch norm can't be
+    trained on one image (https://github.com/pytorch/pytorch/issues/7716).
+
+    In evaluation, the order is that of the split, no image is left out or repeated, and all ranks
+    get the same number of batches, as DDP requires for networks with batch norm.
 
     Args:
         num_images: Number of images in the split.
         batch_size: Images in a batch of one rank.
-        shuffle: Draw a new order for each epoch. All ranks then get the same number of batches of
-            the same size, which leaves out up to ``world_size - 1`` images in an epoch. Without
-            it, the order is that of the split, no image is left out or repeated, and all ranks get
-            the same number of batches, as DDP requires for networks with batch norm.
+        training: Whether the batches are for training; ``shuffle`` and ``steps`` imply it.
+        shuffle: Draw a new order for each epoch.
         seed: Seed of the run.
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
-        steps: Batches per epoch; the images are repeated as often as necessary. With None, an epoch
-            visits each image once.
+        steps: Batches per epoch of training; the images are repeated as often as necessary. With
+            None, an epoch visits each image once.
         position: Returns the number of batches of the epoch that a resumed run has trained on
             already.
     """
@@ -205,6 +211,7 @@ class BatchSampler:
         num_images: int,
         batch_size: int,
         *,
+        training: bool = False,
         shuffle: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -214,6 +221,7 @@ class BatchSampler:
     ) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
+        self.training = training or shuffle or steps is not None
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -227,29 +235,36 @@ class BatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
+        if not self.training:
+            largest_share = math.ceil(self.num_images / self.world_size)
+            return math.ceil(largest_share / self.batch_size)
         if self.steps is not None:
             return self.steps
-        if self.shuffle:
-            full, rest = divmod(self.num_images, self.batch_size * self.world_size)
-            return full + (rest >= self.world_size)
-        largest_share = math.ceil(self.num_images / self.world_size)
-        return math.ceil(largest_share / self.batch_size)
+        full, rest = divmod(self.num_images, self._per_step)
+        fewest = 2 * self.world_size if full else self.world_size
+        return full + (rest >= fewest)
+
+    @property
+    def _per_step(self) -> int:
+        return self.batch_size * self.world_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        if not self.shuffle and self.steps is None:
+        if not self.training:
             mine = torch.arange(self.num_images)[self.rank :: self.world_size]
             yield from torch.tensor_split(mine, len(self))
             return
-        per_step = self.batch_size * self.world_size
-        batches = torch.split(self._order(per_step), per_step)[: len(self)]
+        ends = [self._per_step * number for number in range(1, len(self))]
+        batches = torch.tensor_split(self._order(), ends)[: len(self)]
         for batch in batches[self.position() :]:
-            # DDP averages over ranks, which is only right if their batches have the same size
             equal = len(batch) - len(batch) % self.world_size
             yield batch[self.rank : equal : self.world_size]
 
-    def _order(self, per_step: int) -> Tensor:
-        visits = math.ceil(self.steps * per_step / self.num_images) if self.steps else 1
-        return torch.cat([self._visit(number) for number in range(visits)])
+    def _order(self) -> Tensor:
+        if self.steps is None:
+            return self._visit(0)
+        images = self.steps * self._per_step
+        visits = math.ceil(images / self.num_images)
+        return torch.cat([self._visit(number) for number in range(visits)])[:images]
 
     def _visit(self, number: int) -> Tensor:
         offset = number * self.num_images

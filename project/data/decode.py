@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from project.console import readable
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
@@ -104,4 +105,4 @@ def broken_image(path: str | Path, error: BaseException) -> UserError:
         if isinstance(error, UnidentifiedImageError)
         else getattr(error, "strerror", None) or str(error)
     )
-    return UserError(f"{path}: broken image: {reason}")
+    return UserError(f"{readable(path)}: broken image: {reason}")

@@ -1,7 +1,6 @@
 """Your own images: a folder with one subfolder per class."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,14 +9,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
+from project.console import readable
 from project.data.base import ImageDataModule
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
 from project.data.download import fetch_archive, lock
 from project.data.files import ImageFiles, Pixels, in_memory, on_disk
+from project.data.listing import class_folders, images_below
 from project.data.splits import stratified_split
 from project.errors import UserError
 
@@ -83,12 +83,14 @@ class FolderImages:
 
 
 class ImageFolder(ImageDataModule):
-    """Images of any size and mode in one subfolder per class.
+    r"""Images of any size and mode in one subfolder per class.
 
     ``root`` contains either ``train/`` and optionally ``val/`` and ``test/``, each with the class
     folders, or the class folders themselves, which are then split. The classes are those of
     ``train``; other splits are matched to them by name. Files and folders whose name begins with a
-    dot are ignored. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
+    dot, folders of the system, run directories and the cache are ignored. Bytes of a name that
+    aren't UTF-8, line breaks and the like become escapes in the name of the class, such as
+    ``\xe9``. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
     EXIF orientation is applied.
 
     Args:
@@ -153,10 +155,10 @@ class ImageFolder(ImageDataModule):
             UserError: If the download fails.
         """
         root = Path(self.root)
-        if self.url is None or self.sha256 is None or _subfolders(root):
+        if self.url is None or self.sha256 is None or self._class_folders(root):
             return
         with lock(root.parent):
-            if not _subfolders(root):
+            if not self._class_folders(root):
                 fetch_archive(self.url, self.sha256, root)
 
     @property
@@ -165,17 +167,33 @@ class ImageFolder(ImageDataModule):
         if self._class_names is None:
             self.prepare_data()
             folder = self._split("train") or Path(self.root)
-            names = _subfolders(folder)
+            names = list(self._class_folders(folder))
             if not folder.is_dir():
-                raise UserError(f"data.root: {folder} is not a folder")
+                raise UserError(f"data.root: {readable(folder)} is not a folder")
             if len(names) < 2:
                 found = f"only {names[0]}" if names else "none"
                 raise UserError(
-                    f"data.root: {folder} needs a subfolder for each of two or more classes, "
-                    f"and has {found}"
+                    f"data.root: {readable(folder)} needs a subfolder for each of two or "
+                    f"more classes, and has {found}"
                 )
             self._class_names = tuple(names)
         return self._class_names
+
+    def _class_folders(self, folder: Path) -> dict[str, Path]:
+        """Return the folders of the classes by the names of the classes, sorted.
+
+        Raises:
+            UserError: If two names are the same once they are readable.
+        """
+        folders: dict[str, Path] = {}
+        for path in class_folders(folder, self.cache_dir.folder):
+            name = readable(path.name)
+            if name in folders:
+                raise UserError(
+                    f"two folders of {readable(folder)} read as {name}; rename one", "data.root"
+                )
+            folders[name] = path
+        return folders
 
     def _split(self, name: str) -> Path | None:
         folder = Path(self.root, name)
@@ -203,9 +221,9 @@ class ImageFolder(ImageDataModule):
         """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
             folder = Path(self.predict_dir)
-            paths = _images_below(folder) if folder.is_dir() else []
+            paths = images_below(folder) if folder.is_dir() else []
             if not paths:
-                raise UserError(f"data.predict_dir: {folder} holds no images")
+                raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
             unknown = torch.full((len(paths),), -1)
             self.test_images = FolderImages(self._files(paths), torch.arange(len(paths)), unknown)
             return
@@ -215,22 +233,24 @@ class ImageFolder(ImageDataModule):
 
     def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}
-        unknown = sorted(set(_subfolders(folder)) - set(classes))
+        folders = self._class_folders(folder)
+        unknown = sorted(set(folders) - set(classes))
         if unknown:
             raise UserError(
-                f"{folder} has classes that the training images lack: {', '.join(unknown)}; "
-                f"known are {', '.join(classes)}"
+                f"{readable(folder)} has classes that the training images lack: "
+                f"{', '.join(unknown)}; known are {', '.join(classes)}"
             )
         paths: list[Path] = []
         labels: list[int] = []
         for name, label in classes.items():
-            found = _images_below(folder / name)
+            class_folder = folders.get(name, folder / name)
+            found = images_below(class_folder)
             if every_class and not found:
-                raise UserError(f"{folder / name} holds no images; remove it or fill it")
+                raise UserError(f"{readable(class_folder)} holds no images; remove it or fill it")
             paths += found
             labels += [label] * len(found)
         if not paths:
-            raise UserError(f"{folder} holds no images")
+            raise UserError(f"{readable(folder)} holds no images")
         return paths, torch.tensor(labels)
 
     def _files(self, paths: list[Path]) -> ImageFiles:
@@ -281,33 +301,3 @@ class ImageFolder(ImageDataModule):
         if use == "memory":
             return in_memory(files, progress=first and sys.stderr.isatty())
         return None
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Names of the subfolders that aren't hidden, sorted."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and entry.name[0] != "." and entry.name != "__MACOSX"
-    )
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """Paths of all images below the folder, sorted; hidden files and folders are left out."""
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if name[0] != "." and name.lower().endswith(IMG_EXTENSIONS)
-        ]
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    """Raise the error of a folder that can't be read; ``os.walk`` would skip it silently."""
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -1,6 +1,7 @@
 """The base of all networks: a backbone, a head, and an ordered list of layer groups."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -166,3 +167,22 @@ def dense_head(
         num_features = size
     layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(num_features, num_logits))
+
+
+@contextmanager
+def one_image_explained() -> Iterator[None]:
+    """Say what a batch norm that trains on one image with feature maps of 1×1 can't do.
+
+    Raises:
+        UserError: In place of torch's ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch norm can't be trained on one image whose feature maps are 1×1; each process "
+            "needs batches of at least two training images, or a larger image_size",
+            "data.batch_size",
+        ) from error

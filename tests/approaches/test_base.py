@@ -251,3 +251,20 @@ def test_checkpoint_of_a_module_made_in_python_loads(run: Callable[..., Run]) ->
     model = TrainFromScratch.load_from_checkpoint(path, map_location="cpu")
     assert isinstance(model.network, CNN)
     assert model.hparams["class_names"] == tuple("0123456789")
+
+
+NORMED = (
+    *("fit", "--trainer.logger=false", "--trainer.max_epochs=1", "--model=FullTraining"),
+    *("--model.network=LibraryNetwork", "--model.network.name=resnet18", "--data.image_size=32"),
+    *("--test_after_fit=false", "--trainer.limit_val_batches=1", "--data.eval_batch_size=4"),
+)
+
+
+def test_a_rest_of_one_image_trains_batch_norm(run: Callable[..., Run]) -> None:
+    """130 images in batches of 43: https://github.com/pytorch/pytorch/issues/7716."""
+    run(*NORMED, "--data.limit_per_class=13", "--data.batch_size=43")
+
+
+def test_batch_norm_on_one_image_is_explained(fails: Callable[..., str]) -> None:
+    said = fails(*NORMED, "--data.limit_per_class=1", "--data.batch_size=1")
+    assert said.startswith("data.batch_size: batch norm can't be trained on one image")

@@ -17,12 +17,12 @@ from typing import IO, Any
 import pytest
 
 from project.cli import main
-from project.commands.compare import command
+from project.commands.compare import command, gallery
 from project.commands.compare import runs as runs_module
 from project.commands.compare.read import results_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Contender, Settings, cells_of
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, folder_of
 
 NETWORK = """
 model:
@@ -144,6 +144,60 @@ def test_only_what_is_missing_runs_again(
     assert again["test/accuracy"] == summary["test/accuracy"] and again["data"] == summary["data"]
 
 
+class FailsAtItsEnd(InProcess):
+    """A process that has trained and tested, and then fails."""
+
+    def wait(self) -> int:
+        return 1
+
+
+def test_a_run_that_fails_at_its_end_is_no_success(
+    comparison: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed = SimpleNamespace(**{**vars(subprocess), "Popen": FailsAtItsEnd})
+    monkeypatch.setattr(runs_module, "subprocess", changed)
+    main(["compare", "--config", str(comparison), "--only=[scratch]"])
+    assert "scratch 20 seed 1: failed: " in capfd.readouterr().out
+    result = found(Path("runs/compare/three"))["scratch"]
+    assert result["error"] and not result["accuracy"]
+
+
+ODD_NAMES = """
+data:
+  class_path: ImageFolder
+  init_args: {root: images, image_size: 28, cache: "off", num_workers: 0, test_fraction: 0.4}
+epochs: 1
+seeds: [1]
+contenders:
+  "$a_$ [b]": {config: scratch.yaml}
+"""
+
+
+@pytest.mark.usefixtures("in_process")
+def test_odd_names_reach_the_report(
+    comparison: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of classes, files and contenders; and one plot that can't be drawn costs one line."""
+
+    def broken(*args: Any) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(gallery, "curves", broken)
+    folder_of(Path("images"), [b"$\\frac$", b"caf\xe9", b"a\nb", b"[bold]"], [b"1", b"\xff", b"3"])
+    Path("odd.yaml").write_text(ODD_NAMES)
+    main(["compare", "--config", "odd.yaml"])
+    folder = Path("runs/compare/odd")
+    result = found(folder)["$a_$ [b]"]
+    assert not result["error"] and result["accuracy"]
+    assert (
+        "warning: plots/curves_1_a_b.png can't be drawn: no such colour" in capfd.readouterr().out
+    )
+    plots = {path.stem for path in (folder / "plots").iterdir()}
+    assert plots >= {"confusion_1_a_b", "accuracy_over_time"} and "curves_1_a_b" not in plots
+    classes = json.loads((folder / "results.json").read_text("utf-8"))["data"]["class_names"]
+    assert classes == ["$\\frac$", "[bold]", "a\\nb", "caf\\xe9"]
+
+
 def test_a_changed_config_runs_anew(comparison: Path) -> None:
     """And an unchanged one is found, wherever the comparison's own file lies."""
     contender = Contender("scratch.yaml")
@@ -241,6 +295,10 @@ BAD = [
     ),
     (["--max_time=5m"], "max_time: '5m' must be days:hours:minutes:seconds, as 00:00:05:00"),
     (["--contenders={a/b: {config: scratch.yaml}}"], "contenders.a/b: the name becomes a folder"),
+    (
+        [f"--contenders={{{'猫' * 99}: {{config: scratch.yaml}}}}"],
+        f"contenders.{'猫' * 99}: the name becomes a folder; at most 200 bytes are left",
+    ),
     (
         ["--contenders={a: {config: scratch.yaml, options: {model.lr: 1}}}"],
         "contenders: a: model: TrainFromScratch has no option 'lr'; known are network",

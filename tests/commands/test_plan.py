@@ -159,3 +159,12 @@ def test_help_of_plan(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["plan", "--help"])
     assert re.search(r"--plot PLOT\s+PNG file to draw phases", capfd.readouterr().out)
+
+
+def test_a_phase_may_have_any_name(plan: Callable[..., list[list[str]]]) -> None:
+    """Brackets are no markup of rich, and dollars no formula of matplotlib."""
+    named = "{name: '[/x] $a_$ :smile:', train: [head], epochs: 1}"
+    args = ("--model=FineTuning", "--model.backbone=resnet18", SCHEDULE, "--plot=plan.png")
+    rows = plan(*args, f"--trainer.callbacks.init_args.phases=[{named}]")
+    assert rows[0][0] == "[/x] $a_$ :smile:"
+    assert Path("plan.png").is_file()

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from project.data import Augment, Batch, Digits, ImageDataModule
@@ -21,11 +23,49 @@ def epoch(sampler: BatchSampler, number: int = 0) -> list[list[int]]:
     return batches
 
 
-@pytest.mark.parametrize("num_images", [23, 24, 25, 31])
+@pytest.mark.parametrize("num_images", [1, 23, 24, 25, 31])
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_visits_each_image_once(num_images: int, shuffle: bool) -> None:
-    batches = epoch(BatchSampler(num_images, 8, shuffle=shuffle))
+def test_an_epoch_visits_each_image_once(num_images: int, training: bool, shuffle: bool) -> None:
+    batches = epoch(BatchSampler(num_images, 8, training=training, shuffle=shuffle))
     assert sorted(sum(batches, [])) == list(range(num_images))
+
+
+@given(
+    num_images=st.integers(1, 200),
+    batch_size=st.integers(1, 50),
+    world_size=st.integers(1, 4),
+    shuffle=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_rank_trains_on_a_single_image_unless_it_has_no_more(
+    num_images: int, batch_size: int, world_size: int, shuffle: bool, data: st.DataObject
+) -> None:
+    """Batch norm can't: https://github.com/pytorch/pytorch/issues/7716."""
+    samplers = [
+        BatchSampler(
+            num_images,
+            batch_size,
+            training=True,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    ranks = [epoch(sampler, 3) for sampler in samplers]
+    sizes = [[len(batch) for batch in rank] for rank in ranks]
+    assert sizes == [sizes[0]] * world_size
+    assert all(size == batch_size for size in sizes[0][:-1])
+    assert max(sizes[0], default=0) <= batch_size + 1
+    fewest = min(2, batch_size, num_images // world_size)
+    assert min(sizes[0], default=0) >= fewest
+    visited = sum(sum(ranks, []), [])
+    assert len(set(visited)) == len(visited) > num_images - world_size
+    position = data.draw(st.integers(0, len(sizes[0])))
+    samplers[0].position = lambda: position
+    assert [batch.tolist() for batch in samplers[0]] == ranks[0][position:]
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -42,7 +82,7 @@ def test_two_ranks_share_the_batches_of_one(num_images: int) -> None:
         epoch(BatchSampler(num_images, 4, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)
     ]
     assert len(ranks[0]) == len(ranks[1])
-    for whole, left, right in zip(one, *ranks):
+    for whole, left, right in list(zip(one, *ranks))[:-1]:  # the last batch may be longer
         assert sorted(whole) == sorted(left + right)
 
 

@@ -75,8 +75,8 @@ def compare(arguments: Sequence[str]) -> None:
         )
         findings = find(rows_of(comparison.results))
         found = verdict(findings, comparison.data, comparison.device)
-        write_report(comparison, findings, found, folder)
         write_results(comparison, findings, found, folder)
+        write_report(comparison, findings, found, folder)
     show(f"{found.headline}\nreport: {folder / 'report.html'}, {folder / 'report.md'}")
 
 

@@ -27,7 +27,8 @@ def write_csv(results: Sequence[Result], folder: Path) -> None:
     """Write ``results.csv``, a line for each run."""
     before = ("contender", "size", "seed", "images", "error")
     after = ("command", "run_dir", "config_sha256")
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+    path = folder / "results.csv"
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [*before, *FIGURES, *after])
         writer.writeheader()
         for result in results:
@@ -69,7 +70,7 @@ def write_json(comparison: Comparison, findings: Findings, verdict: Verdict, fol
     }
     del content["results"], content["picture"]
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "results.json").write_text(f"{text}\n", encoding="utf-8")
+    (folder / "results.json").write_text(f"{text}\n", "utf-8", "backslashreplace")
 
 
 def _plain(value: Any) -> Any:

@@ -63,7 +63,7 @@ def draw(
         name = row.contender
         file = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"
         confused = most_confused(row, class_names)
-        gallery.curves.append(
+        gallery.curves.extend(
             plot(
                 f"curves_{file}",
                 f"Accuracy and loss of {name} in training and validation, epoch by epoch",
@@ -71,7 +71,7 @@ def draw(
                 partial(curves, row, looks[name], top),
             )
         )
-        gallery.confusion.append(
+        gallery.confusion.extend(
             plot(
                 f"confusion_{file}",
                 f"Confusion matrix of {name}",
@@ -80,7 +80,7 @@ def draw(
             )
         )
         if picture and (found := hardest(row)):
-            gallery.mistakes.append(
+            gallery.mistakes.extend(
                 plot(
                     f"mistakes_{file}",
                     f"Test images that {name} gets wrong, each with label and prediction",
@@ -112,11 +112,11 @@ def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
         partial(accuracy_over_time, top, looks),
     )
     if len({row.images for row in rows}) == 1:
-        return [over_time]
+        return over_time
     over_images = plot(
         "accuracy_over_images",
         f"Test accuracy against the number of training images: {names}",
         "Mean ± standard deviation over seeds; the number of images on a logarithmic axis.",
         partial(accuracy_over_images, rows, findings.crossings, looks),
     )
-    return [over_images, over_time]
+    return [*over_images, *over_time]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.callbacks.figures import allowed_to_fail, drawing, short
 from project.commands.compare.results import CURVES, Row
 from project.commands.compare.statistics import Crossing
 
@@ -77,18 +78,21 @@ def looks_of(contenders: Sequence[str]) -> dict[str, Look]:
 
 def plot(
     name: str, alt: str, caption: str, draw: Callable[[], "Figure"], photos: bool = False
-) -> Plot:
-    """Draw a figure in both styles; see :class:`Plot`."""
+) -> list[Plot]:
+    """Draw a figure in both styles; see :class:`Plot`. If it can't be drawn, none is returned."""
     from matplotlib import rc_context  # slow to import, like all of matplotlib
 
-    files = []
-    for style in (LIGHT, DARK):
-        with rc_context(style):  # type: ignore[arg-type,unused-ignore]  # newer stubs list all names
-            figure = draw()
-            figure.savefig(file := io.BytesIO(), dpi=DPI, format="png")
-        files.append(file.getvalue())
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    return Plot(name, alt, caption, files[0], files[1], (width, height), photos)
+    found = []
+    with allowed_to_fail(f"plots/{name}.png"):
+        files = []
+        for style in (LIGHT, DARK):
+            with drawing(), rc_context(style):  # type: ignore[arg-type,unused-ignore]  # newer stubs list all names
+                figure = draw()
+                figure.savefig(file := io.BytesIO(), dpi=DPI, format="png")
+            files.append(file.getvalue())
+        width, height = (round(96 * inches) for inches in figure.get_size_inches())
+        found.append(Plot(name, alt, caption, files[0], files[1], (width, height), photos))
+    return found
 
 
 def _style(page: str, ink: str, muted: str, line: str) -> dict[str, Any]:
@@ -96,7 +100,6 @@ def _style(page: str, ink: str, muted: str, line: str) -> dict[str, Any]:
         "figure.facecolor": page,
         "axes.facecolor": page,
         "text.color": ink,
-        "text.parse_math": False,  # a name may hold dollars
         "axes.edgecolor": line,
         "axes.labelcolor": muted,
         "xtick.color": muted,
@@ -242,11 +245,6 @@ def mean_curves(row: Row) -> dict[str, NDArray[np.float64]]:
         name: np.array([result.curves.get(name, ())[:epochs] for result in row.results]).mean(0)
         for name in names
     }
-
-
-def short(name: str, most: int = 24) -> str:
-    """Return a name, cut to at most ``most`` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def figure_of(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:

@@ -100,7 +100,7 @@ def _read(
         "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
     }
     places = {name: place for place, name in enumerate(class_names)}
-    with (run_dir / TEST_PREDICTIONS).open() as file:
+    with (run_dir / TEST_PREDICTIONS).open(newline="", encoding="utf-8") as file:
         rows = [(places[row["label"]], places[row["prediction"]]) for row in csv.DictReader(file)]
     labels, predictions = np.array(rows, np.int64).T
     return replace(
@@ -127,7 +127,7 @@ def _curves(path: Path) -> dict[str, list[float]]:
     epochs: dict[int, dict[str, float]] = {}
     if not path.is_file():  # a contender may log nothing
         return {}
-    with path.open() as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for column, name in wanted.items():
                 if row.get(column) and row["epoch"]:

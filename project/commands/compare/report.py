@@ -57,7 +57,7 @@ def write_report(
         **tables(findings),
     }
     for name in ("report.md", "report.html"):
-        (folder / name).write_text(render(name, page), encoding="utf-8")
+        (folder / name).write_text(render(name, page), "utf-8", "backslashreplace")
 
 
 def subtitle(comparison: Comparison, findings: Findings) -> str:

@@ -26,6 +26,7 @@ from project.environment import PACKAGE, available_cores
 from project.errors import UserError
 
 CACHE = "cache"
+SUMMARY = "summary.json"
 GRACE_SECONDS = 20  # time for a run to write its last checkpoint
 
 
@@ -33,9 +34,9 @@ class Runs:
     """The runs of a comparison in its folder.
 
     ``runs/`` holds a run directory for each cell, ``logs/`` its output. A cell is finished once it
-    has been tested. An unfinished one starts from the beginning the next time, so a kill costs only
-    the runs that were running. Runs share nothing, not even a cache: if one reused what another has
-    computed, its measured time would be too short.
+    has been tested, unless its process ended with an error. An unfinished one starts from the
+    beginning the next time, so a kill costs only the runs that were running. Runs share nothing,
+    not even a cache: if one reused what another has computed, its measured time would be too short.
 
     Args:
         folder: Folder of the comparison.
@@ -62,7 +63,7 @@ class Runs:
         The predictions are written before the summary says that there was a test.
         """
         with suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.run_dir(cell) / "summary.json").read_text())
+            found: dict[str, Any] = json.loads((self.run_dir(cell) / SUMMARY).read_text("utf-8"))
             if "test/accuracy" in found and (self.run_dir(cell) / TEST_PREDICTIONS).is_file():
                 return found
         return None
@@ -72,7 +73,7 @@ class Runs:
         if cell.after and self.summary(cell.after) is None:
             return f"its {cell.after.name} failed: {self.error(cell.after)}"
         try:
-            lines = self.log(cell).read_text(errors="replace").splitlines()
+            lines = self.log(cell).read_text("utf-8", "replace").splitlines()
         except OSError:
             return "was not run"
         messages = [line for line in lines if line.startswith("error: ")]
@@ -167,7 +168,10 @@ class Runs:
             return
         slot = self._slots.get()
         try:
-            self._start(cell, slot).wait()
+            failed = self._start(cell, slot).wait() != 0
+            summary = self.run_dir(cell) / SUMMARY
+            if failed and summary.is_file():  # after its test, so it looks finished
+                summary.replace(summary.with_stem(f"{summary.stem}-of-failed-run"))
         finally:
             shutil.rmtree(self.run_dir(cell) / CACHE, ignore_errors=True)
             self._slots.put(slot)

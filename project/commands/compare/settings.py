@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ OF_THE_COMPARISON = {  # option of fit: the setting that fixes it for all conten
     "run_dir": "output",
     "ckpt_path": "nothing: a stopped comparison resumes by itself",
 }
+LONGEST_NAME = 200  # bytes of a name; a folder has up to 255, with size, seed and digest
 UNLESS_GIVEN = {  # defaults of the data options, which override the contenders' configs
     "val_fraction": 0.1,
     "split_seed": 0,
@@ -140,11 +142,11 @@ class Settings:
             _known("only", name, self.contenders)
         _check_options("options", self.options)
         for name, source in self.sources.items():
+            _check_name(f"sources.{name}", name)
             _check_files(f"sources.{name}", source.config)
         for name, contender in self.contenders.items():
             key = f"contenders.{name}"
-            if "/" in name or not name.strip() or name.startswith("."):
-                raise UserError(f"{key}: the name becomes a folder; leave out / and leading dots")
+            _check_name(key, name)
             _check_files(key, contender.config)
             _check_options(f"{key}.options", contender.options)
             if contender.source is not None:
@@ -157,6 +159,13 @@ class Settings:
             return [(str(n), f"--data.limit_per_class={n}") for n in self.images_per_class]
         fractions = self.train_fractions or (1.0,)
         return [(f"{share:g}", f"--data.train_fraction={share:g}") for share in fractions]
+
+
+def _check_name(key: str, name: str) -> None:
+    if "/" in name or "\0" in name or not name.strip() or name.startswith("."):
+        raise UserError(f"{key}: the name becomes a folder; leave out / and leading dots")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UserError(f"{key}: the name becomes a folder; at most {LONGEST_NAME} bytes are left")
 
 
 def _check_files(key: str, config: str | list[str]) -> None:
@@ -213,7 +222,7 @@ class Cell:
         """
         digest = hashlib.sha256()
         for argument in self.arguments:
-            digest.update(argument.encode() + b"\0")
+            digest.update(os.fsencode(argument) + b"\0")
             if argument.startswith("--config="):
                 digest.update(Path(argument.partition("=")[2]).read_bytes())
         if self.after:

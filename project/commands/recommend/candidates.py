@@ -166,6 +166,7 @@ def write_config(path: Path, config: Mapping[str, Any], header: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # the user may have edited it
             path.rename(path.with_stem(f"{path.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
-        path.write_text(comment + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        text = comment + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        path.write_text(text, "utf-8", "backslashreplace")
     except OSError as error:
         raise UserError(f"output: {path} can't be written: {error.strerror}") from error

@@ -188,7 +188,7 @@ def _callbacks(given: Sequence[Mapping[str, Any]]) -> list[Namespace]:
 
 def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     file, output, run_dir = folder / "config.yaml", folder / "trial.json", folder / "run"
-    file.write_text(yaml.safe_dump(dict(config)))
+    file.write_text(yaml.safe_dump(dict(config)), "utf-8")
     words = [
         *("fit", "--config", str(file), "--run_dir", str(run_dir), "--trainer.logger=false"),
         f"--trainer.max_epochs={max(len(phases_of(config)), 2)}",

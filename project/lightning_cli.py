@@ -4,7 +4,8 @@ Each mended fault is tested in ``tests/test_cli.py``.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,11 @@ from project.callbacks import (
     RunReport,
     TestPredictions,
 )
+from project.callbacks.allowed import check_trainer_config
 from project.callbacks.checkpoint import best_and_last
+from project.callbacks.destinations import send_into
+from project.callbacks.finders import search, take_finders
+from project.callbacks.notices import MonitorCheck, Notices, show_messages
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.class_paths import those_of
 from project.data import Digits, ImageDataModule
@@ -65,6 +70,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
+        show_messages()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -149,6 +155,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        if self.subcommand in ("fit", None):
+            check_trainer_config(config.trainer)
         settle_length(config.trainer)
         self.prepare(config)
         if config.trainer.max_epochs is None:
@@ -161,6 +169,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             config: Config of the command; it is changed.
         """
         self._find_checkpoint(config)
+        self._search(config)
         self._open_run(config)
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them
@@ -179,6 +188,26 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "would evaluate random weights"
             )
 
+    def _search(self, config: Namespace) -> None:
+        """Let the finders write what they find into the config."""
+        finders = take_finders(config.trainer)
+        if finders and config.ckpt_path is not None and self.subcommand == "fit":
+            raise UserError(
+                "a resumed run keeps the learning rate and the batch size of its config.yaml; "
+                "remove the finders, or give no config",
+                "trainer.callbacks",
+            )
+        for finder in finders if self.subcommand == "fit" else []:
+            search(finder, config, self._build)
+
+    def _build(self, options: Namespace) -> Namespace:
+        """Return the objects that a config of the command names."""
+        config = self.config.clone()
+        config[self.subcommand] = options
+        with config_errors():
+            built: Namespace = self.parser.instantiate_classes(config)[self.subcommand]
+        return built
+
     def _open_run(self, config: Namespace) -> None:
         check_loggers(config.trainer)
         config.experiment = config.experiment or experiment_name(config)
@@ -194,10 +223,13 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.report,
             Figures(),
             PredictionWriter(),
+            Notices(),
         ]
-        if config.trainer.logger:
+        logs_lr = those_of(config.trainer.callbacks, LearningRateMonitor)
+        if config.trainer.logger and not logs_lr:
             self.trainer_defaults["callbacks"].append(LearningRateMonitor())
         config.trainer.default_root_dir = str(self.run_dir)
+        send_into(self.run_dir, config.trainer)
         self._configure_progress(config.trainer)
 
     def _configure_progress(self, trainer: Namespace) -> None:
@@ -211,15 +243,15 @@ class ProjectCLI(CheckpointsDecideNothing):
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
-        try:
+        with config_errors():
             super().instantiate_classes()
-        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
                 f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
             )
+        trainer: Any = self.trainer
+        trainer.callbacks.insert(0, MonitorCheck())  # before Lightning looks for the metric itself
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)
@@ -264,6 +296,22 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
             print(f"predictions: {self.run_dir / 'predictions.csv'}")
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Take what the classes of a config refuse for a mistake in the config.
+
+    Raises:
+        UserError: In place of what they raise.
+    """
+    try:
+        yield
+    except (
+        *(TypeError, ValueError, RuntimeError),
+        *(MisconfigurationException, ModuleNotFoundError),
+    ) as error:
+        raise UserError(explain(str(error))) from error
 
 
 def remove_weights(model: Namespace) -> None:

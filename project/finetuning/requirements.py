@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
+    EarlyStopping,
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
     WeightAveraging,
@@ -49,6 +50,10 @@ def check_trainer(trainer: Any, phases: Sequence[Phase]) -> None:
             raise UserError(
                 f"{name} resets the statistics of frozen batch norms and destroys the backbone; "
                 "use EMAWeightAveraging"
+            )
+        if isinstance(callback, EarlyStopping):
+            raise UserError(
+                f"{name} would end the training in the middle of the phases; give a phase a plateau"
             )
         if isinstance(callback, GradientAccumulationScheduler):
             raise UserError(f"{name} changes how long an epoch is; use accumulate_grad_batches")

@@ -1,0 +1,189 @@
+"""``LearningRateFinder`` and ``BatchSizeFinder``: they search before the run, not within it.
+
+Within a run, Lightning's finders change a learning rate or a batch size that neither the learning
+rate scheduler, nor the layer groups, nor ``config.yaml`` get to know. Here, each searches with a
+trainer of its own, and what it finds is written into the config. The run then starts as if the
+config had said so from the beginning.
+"""
+
+import gc
+from collections.abc import Callable
+from pkgutil import resolve_name
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.tuner.tuning import Tuner
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from project.class_paths import is_a, listed, those_of
+from project.console import show
+from project.errors import UserError
+from project.finetuning import FineTuningSchedule
+
+Build = Callable[[Namespace], Namespace]
+FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
+
+
+def take_finders(trainer: Namespace) -> list[Namespace]:
+    """Remove the finders from the callbacks of a trainer's config, and return them.
+
+    Raises:
+        UserError: If one has options that would have no effect here.
+    """
+    found = [callback for kind in FINDERS for callback in those_of(trainer.callbacks, kind)]
+    for finder in found:
+        _check(finder)
+    if found:
+        rest = [callback for callback in listed(trainer.callbacks) if callback not in found]
+        trainer.callbacks = rest or None
+    return found
+
+
+def _check(finder: Namespace) -> None:
+    known = [f"{kind.__module__}.{kind.__name__}" for kind in FINDERS]
+    short = [f"lightning.pytorch.callbacks.{kind.__name__}" for kind in FINDERS]
+    if finder.class_path not in (*known, *short):
+        raise UserError(
+            f"{finder.class_path}: a subclass of a finder would search within the training; "
+            "use the finder itself",
+            "trainer.callbacks",
+        )
+    for option, right in {"attr_name": "", "batch_arg_name": "batch_size"}.items():
+        if finder.init_args.get(option, right) != right:
+            raise UserError(
+                f"{_name(finder)}: {option} has no effect; it finds "
+                f"{'model.optimizer.lr' if option == 'attr_name' else 'data.batch_size'}",
+                "trainer.callbacks",
+            )
+
+
+def search(finder: Namespace, config: Namespace, build: Build) -> None:
+    """Search, and write what is found into the config.
+
+    Args:
+        finder: Config of the finder.
+        config: Config of the run; it is changed.
+        build: Returns the objects that a config names.
+
+    Raises:
+        UserError: If nothing is found, or the run can't be searched for.
+    """
+    try:
+        resolve_name(finder.class_path)(**vars(finder.init_args))
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"{_name(finder)}: {error}", "trainer.callbacks") from error
+    if config.trainer.fast_dev_run:
+        show(f"{_name(finder)}: nothing is searched for with trainer.fast_dev_run")
+        return
+    search_for = _find_batch_size if is_a(finder, BatchSizeFinder) else _find_learning_rate
+    with TemporaryDirectory() as folder, isolate_rng():
+        try:
+            search_for(finder.init_args, config, build(_trial(config, folder)))
+        except UserError as error:
+            message = str(error).removeprefix("trainer.callbacks: ")
+            raise UserError(f"{_name(finder)}: {message}", "trainer.callbacks") from error
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _name(finder: Namespace) -> str:
+    name: str = finder.class_path.rpartition(".")[2]
+    return name
+
+
+def _trial(config: Namespace, folder: str) -> Namespace:
+    """Return the config of a trial: the same training, endless, without anything around it."""
+    trial = config.clone()
+    trial.trainer.update(
+        Namespace(
+            callbacks=those_of(config.trainer.callbacks, FineTuningSchedule) or None,
+            logger=False,
+            profiler=None,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=folder,
+            max_epochs=-1,
+            max_steps=-1,
+            min_epochs=None,
+            min_steps=None,
+            max_time=None,
+        )
+    )
+    trial.model.init_args.lr_scheduler = None
+    return trial
+
+
+def _trainer(built: Namespace) -> L.Trainer:
+    trainer = L.Trainer(**vars(built.trainer))
+    if trainer.world_size > 1:
+        raise UserError("works on one device; run it with trainer.devices: 1")
+    for schedule in built.trainer.callbacks or []:
+        if len(schedule.phases) > 1 or schedule.phases[0].cache_features:
+            raise UserError(
+                "measures the first phase of a FineTuningSchedule only; run it with the phase "
+                "that trains the most as the only one, without cache_features"
+            )
+    return trainer
+
+
+def _find_batch_size(options: Namespace, config: Namespace, built: Namespace) -> None:
+    trainer, data = _trainer(built), built.data
+    data.prepare_data()
+    data.setup("fit")
+    most = min(options.max_val, len(data.train_images))
+    found = Tuner(trainer).scale_batch_size(
+        built.model,
+        datamodule=data,
+        mode=options.mode,
+        steps_per_trial=options.steps_per_trial,
+        init_val=min(options.init_val, most),
+        max_trials=options.max_trials,
+        margin=options.margin,
+        # Lightning returns the first size that reaches max_val without having tried it
+        max_val=2 * most,
+    )
+    found = min(found or options.init_val, most)
+    reached = "" if found < len(data.train_images) else ", which is all training images"
+    before = config.data.init_args.batch_size
+    config.data.init_args.batch_size = found
+    show(f"BatchSizeFinder: data.batch_size {found:,}{reached} (it was {before:,})")
+
+
+def _find_learning_rate(options: Namespace, config: Namespace, built: Namespace) -> None:
+    if built.trainer.callbacks:
+        raise UserError(
+            "doesn't know the learning rates of a FineTuningSchedule; run it without one"
+        )
+    if getattr(built.model, "group_lr", None):
+        raise UserError("changes the learning rates of model.group_lr, too; leave one of them out")
+    try:
+        finder: Any = Tuner(_trainer(built)).lr_find(
+            built.model,
+            datamodule=built.data,
+            min_lr=options.min_lr,
+            max_lr=options.max_lr,
+            num_training=options.num_training_steps,
+            mode=options.mode,
+            early_stop_threshold=options.early_stop_threshold,
+            update_attr=False,
+        )
+    except UserError as error:
+        raise UserError(f"{error}; lower max_lr") from error
+    found = finder.suggestion()
+    if found is None:
+        raise UserError("finds none; raise num_training_steps, or min_lr and max_lr")
+    found = float(f"{found:.3g}")
+    optimizer = config.model.init_args.optimizer
+    before = built.model.configure_optimizers().defaults["lr"]
+    if options.update_attr:
+        if optimizer is None:
+            optimizer = Namespace(class_path="torch.optim.Adam", init_args=Namespace())
+            config.model.init_args.optimizer = optimizer
+        optimizer.init_args.lr = found
+    kept = f"it was {before:g}" if options.update_attr else f"update_attr: false keeps {before:g}"
+    show(f"LearningRateFinder: model.optimizer.lr {found:g} ({kept})")

@@ -85,7 +85,9 @@ def _check_needs(callback: Namespace, trainer: Namespace) -> None:
             "trainer.callbacks",
         )
     if is_a(callback, DeviceStatsMonitor):
-        of_cpu = callback.init_args.get("cpu_stats") or not torch.cuda.is_available()
+        of_cpu = callback.init_args.get("cpu_stats")
+        if of_cpu is None:
+            of_cpu = not torch.cuda.is_available()
         if of_cpu and find_spec("psutil") is None:
             raise UserError(
                 "DeviceStatsMonitor: needs psutil for the statistics of a CPU: pip install psutil",

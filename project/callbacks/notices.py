@@ -91,7 +91,7 @@ class Notices(L.Callback):
         """Say why the training is over, if it is not its length, and what average it leaves."""
         if not trainer.is_global_zero:
             return
-        where = f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}"
+        where = f"after step {trainer.global_step:,}"
         for stopping in _callbacks(trainer, EarlyStopping):
             if reason := stopping.stopping_reason_message:
                 reason = reason.removesuffix(" Signaling Trainer to stop.")

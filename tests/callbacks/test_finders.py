@@ -1,0 +1,135 @@
+"""The finders search before a run, which is then the one that their result gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import BatchSizeFinder
+
+from project.data import Digits
+from tests.conftest import Run
+
+QUICK = (
+    *("--data.limit_per_class=10", "--data.batch_size=16", "--trainer.max_epochs=2"),
+    *("--trainer.logger=false", "--test_after_fit=false"),
+)
+COSINE = ("--model.lr_scheduler.scheduler=WarmupCosine", "--model.lr_scheduler.interval=step")
+RATE = "{class_path: LearningRateFinder, init_args: {num_training_steps: 30}}"
+SIZE = "{class_path: BatchSizeFinder, init_args: {max_trials: 2}}"
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    last = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
+    return last["state_dict"]
+
+
+def equal(one: Run, other: Run) -> bool:
+    left, right = weights(one), weights(other)
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("optimizer", [(), ("--model.optimizer=AdamW", *COSINE)])
+def test_a_found_learning_rate_is_that_of_the_config(
+    optimizer: tuple[str, ...], run: Callable[..., Run]
+) -> None:
+    found = run("fit", *QUICK, *optimizer, f"--trainer.callbacks=[{RATE}]")
+    config = yaml.safe_load((found.path / "config.yaml").read_text())
+    assert config["trainer"]["callbacks"] is None
+    lr = config["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+    assert f"LearningRateFinder: model.optimizer.lr {lr:g} (it was 0.001)" in found.out
+    optimizer = optimizer or ("--model.optimizer=torch.optim.Adam",)
+    typed = run("fit", *QUICK, *optimizer, f"--model.optimizer.lr={lr}")
+    assert equal(found, typed)
+
+
+def test_a_found_batch_size_is_that_of_the_config(run: Callable[..., Run]) -> None:
+    found = run("fit", *QUICK, f"--trainer.callbacks=[{RATE}, {SIZE}]")
+    config = yaml.safe_load((found.path / "config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 4
+    lr = config["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+    typed = run(
+        *("fit", *QUICK, "--data.batch_size=4", "--model.optimizer=torch.optim.Adam"),
+        f"--model.optimizer.lr={lr}",
+    )
+    assert equal(found, typed)  # the rate is one for the size
+    resumed = run("fit", "--ckpt_path", found.path, "--trainer.max_epochs=3", run_dir=found.path)
+    assert "Finder" not in resumed.out
+    assert "epoch 3/3" in resumed.out
+
+
+@pytest.mark.parametrize(
+    ("options", "size"), [("max_val: 3", 3), ("max_val: 5, mode: binsearch", 5)]
+)
+def test_only_a_size_that_was_tried_is_found(
+    options: str, size: int, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = set()
+    loader = Digits.train_dataloader
+
+    def train_dataloader(self: Digits) -> Any:
+        tried.add(self.batch_size)
+        return loader(self)
+
+    monkeypatch.setattr(Digits, "train_dataloader", train_dataloader)
+    finder = f"{{class_path: BatchSizeFinder, init_args: {{{options}, steps_per_trial: 1}}}}"
+    found = run("fit", *QUICK, f"--trainer.callbacks=[{finder}]")
+    assert f"data.batch_size {size} " in found.out
+    assert max(tried) >= size
+
+
+def test_all_images_in_one_batch_are_said(run: Callable[..., Run]) -> None:
+    large = "--trainer.callbacks={class_path: BatchSizeFinder, init_args: {init_val: 8}}"
+    found = run("fit", *QUICK, "--data.limit_per_class=1", large)
+    assert "data.batch_size 10, which is all training images (it was 16)" in found.out
+
+
+def test_update_attr_false_changes_nothing(run: Callable[..., Run]) -> None:
+    finder = RATE.replace("30", "30, update_attr: false")
+    found = run("fit", *QUICK, f"--trainer.callbacks=[{finder}]")
+    assert "(update_attr: false keeps 0.001)" in found.out
+    assert equal(found, run("fit", *QUICK))
+
+
+class OwnFinder(BatchSizeFinder):
+    """A finder that could search at any time."""
+
+
+@pytest.mark.parametrize(
+    ("finder", "options", "message"),
+    [
+        (RATE.replace("30", "5"), (), "LearningRateFinder: finds none; raise num_training_steps"),
+        (RATE.replace("30", "30, mode: cubic"), (), "LearningRateFinder: `mode` should be either"),
+        (RATE.replace("30", "30, attr_name: rate"), (), "attr_name has no effect; it finds model."),
+        (SIZE.replace("2", "2, margin: 2.0"), (), "BatchSizeFinder: `margin` should be between"),
+        (SIZE.replace("2", "2, batch_arg_name: b"), (), "batch_arg_name has no effect; it finds"),
+        (f"{{class_path: {__name__}.OwnFinder}}", (), "a subclass of a finder would search within"),
+        (f"{SIZE}, {SIZE.replace('2', '3')}", (), "BatchSizeFinder: there can be only one"),
+        (
+            SIZE,
+            ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"),
+            "BatchSizeFinder: works on one device; run it with trainer.devices: 1",
+        ),
+        (
+            RATE,
+            ("--model=FineTuning", "--model.network=MLP", "--model.group_lr={head: 0.1}"),
+            "LearningRateFinder: changes the learning rates of model.group_lr, too",
+        ),
+    ],
+)
+def test_what_a_finder_refuses(
+    finder: str, options: tuple[str, ...], message: str, fails: Callable[..., str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    args = ("fit", *QUICK, *options, f"--trainer.callbacks=[{finder}]", "--run_dir", run_dir)
+    assert message in fails(*args)
+    assert not run_dir.exists()
+
+
+def test_a_resumed_run_keeps_what_was_found(run: Callable[..., Run], fails: Any) -> None:
+    first = run("fit", *QUICK)
+    config = ("--config", first.path / "config.yaml", f"--trainer.callbacks=[{SIZE}]")
+    message = fails("fit", *config, "--ckpt_path", first.path)
+    assert "a resumed run keeps the learning rate and the batch size" in message

@@ -34,6 +34,7 @@ from project.callbacks.finders import search, take_finders
 from project.callbacks.notices import MonitorCheck, Notices, show_messages
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.class_paths import those_of
+from project.console import show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
@@ -197,8 +198,11 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "remove the finders, or give no config",
                 "trainer.callbacks",
             )
-        for finder in finders if self.subcommand == "fit" else []:
-            search(finder, config, self._build)
+        for finder in finders:
+            if self.subcommand == "fit":
+                search(finder, config, self._build)
+            else:
+                show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
 
     def _build(self, options: Namespace) -> Namespace:
         """Return the objects that a config of the command names."""

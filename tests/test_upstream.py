@@ -11,7 +11,6 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
@@ -20,6 +19,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -145,10 +145,9 @@ def test_batch_size_finder_returns_a_size_that_it_has_not_tried() -> None:
         val_dataloader = train_dataloader
 
     tried: set[int] = set()
-    finder = BatchSizeFinder(max_val=8, steps_per_trial=1)
-    trainer(finder, max_steps=1, enable_checkpointing=False).fit(Sized())
-    assert finder.optimal_batch_size == 8
-    assert max(tried - {8}) == 4
+    tuner = Tuner(trainer(L.Callback(), enable_checkpointing=False))
+    assert tuner.scale_batch_size(Sized(), max_val=8, steps_per_trial=1) == 8
+    assert max(tried) == 4
 
 
 def test_early_stopping_says_why_only_if_verbose() -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import lightning as L
 from lightning.pytorch.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     Timer,
     WeightAveraging,
@@ -63,29 +62,19 @@ class Notices(L.Callback):
             show(f"profile: {path}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse an average that begins too late; say so if it has too few steps.
+        """Refuse an average of nothing, and say so if one has few updates for its decay.
 
         Raises:
-            UserError: If it would average nothing.
+            UserError: If an average would never be updated.
         """
         for stopping in _callbacks(trainer, EarlyStopping):
             stopping.stopping_reason_message = None  # of the run that is resumed
         assert isinstance(pl_module, ImageClassifier)
-        steps = pl_module.total_steps()
-        for average in _callbacks(trainer, EMAWeightAveraging):
-            by_epoch = average.update_starting_at_epoch is not None
-            start = average.update_starting_at_step or 0
-            if start >= steps and not by_epoch:
-                raise UserError(
-                    f"{type(average).__name__}: update_starting_at_step: {start:,} is after the "
-                    f"training, which has {int(steps):,} steps",
-                    "trainer.callbacks",
-                )
-            schedules = _callbacks(trainer, FineTuningSchedule)
-            for schedule in schedules:  # it begins anew with each phase
-                steps = min(steps, schedule.resolved.phases[-1].steps)
-            if steps != math.inf and average.update_every_n_steps > 0:
-                _say_share(average, max(steps - start, 1) / average.update_every_n_steps, trainer)
+        total = pl_module.total_steps()
+        if total == math.inf:
+            return
+        for average in _callbacks(trainer, WeightAveraging):
+            _check_updates(average, trainer, int(total))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say why the training is over, if it is not its length, and what average it leaves."""
@@ -104,13 +93,26 @@ class Notices(L.Callback):
                 show(f"{type(average).__name__}: averaged nothing, as the training ended {where}")
 
 
-def _say_share(average: EMAWeightAveraging, updates: float, trainer: L.Trainer) -> None:
-    decay = ema_decay(average)
+def _check_updates(average: WeightAveraging, trainer: L.Trainer, steps: int) -> None:
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    start = 0
+    for schedule in _callbacks(trainer, FineTuningSchedule):  # each phase begins a new average
+        start = steps - schedule.resolved.phases[-1].steps
+    updates = sum(average.should_update(step_idx=step) for step in range(start, steps))
+    epochs = range(start // per_epoch, math.ceil(steps / per_epoch))
+    updates += sum(average.should_update(epoch_idx=epoch) for epoch in epochs)
+    name, decay = type(average).__name__, ema_decay(average)
+    if not updates:
+        raise UserError(
+            f"{name}: begins after the end of the training, which has {steps:,} steps in "
+            f"{len(epochs):,} epochs",
+            "trainer.callbacks",
+        )
     share = 0.0 if decay is None else decay ** (updates - 1)
     if share > MOSTLY and updates > 1 and trainer.is_global_zero:
         show(
-            f"{type(average).__name__}: decay {decay:g} is slow for {updates:,.0f} updates; "
-            f"{share:.0%} of the average will be the weights after the first one"
+            f"{name}: decay {decay:g} is slow for {updates:,} updates; {share:.0%} of the average "
+            "will be the weights after the first one"
         )
 
 

@@ -16,6 +16,7 @@ PLATEAU = (
     "--model.lr_scheduler.monitor=val/los",
 )
 AVERAGE = "--trainer.callbacks=EMAWeightAveraging"
+BY_EPOCH = ("--trainer.callbacks.update_every_n_steps=0",)
 
 
 def test_why_a_training_has_ended(run: Callable[..., Run]) -> None:
@@ -60,7 +61,11 @@ def test_why_a_training_has_ended(run: Callable[..., Run]) -> None:
         ),
         (
             (AVERAGE, "--trainer.callbacks.update_starting_at_step=21"),
-            "update_starting_at_step: 21 is after the training, which has 21 steps",
+            "EMAWeightAveraging: begins after the end of the training, which has 21 steps in 3",
+        ),
+        (
+            (AVERAGE, *BY_EPOCH, "--trainer.callbacks.update_starting_at_epoch=3"),
+            "EMAWeightAveraging: begins after the end of the training, which has 21 steps in 3",
         ),
     ],
 )
@@ -86,4 +91,8 @@ def test_an_average_that_is_too_slow(run: Callable[..., Run]) -> None:
     slow = run("fit", *QUICK, AVERAGE)
     said = "EMAWeightAveraging: decay 0.999 is slow for 21 updates; 98% of the average will be the"
     assert said in slow.out
+    late = ("--trainer.callbacks.update_starting_at_epoch=1", "--trainer.callbacks.decay=0.8")
+    assert (
+        "decay 0.8 is slow for 2 updates; 80%" in run("fit", *QUICK, AVERAGE, *BY_EPOCH, *late).out
+    )
     assert "is slow" not in run("fit", *QUICK, AVERAGE, "--trainer.callbacks.decay=0.9").out

@@ -179,7 +179,14 @@ class ProjectCLI(CheckpointsDecideNothing):
         if config.ckpt_path is not None:
             fit = self.subcommand == "fit"
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, "last" if fit else "best"))
-            hparams = load_checkpoint(config.ckpt_path).get("hyper_parameters", {})
+            checkpoint = load_checkpoint(config.ckpt_path)
+            if fit and "optimizer_states" not in checkpoint:
+                raise UserError(
+                    f"{config.ckpt_path} holds weights only (save_weights_only), which no training "
+                    "can resume from",
+                    "ckpt_path",
+                )
+            hparams = checkpoint.get("hyper_parameters", {})
             self.known_classes = hparams.get("class_names")
             if self.subcommand == "predict" and "classes" in config.data.init_args:
                 config.data.init_args.classes = self.known_classes

@@ -78,7 +78,7 @@ def test_what_is_refused(
     what: str, cell: str, instead: str, fails: Callable[..., str], config: Callable[..., Path]
 ) -> None:
     message = fails("fit", "--config", config(cell), *DATA, "--run_dir=run")
-    assert what in message
+    assert what.partition(",")[0] in message
     for one in spans(instead):
         assert one in message
 

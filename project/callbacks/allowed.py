@@ -132,6 +132,10 @@ def _check_options(trainer: Namespace) -> None:
             trainer.get("default_root_dir") is not None,
             "everything goes to the run directory; use run_dir or experiment",
         ),
+        "gradient_clip_val": (
+            (trainer.get("gradient_clip_val") or 0) < 0,
+            "must be greater than 0; below, nothing would be clipped",
+        ),
         "limit_train_batches": (
             trainer.get("limit_train_batches") == 0,
             "leaves no batch to train on",

@@ -96,3 +96,10 @@ def test_an_average_that_is_too_slow(run: Callable[..., Run]) -> None:
         "decay 0.8 is slow for 2 updates; 80%" in run("fit", *QUICK, AVERAGE, *BY_EPOCH, *late).out
     )
     assert "is slow" not in run("fit", *QUICK, AVERAGE, "--trainer.callbacks.decay=0.9").out
+
+
+def test_weights_alone_cant_be_resumed(run: Callable[..., Run], fails: Callable[..., str]) -> None:
+    keeps = ("--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_weights_only=true")
+    (kept,) = (run("fit", *QUICK, *keeps).path / "more_checkpoints").iterdir()
+    assert "test/accuracy" in run("test", "--ckpt_path", kept).summary
+    assert f"ckpt_path: {kept} holds weights only" in fails("fit", "--ckpt_path", kept)

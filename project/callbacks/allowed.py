@@ -36,8 +36,8 @@ REFUSED: dict[type[Callback], str] = {
     "with a FineTuningSchedule",
     GradientAccumulationScheduler: "its factor is lost where a run resumes within an epoch; use "
     "trainer.accumulate_grad_batches",
-    ModelPruning: "prunes after the validation, so the best checkpoint would hold other weights "
-    "than those that were validated; prune the weights of a finished run with torch.nn.utils.prune",
+    ModelPruning: "a resumed run trains what was pruned, and the last pruning comes after the last "
+    "validation; prune the weights of a finished run with torch.nn.utils.prune",
     OnExceptionCheckpoint: "a later run would start from what it has left without being asked to; "
     "use checkpoint.every_n_steps",
     SpikeDetection: "can't load its own state, so no checkpoint could be tested or resumed; use "

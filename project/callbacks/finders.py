@@ -7,7 +7,8 @@ config had said so from the beginning.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,36 +30,12 @@ FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for 
 
 
 def take_finders(trainer: Namespace) -> list[Namespace]:
-    """Remove the finders from the callbacks of a trainer's config, and return them.
-
-    Raises:
-        UserError: If one has options that would have no effect here.
-    """
+    """Remove the finders from the callbacks of a trainer's config, and return them."""
     found = [callback for kind in FINDERS for callback in those_of(trainer.callbacks, kind)]
-    for finder in found:
-        _check(finder)
     if found:
         rest = [callback for callback in listed(trainer.callbacks) if callback not in found]
         trainer.callbacks = rest or None
     return found
-
-
-def _check(finder: Namespace) -> None:
-    known = [f"{kind.__module__}.{kind.__name__}" for kind in FINDERS]
-    short = [f"lightning.pytorch.callbacks.{kind.__name__}" for kind in FINDERS]
-    if finder.class_path not in (*known, *short):
-        raise UserError(
-            f"{finder.class_path}: a subclass of a finder would search within the training; "
-            "use the finder itself",
-            "trainer.callbacks",
-        )
-    for option, right in {"attr_name": "", "batch_arg_name": "batch_size"}.items():
-        if finder.init_args.get(option, right) != right:
-            raise UserError(
-                f"{_name(finder)}: {option} has no effect; it finds "
-                f"{'model.optimizer.lr' if option == 'attr_name' else 'data.batch_size'}",
-                "trainer.callbacks",
-            )
 
 
 def search(finder: Namespace, config: Namespace, build: Build) -> None:
@@ -70,25 +47,56 @@ def search(finder: Namespace, config: Namespace, build: Build) -> None:
         build: Returns the objects that a config names.
 
     Raises:
-        UserError: If nothing is found, or the run can't be searched for.
+        UserError: If the options of the finder are wrong, it can't search for this run, or it
+            finds nothing.
     """
-    try:
-        resolve_name(finder.class_path)(**vars(finder.init_args))
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"{_name(finder)}: {error}", "trainer.callbacks") from error
+    with _by(finder):
+        _check(finder)
     if config.trainer.fast_dev_run:
         show(f"{_name(finder)}: nothing is searched for with trainer.fast_dev_run")
         return
     search_for = _find_batch_size if is_a(finder, BatchSizeFinder) else _find_learning_rate
     with TemporaryDirectory() as folder, isolate_rng():
-        try:
-            search_for(finder.init_args, config, build(_trial(config, folder)))
-        except UserError as error:
-            message = str(error).removeprefix("trainer.callbacks: ")
-            raise UserError(f"{_name(finder)}: {message}", "trainer.callbacks") from error
+        built = build(_trial(config, folder))
+        with _by(finder):
+            search_for(finder.init_args, config, built)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _by(finder: Namespace) -> Iterator[None]:
+    """Say which finder it is, unless an error has a key already and so is not about it."""
+    try:
+        yield
+    except UserError as error:
+        if not error.key:
+            error.key = "trainer.callbacks"
+            error.message = f"{_name(finder)}: {error.message}"
+        raise
+
+
+def _check(finder: Namespace) -> None:
+    options = finder.init_args
+    kind = resolve_name(finder.class_path)
+    if kind not in FINDERS:
+        raise UserError("a subclass would search within the training; use the finder itself")
+    for name, right in {"attr_name": "", "batch_arg_name": "batch_size"}.items():
+        if options.get(name, right) != right:
+            raise UserError(
+                f"{name} has no effect; it finds "
+                f"{'model.optimizer.lr' if name == 'attr_name' else 'data.batch_size'}"
+            )
+    for name in ("init_val", "max_val", "max_trials", "steps_per_trial", "num_training_steps"):
+        if options.get(name, 1) < 1:
+            raise UserError(f"{name}: {options[name]} must be at least 1")
+    if "min_lr" in options and not 0 < options.min_lr < options.max_lr:
+        raise UserError(f"min_lr: {options.min_lr:g} must be between 0 and max_lr")
+    try:
+        kind(**vars(options))
+    except (ValueError, AssertionError) as error:
+        raise UserError(str(error)) from error
 
 
 def _name(finder: Namespace) -> str:
@@ -136,20 +144,24 @@ def _find_batch_size(options: Namespace, config: Namespace, built: Namespace) ->
     data.prepare_data()
     data.setup("fit")
     most = min(options.max_val, len(data.train_images))
-    found = Tuner(trainer).scale_batch_size(
-        built.model,
-        datamodule=data,
-        mode=options.mode,
-        steps_per_trial=options.steps_per_trial,
-        init_val=min(options.init_val, most),
-        max_trials=options.max_trials,
-        margin=options.margin,
-        # Lightning returns the first size that reaches max_val without having tried it
-        max_val=2 * most,
-    )
-    found = min(found or options.init_val, most)
+    before, first = data.batch_size, min(options.init_val, most)
+    data.batch_size = first  # Lightning would try the batch size of the config first
+    try:
+        found = Tuner(trainer).scale_batch_size(
+            built.model,
+            datamodule=data,
+            mode=options.mode,
+            steps_per_trial=options.steps_per_trial,
+            init_val=first,
+            max_trials=options.max_trials,
+            margin=options.margin,
+            # Lightning returns the first size that reaches max_val without having tried it
+            max_val=2 * most,
+        )
+    except ZeroDivisionError as error:  # it halves the size as long as memory is full
+        raise UserError("memory is full with one image in a batch") from error
+    found = min(found or first, most)
     reached = "" if found < len(data.train_images) else ", which is all training images"
-    before = config.data.init_args.batch_size
     config.data.init_args.batch_size = found
     show(f"BatchSizeFinder: data.batch_size {found:,}{reached} (it was {before:,})")
 
@@ -173,7 +185,9 @@ def _find_learning_rate(options: Namespace, config: Namespace, built: Namespace)
             update_attr=False,
         )
     except UserError as error:
-        raise UserError(f"{error}; lower max_lr") from error
+        if not error.key:
+            error.message += f"; max_lr is {options.max_lr:g}"
+        raise
     found = finder.suggestion()
     if found is None:
         raise UserError("finds none; raise num_training_steps, or min_lr and max_lr")

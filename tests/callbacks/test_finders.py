@@ -1,5 +1,7 @@
 """The finders search before a run, which is then the one that their result gives."""
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.tuner import batch_size_scaling
 
-from project.data import Digits
+from project.approaches import ImageClassifier
+from project.callbacks import finders
+from project.data import Batch
 from tests.conftest import Run
 
 QUICK = (
@@ -54,34 +59,57 @@ def test_a_found_batch_size_is_that_of_the_config(run: Callable[..., Run]) -> No
     resumed = run("fit", "--ckpt_path", found.path, "--trainer.max_epochs=3", run_dir=found.path)
     assert "Finder" not in resumed.out
     assert "epoch 3/3" in resumed.out
+    tested = run("test", "--ckpt_path", found.path, "--trainer.callbacks=BatchSizeFinder")
+    assert "BatchSizeFinder: only fit searches" in tested.out
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A training that fails with more than ``most`` images in a batch; ``largest`` was tried."""
+    state = {"most": math.inf, "largest": 0}
+    step = ImageClassifier.training_step
+
+    def training_step(self: ImageClassifier, batch: Batch, batch_idx: int) -> Any:
+        if len(batch.images) > state["most"]:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")  # as torch says it
+        state["largest"] = max(state["largest"], len(batch.images))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", training_step)
+    monkeypatch.setattr(batch_size_scaling, "garbage_collection_cuda", lambda: None)  # slow
+    return state
 
 
 @pytest.mark.parametrize(
-    ("options", "images", "found"),
+    ("most", "options", "found"),
     [
-        ("max_val: 3", 10, "data.batch_size 3 (it was 16)"),
-        (
-            "mode: binsearch, init_val: 8",
-            1,
-            "data.batch_size 10, which is all training images (it was 16)",
-        ),
+        (math.inf, "max_val: 3", "3 (it was 16)"),
+        (math.inf, "mode: binsearch, init_val: 8", "10, which is all training images (it was 16)"),
+        (5, "init_val: 4", "4 (it was 16)"),
+        (5, "mode: binsearch, init_val: 4, margin: 0.0", "5 (it was 16)"),
+        (0, "init_val: 1", ""),
     ],
 )
 def test_only_a_size_that_was_tried_is_found(
-    options: str, images: int, found: str, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    most: float,
+    options: str,
+    found: str,
+    memory: dict[str, float],
+    run: Callable[..., Run],
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tried = set()
-    loader = Digits.train_dataloader
-
-    def train_dataloader(self: Digits) -> Any:
-        tried.add(self.batch_size)
-        return loader(self)
-
-    monkeypatch.setattr(Digits, "train_dataloader", train_dataloader)
+    memory["most"] = most
+    said: dict[str, float] = {}
+    monkeypatch.setattr(finders, "show", lambda text: said.update({text: memory["largest"]}))
     finder = f"{{class_path: BatchSizeFinder, init_args: {{{options}, steps_per_trial: 1}}}}"
-    few = f"--data.limit_per_class={images}"
-    assert found in run("fit", *QUICK, few, f"--trainer.callbacks=[{finder}]").out
-    assert max(tried) >= int(found.split()[1].strip(","))
+    args = ("fit", *QUICK, "--data.limit_per_class=1", f"--trainer.callbacks=[{finder}]")
+    if not found:
+        assert "BatchSizeFinder: memory is full with one image in a batch" in fails(*args)
+        return
+    run(*args)
+    assert list(said) == [f"BatchSizeFinder: data.batch_size {found}"]
+    assert said.popitem()[1] >= int(re.findall(r"\d+", found)[0])  # before the run itself
 
 
 def test_update_attr_false_changes_nothing(run: Callable[..., Run]) -> None:
@@ -101,9 +129,11 @@ class OwnFinder(BatchSizeFinder):
         (RATE.replace("30", "5"), (), "LearningRateFinder: finds none; raise num_training_steps"),
         (RATE.replace("30", "30, mode: cubic"), (), "LearningRateFinder: `mode` should be either"),
         (RATE.replace("30", "30, attr_name: rate"), (), "attr_name has no effect; it finds model."),
+        (RATE.replace("30", "30, max_lr: 0"), (), "min_lr: 1e-08 must be between 0 and max_lr"),
+        (SIZE.replace("2", "0"), (), "BatchSizeFinder: max_trials: 0 must be at least 1"),
         (SIZE.replace("2", "2, margin: 2.0"), (), "BatchSizeFinder: `margin` should be between"),
         (SIZE.replace("2", "2, batch_arg_name: b"), (), "batch_arg_name has no effect; it finds"),
-        (f"{{class_path: {__name__}.OwnFinder}}", (), "a subclass of a finder would search within"),
+        (f"{{class_path: {__name__}.OwnFinder}}", (), "OwnFinder: a subclass would search within"),
         (f"{SIZE}, {SIZE.replace('2', '3')}", (), "BatchSizeFinder: there can be only one"),
         (
             SIZE,

@@ -14,10 +14,12 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     DeviceStatsMonitor,
+    EarlyStopping,
     EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
+    ModelCheckpoint,
     ModelPruning,
     OnExceptionCheckpoint,
     SpikeDetection,
@@ -49,6 +51,13 @@ REFUSED: dict[type[Callback], str] = {
 """Callbacks that are refused, with their subclasses, and what to use instead."""
 
 ONLY_ONE = (WeightAveraging, LearningRateFinder, BatchSizeFinder)
+SAME_STATE: dict[type[Callback], tuple[str, ...]] = {  # options that tell two of a kind apart
+    EarlyStopping: ("monitor", "mode"),
+    ModelCheckpoint: (
+        *("monitor", "mode"),
+        *("every_n_train_steps", "every_n_epochs", "train_time_interval"),
+    ),
+}
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 
 
@@ -115,6 +124,14 @@ def _check_repeated(callbacks: Sequence[Namespace]) -> None:
         if len(found := those_of(callbacks, kind)) > 1:
             names = " and ".join(dict.fromkeys(_name(callback) for callback in found))
             raise UserError(f"{names}: there can be only one; leave one", "trainer.callbacks")
+    for kept, options in SAME_STATE.items():
+        states = [[one.init_args.get(x) for x in options] for one in those_of(callbacks, kept)]
+        if any(state in states[:place] for place, state in enumerate(states)):
+            raise UserError(
+                f"{kept.__name__}: two of them agree in {', '.join(options)}, and a checkpoint "
+                "keeps the state of one; change one of these",
+                "trainer.callbacks",
+            )
 
 
 def _check_options(trainer: Namespace) -> None:

@@ -78,13 +78,19 @@ class Notices(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say why the training is over, if it is not its length, and what average it leaves."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
             return
         where = f"after step {trainer.global_step:,}"
         for stopping in _callbacks(trainer, EarlyStopping):
             if reason := stopping.stopping_reason_message:
                 reason = reason.removesuffix(" Signaling Trainer to stop.")
                 show(f"EarlyStopping: ended {where}: {reason}")
+            elif stopping.best_score.isinf():
+                show(f"EarlyStopping: had no {stopping.monitor} to look at")
+        for checkpoint in _callbacks(trainer, ModelCheckpoint):
+            kept = checkpoint.best_model_path or checkpoint.last_model_path
+            if not kept and not isinstance(checkpoint, BestAndLast):
+                show("ModelCheckpoint: kept nothing, as the training was over before")
         for timer in _callbacks(trainer, Timer):
             if (rest := timer.time_remaining()) is not None and rest <= 0:
                 show(f"trainer.max_time: ended {where}")

@@ -80,6 +80,16 @@ def test_a_lax_monitor_may_be_missing(run: Callable[..., Run]) -> None:
     assert "epoch 3/3" in run("fit", *QUICK, *STOPPING, *lax).out
 
 
+def test_what_never_came_to_it(run: Callable[..., Run]) -> None:
+    callbacks = (
+        "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val/loss}}, "
+        "{class_path: ModelCheckpoint, init_args: {every_n_epochs: 9}}]"
+    )
+    out = run("fit", *QUICK, callbacks, "--trainer.check_val_every_n_epoch=9").out
+    assert "EarlyStopping: had no val/loss to look at" in out
+    assert "ModelCheckpoint: kept nothing, as the training was over before" in out
+
+
 def test_an_average_of_nothing(run: Callable[..., Run]) -> None:
     late = "--trainer.callbacks.update_starting_at_step=100000"
     endless = ("--trainer.max_epochs=-1", "--trainer.max_time={milliseconds: 50}")

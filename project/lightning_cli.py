@@ -4,8 +4,7 @@ Each mended fault is tested in ``tests/test_cli.py``.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from project.callbacks import (
 from project.callbacks.allowed import check_trainer_config
 from project.callbacks.checkpoint import best_and_last
 from project.callbacks.destinations import send_into
-from project.callbacks.finders import search, take_finders
+from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, Notices, show_messages
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.class_paths import those_of
@@ -211,13 +210,17 @@ class ProjectCLI(CheckpointsDecideNothing):
             else:
                 show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
 
-    def _build(self, options: Namespace) -> Namespace:
-        """Return the objects that a config of the command names."""
-        config = self.config.clone()
-        config[self.subcommand] = options
-        with config_errors():
-            built: Namespace = self.parser.instantiate_classes(config)[self.subcommand]
-        return built
+    def _build(self, options: Namespace) -> Built:
+        """Return what another config of the command names."""
+        whole = self.config
+        self.config = Namespace({self.subcommand: options, "subcommand": self.subcommand})
+        try:
+            self.instantiate_classes()
+            built = Built(self.trainer, self.model, self.datamodule)
+            del self.config_init, self.trainer, self.model, self.datamodule  # which hold the data
+            return built
+        finally:
+            self.config = whole
 
     def _open_run(self, config: Namespace) -> None:
         check_loggers(config.trainer)
@@ -254,8 +257,10 @@ class ProjectCLI(CheckpointsDecideNothing):
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
-        with config_errors():
+        try:
             super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+            raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
@@ -307,22 +312,6 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
             print(f"predictions: {self.run_dir / 'predictions.csv'}")
-
-
-@contextmanager
-def config_errors() -> Iterator[None]:
-    """Take what the classes of a config refuse for a mistake in the config.
-
-    Raises:
-        UserError: In place of what they raise.
-    """
-    try:
-        yield
-    except (
-        *(TypeError, ValueError, RuntimeError),
-        *(MisconfigurationException, ModuleNotFoundError),
-    ) as error:
-        raise UserError(explain(str(error))) from error
 
 
 def remove_weights(model: Namespace) -> None:

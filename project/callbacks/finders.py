@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -25,8 +24,16 @@ from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 
-Build = Callable[[Namespace], Namespace]
+
 FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
+
+
+class Built(NamedTuple):
+    """What a config names, ready to train."""
+
+    trainer: Any
+    model: Any
+    data: Any
 
 
 def take_finders(trainer: Namespace) -> list[Namespace]:
@@ -38,7 +45,7 @@ def take_finders(trainer: Namespace) -> list[Namespace]:
     return found
 
 
-def search(finder: Namespace, config: Namespace, build: Build) -> None:
+def search(finder: Namespace, config: Namespace, build: Callable[[Namespace], Built]) -> None:
     """Search, and write what is found into the config.
 
     Args:
@@ -59,7 +66,10 @@ def search(finder: Namespace, config: Namespace, build: Build) -> None:
     with TemporaryDirectory() as folder, isolate_rng():
         built = build(_trial(config, folder))
         with _by(finder):
+            if built.trainer.world_size > 1:
+                raise UserError("works on one device; run it with trainer.devices: 1")
             search_for(finder.init_args, config, built)
+    del built
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -112,7 +122,6 @@ def _trial(config: Namespace, folder: str) -> Namespace:
             callbacks=those_of(config.trainer.callbacks, FineTuningSchedule) or None,
             logger=False,
             profiler=None,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             default_root_dir=folder,
             max_epochs=-1,
@@ -126,28 +135,25 @@ def _trial(config: Namespace, folder: str) -> Namespace:
     return trial
 
 
-def _trainer(built: Namespace) -> L.Trainer:
-    trainer = L.Trainer(**vars(built.trainer))
-    if trainer.world_size > 1:
-        raise UserError("works on one device; run it with trainer.devices: 1")
-    for schedule in built.trainer.callbacks or []:
+def _schedules(built: Built) -> list[FineTuningSchedule]:
+    return [one for one in built.trainer.callbacks if isinstance(one, FineTuningSchedule)]
+
+
+def _find_batch_size(options: Namespace, config: Namespace, built: Built) -> None:
+    for schedule in _schedules(built):
         if len(schedule.phases) > 1 or schedule.phases[0].cache_features:
             raise UserError(
                 "measures the first phase of a FineTuningSchedule only; run it with the phase "
                 "that trains the most as the only one, without cache_features"
             )
-    return trainer
-
-
-def _find_batch_size(options: Namespace, config: Namespace, built: Namespace) -> None:
-    trainer, data = _trainer(built), built.data
+    data = built.data
     data.prepare_data()
     data.setup("fit")
     most = min(options.max_val, len(data.train_images))
     before, first = data.batch_size, min(options.init_val, most)
     data.batch_size = first  # Lightning would try the batch size of the config first
     try:
-        found = Tuner(trainer).scale_batch_size(
+        found = Tuner(built.trainer).scale_batch_size(
             built.model,
             datamodule=data,
             mode=options.mode,
@@ -166,15 +172,15 @@ def _find_batch_size(options: Namespace, config: Namespace, built: Namespace) ->
     show(f"BatchSizeFinder: data.batch_size {found:,}{reached} (it was {before:,})")
 
 
-def _find_learning_rate(options: Namespace, config: Namespace, built: Namespace) -> None:
-    if built.trainer.callbacks:
+def _find_learning_rate(options: Namespace, config: Namespace, built: Built) -> None:
+    if _schedules(built):
         raise UserError(
             "doesn't know the learning rates of a FineTuningSchedule; run it without one"
         )
     if getattr(built.model, "group_lr", None):
         raise UserError("changes the learning rates of model.group_lr, too; leave one of them out")
     try:
-        finder: Any = Tuner(_trainer(built)).lr_find(
+        finder: Any = Tuner(built.trainer).lr_find(
             built.model,
             datamodule=built.data,
             min_lr=options.min_lr,

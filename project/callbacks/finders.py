@@ -24,7 +24,6 @@ from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 
-
 FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
 
 

@@ -52,10 +52,6 @@ def test_why_a_training_has_ended(run: Callable[..., Run]) -> None:
             "EarlyStopping.monitor: there is no 'val/los'; known are",
         ),
         (
-            (AVERAGE, "--trainer.callbacks.update_every_n_steps=null"),
-            "EMAWeightAveraging: update_every_n_steps: None must be at least 1, or 0 with",
-        ),
-        (
             (AVERAGE, "--trainer.callbacks.update_every_n_steps=0"),
             "EMAWeightAveraging: update_every_n_steps: 0 must be at least 1, or 0 with",
         ),

@@ -65,7 +65,7 @@ def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
         if logger.init_args.get("save_dir") == RUN_DIR:
             logger.init_args.save_dir = str(run_dir)
             for kind, folder in FOLDERS.items():
-                if is_a(logger, kind) and logger.init_args.get("name") is None:
+                if is_a(logger, kind) and logger.init_args.get("name", "own") is None:
                     logger.init_args.name = folder
                     logger.init_args.version = logger.init_args.get("version") or ""
         if is_a(logger, WandbLogger):

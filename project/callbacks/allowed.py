@@ -87,6 +87,10 @@ def _name(callback: Namespace) -> str:
     return name
 
 
+def _options(callback: Namespace) -> Namespace:
+    return callback.get("init_args") or Namespace()  # a class without any has none
+
+
 def _check_needs(callback: Namespace, trainer: Namespace) -> None:
     if trainer.get("logger") in (None, False) and any(is_a(callback, one) for one in NEED_A_LOGGER):
         raise UserError(
@@ -94,7 +98,7 @@ def _check_needs(callback: Namespace, trainer: Namespace) -> None:
             "trainer.callbacks",
         )
     if is_a(callback, DeviceStatsMonitor):
-        of_cpu = callback.init_args.get("cpu_stats")
+        of_cpu = _options(callback).get("cpu_stats")
         if of_cpu is None:
             of_cpu = not torch.cuda.is_available()
         if of_cpu and find_spec("psutil") is None:
@@ -105,7 +109,7 @@ def _check_needs(callback: Namespace, trainer: Namespace) -> None:
 
 
 def _check_average(callback: Namespace) -> None:
-    options = callback.get("init_args") or Namespace()
+    options = _options(callback)
     every = options.get("update_every_n_steps", 1)
     by_epoch = options.get("update_starting_at_epoch") is not None
     if every is None or (every < 1 and not (every == 0 and by_epoch)):
@@ -125,7 +129,8 @@ def _check_repeated(callbacks: Sequence[Namespace]) -> None:
             names = " and ".join(dict.fromkeys(_name(callback) for callback in found))
             raise UserError(f"{names}: there can be only one; leave one", "trainer.callbacks")
     for kept, options in SAME_STATE.items():
-        states = [[one.init_args.get(x) for x in options] for one in those_of(callbacks, kept)]
+        of_kind = those_of(callbacks, kept)
+        states = [[one.class_path, *(_options(one).get(x) for x in options)] for one in of_kind]
         if any(state in states[:place] for place, state in enumerate(states)):
             raise UserError(
                 f"{kept.__name__}: two of them agree in {', '.join(options)}, and a checkpoint "

@@ -41,14 +41,19 @@ def send_into(run_dir: Path, trainer: Namespace) -> None:
         trainer.profiler.init_args.update(Namespace(dirpath=None, filename=None))
     for kind in PROFILERS.values():
         for profiler in those_of(trainer.profiler, kind):
-            profiler.init_args.dirpath = profiler.init_args.get("dirpath") or str(run_dir)
-            profiler.init_args.filename = profiler.init_args.get("filename") or "profile"
-            _make(profiler.init_args.dirpath, "trainer.profiler.dirpath")
+            _place(profiler, run_dir, "trainer.profiler", filename="profile")
     for checkpoint in those_of(trainer.callbacks, ModelCheckpoint):
-        if checkpoint.init_args.get("dirpath") is None:
-            checkpoint.init_args.dirpath = str(run_dir / CHECKPOINTS)
-        else:
-            _make(checkpoint.init_args.dirpath, "trainer.callbacks.ModelCheckpoint.dirpath")
+        _place(checkpoint, run_dir / CHECKPOINTS, "trainer.callbacks")
+
+
+def _place(owner: Namespace, folder: Path, key: str, **defaults: str) -> None:
+    """Give an owner of files a folder and other options, where it takes and lacks them."""
+    options = owner.get("init_args") or Namespace()
+    if options.get("dirpath") is not None:
+        _make(options.dirpath, f"{key}.{owner.class_path.rpartition('.')[2]}.dirpath")
+    for name, default in {"dirpath": str(folder), **defaults}.items():
+        if name in options:  # a subclass may have others
+            options[name] = options[name] or default
 
 
 def _make(folder: str, key: str) -> None:

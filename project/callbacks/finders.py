@@ -87,10 +87,10 @@ def _by(finder: Namespace) -> Iterator[None]:
 
 
 def _check(finder: Namespace) -> None:
-    options = finder.init_args
     kind = resolve_name(finder.class_path)
     if kind not in FINDERS:
         raise UserError("a subclass would search within the training; use the finder itself")
+    options = finder.init_args
     for name, right in {"attr_name": "", "batch_arg_name": "batch_size"}.items():
         if options.get(name, right) != right:
             raise UserError(

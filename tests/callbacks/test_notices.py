@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.profilers import SimpleProfiler
 
 from tests.conftest import Run
 
@@ -102,6 +104,34 @@ def test_an_average_that_is_too_slow(run: Callable[..., Run]) -> None:
         "decay 0.8 is slow for 2 updates; 80%" in run("fit", *QUICK, AVERAGE, *BY_EPOCH, *late).out
     )
     assert "is slow" not in run("fit", *QUICK, AVERAGE, "--trainer.callbacks.decay=0.9").out
+
+
+class OwnCheckpoint(ModelCheckpoint):
+    """A callback without options."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="own")
+
+
+class OwnStopping(EarlyStopping):
+    """Another one."""
+
+    def __init__(self) -> None:
+        super().__init__(monitor="val/loss")
+
+
+class OwnProfiler(SimpleProfiler):
+    """A profiler that takes no file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_subclasses_may_have_other_options(run: Callable[..., Run]) -> None:
+    callbacks = f"--trainer.callbacks=[{__name__}.OwnCheckpoint, {__name__}.OwnStopping]"
+    finished = run("fit", *QUICK, callbacks, f"--trainer.profiler={__name__}.OwnProfiler")
+    assert "FIT Profiler Report" in finished.out
+    assert (finished.path / "checkpoints" / "own.ckpt").exists()
 
 
 def test_weights_alone_cant_be_resumed(run: Callable[..., Run], fails: Callable[..., str]) -> None:

@@ -33,11 +33,15 @@ from project.callbacks import (
     RunReport,
     TestPredictions,
 )
+from project.callbacks.allowed import check_trainer_config
 from project.callbacks.checkpoint import VALIDATION, best_and_last
+from project.callbacks.destinations import send_into
+from project.callbacks.finders import Built, search, take_finders
+from project.callbacks.notices import MonitorCheck, Notices, show_messages
 from project.callbacks.predictions import PREDICTIONS
 from project.checkpoints import find_checkpoint, load_checkpoint, local
 from project.class_paths import those_of
-from project.console import readable
+from project.console import readable, show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
@@ -79,6 +83,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
+        show_messages()
         with self._released_run():
             super().__init__(
                 ImageClassifier,
@@ -179,13 +184,16 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        if self.subcommand in ("fit", None):
+            check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
         self.prepare(config)  # which saves the limits as they were asked for
         settle_length(config.trainer)
         for stopping in those_of(config.trainer.callbacks, EarlyStopping):
-            if stopping.init_args.monitor.startswith(VALIDATION):
+            options = stopping.get("init_args") or Namespace()
+            if str(options.get("monitor")).startswith(VALIDATION):
                 # by default at the end of an epoch, even of one that a limit ends unvalidated
-                stopping.init_args.check_on_train_epoch_end = False
+                options.check_on_train_epoch_end = False
         if config.trainer.max_epochs is None:
             config.trainer.max_epochs = ENDLESS  # until FineTuningSchedule has counted the steps
 
@@ -196,6 +204,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             config: Config of the command; it is changed.
         """
         self._find_checkpoint(config)
+        self._search(config)
         self._open_run(config)
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them
@@ -205,7 +214,14 @@ class ProjectCLI(CheckpointsDecideNothing):
             fit = self.subcommand == "fit"
             found = find_checkpoint(config.ckpt_path, "last" if fit else "best")
             config.ckpt_path = str(local(found, "ckpt_path"))
-            hparams = load_checkpoint(config.ckpt_path).get("hyper_parameters", {})
+            checkpoint = load_checkpoint(config.ckpt_path)
+            if fit and "optimizer_states" not in checkpoint:
+                raise UserError(
+                    f"{config.ckpt_path} holds weights only (save_weights_only), which no training "
+                    "can resume from",
+                    "ckpt_path",
+                )
+            hparams = checkpoint.get("hyper_parameters", {})
             self.known_classes = hparams.get("class_names")
             if self.subcommand == "predict" and "classes" in config.data.init_args:
                 config.data.init_args.classes = self.known_classes
@@ -214,6 +230,33 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
                 "would evaluate random weights"
             )
+
+    def _search(self, config: Namespace) -> None:
+        """Let the finders write what they find into the config."""
+        finders = take_finders(config.trainer)
+        if finders and config.ckpt_path is not None and self.subcommand == "fit":
+            raise UserError(
+                "a resumed run keeps the learning rate and the batch size of its config.yaml; "
+                "remove the finders, or give no config",
+                "trainer.callbacks",
+            )
+        for finder in finders:
+            if self.subcommand == "fit":
+                search(finder, config, self._build)
+            else:
+                show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
+
+    def _build(self, options: Namespace) -> Built:
+        """Return what another config of the command names."""
+        whole = self.config
+        self.config = Namespace({self.subcommand: options, "subcommand": self.subcommand})
+        try:
+            self.instantiate_classes()
+            built = Built(self.trainer, self.model, self.datamodule)
+            del self.config_init, self.trainer, self.model, self.datamodule  # which hold the data
+            return built
+        finally:
+            self.config = whole
 
     def _open_run(self, config: Namespace) -> None:
         check_loggers(config.trainer)
@@ -231,10 +274,13 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.report,
             Figures(),
             PredictionWriter(),
+            Notices(),
         ]
-        if config.trainer.logger:
+        logs_lr = those_of(config.trainer.callbacks, LearningRateMonitor)
+        if config.trainer.logger and not logs_lr:
             self.trainer_defaults["callbacks"].append(LearningRateMonitor())
         config.trainer.default_root_dir = str(self.run.path)
+        send_into(self.run.path, config.trainer)
         self._configure_progress(config.trainer)
 
     def _configure_progress(self, trainer: Namespace) -> None:
@@ -257,6 +303,8 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
                 f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
             )
+        trainer: Any = self.trainer
+        trainer.callbacks.insert(0, MonitorCheck())  # before Lightning looks for the metric itself
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from project.class_paths import is_a, listed
 from project.errors import UserError
@@ -19,6 +19,7 @@ from project.upstream import logged_in_to_wandb, wandb_url
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
 RUN_DIR = "."  # as save_dir of a logger
+FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of version_0, …
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
     for logger in loggers:
         if logger.init_args.get("save_dir") == RUN_DIR:
             logger.init_args.save_dir = str(run_dir)
+            for kind, folder in FOLDERS.items():
+                if is_a(logger, kind) and logger.init_args.get("name", "own") is None:
+                    logger.init_args.name = folder
+                    logger.init_args.version = logger.init_args.get("version") or ""
         if is_a(logger, WandbLogger):
             tracking = _configure_wandb(logger.init_args, run_dir, name)
     if not any(is_a(logger, CSVLogger) for logger in loggers):

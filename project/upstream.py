@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import Namespace, _typehints
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -143,3 +143,20 @@ def logged_in_to_wandb(url: str) -> bool:
 def allow_recompilation() -> None:
     """Let ``torch.compile`` make a program for each phase of a schedule, not 8 in all."""
     torch._dynamo.config.recompile_limit = 64
+
+
+def ema_decay(average: WeightAveraging) -> float | None:
+    """Return the decay of an exponential moving average, None for another average.
+
+    The callback keeps it in a function only.
+    """
+    function = average._kwargs.get("avg_fn")
+    if not isinstance(average, EMAWeightAveraging) or function is None:
+        return None
+    return float(function(torch.tensor(1.0), torch.tensor(0.0), torch.tensor(1)))
+
+
+def has_averaged(average: WeightAveraging) -> bool:
+    """Return whether an average holds anything yet; the callback doesn't say."""
+    model = average._average_model
+    return model is not None and bool(model.n_averaged)

@@ -45,7 +45,7 @@ def training(pick: random.Random) -> dict[str, Any]:
         start = {
             "step": {"update_starting_at_step": pick.randrange(6)},
             "epoch": {"update_every_n_steps": 0, "update_starting_at_epoch": pick.randrange(2)},
-            "late": {"update_starting_at_step": 15},
+            "late": {"update_starting_at_step": 5},
         }[average]
         callbacks.append({"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.6, **start}})
     if pick.random() < 0.3:

@@ -10,9 +10,16 @@ import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    SpikeDetection,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.tuner.tuning import Tuner
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -123,6 +130,51 @@ def test_an_average_can_be_restarted() -> None:
     upstream.restart_averages(run)
     assert average._average_model.n_averaged == 0
     assert not any(name.startswith(("reset", "restart")) for name in dir(average))
+
+
+def test_an_average_doesnt_say_what_it_is_of() -> None:
+    average = EMAWeightAveraging(decay=0.75, update_starting_at_step=2)
+    assert upstream.ema_decay(average) == 0.75
+    assert upstream.ema_decay(WeightAveraging()) is None
+    assert not upstream.has_averaged(average)
+    trainer(average, max_steps=2, enable_checkpointing=False).fit(Line())
+    assert not upstream.has_averaged(average)
+    trainer(average, max_steps=3, enable_checkpointing=False).fit(Line())
+    assert upstream.has_averaged(average)
+    assert not any(name.startswith(("decay", "n_averaged")) for name in vars(average))
+
+
+def test_batch_size_finder_returns_a_size_that_it_has_not_tried() -> None:
+    """Why finders.py gives it twice the largest size."""
+
+    class Sized(Line):
+        batch_size = 1
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            tried.add(self.batch_size)
+            return super().training_step(batch, batch_idx)
+
+        def train_dataloader(self) -> Any:
+            return DataLoader([torch.zeros(1)] * 100, batch_size=self.batch_size)
+
+        val_dataloader = train_dataloader
+
+    tried: set[int] = set()
+    tuner = Tuner(trainer(L.Callback(), enable_checkpointing=False))
+    assert tuner.scale_batch_size(Sized(), max_val=8, steps_per_trial=1) == 8
+    assert max(tried) == 4
+
+
+def test_early_stopping_says_why_only_if_verbose() -> None:
+    assert not EarlyStopping("worse").verbose
+
+
+def test_spike_detection_cant_load_its_state() -> None:
+    callback = SpikeDetection()
+    callback.running_mean.update(1.0)
+    callback.last_val = torch.tensor(1.0)
+    with pytest.raises(AttributeError, match="running"):
+        SpikeDetection().load_state_dict(callback.state_dict())
 
 
 def cli(kind: type[LightningCLI], *args: str) -> LightningCLI:

@@ -199,8 +199,6 @@ class RunReport(L.Callback):
 
 def _why_not(trainer: Any) -> str:
     """Return why a training has no steps."""
-    if not trainer.limit_train_batches:
-        return "trainer.limit_train_batches: 0"
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return f"trainer.max_steps: {trainer.max_steps}, and step {trainer.global_step} is reached"
     if trainer.max_epochs != -1 and trainer.current_epoch >= trainer.max_epochs:

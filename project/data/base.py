@@ -310,7 +310,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Resize, augment (in training) and normalise the whole batch, on its device."""
-        if batch.depth:  # cached features
+        if not isinstance(batch, Batch) or batch.depth:  # for a model summary, or cached features
             return batch
         seed = None
         if self.trainer is not None and self.trainer.training:

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from project.approaches import FineTuning
@@ -45,13 +41,10 @@ def check_trainer(trainer: Any, phases: Sequence[Phase]) -> None:
         )
     for callback in trainer.callbacks:
         name = f"trainer.callbacks: {type(callback).__name__}"
-        if isinstance(callback, StochasticWeightAveraging):
+        if isinstance(callback, EarlyStopping):
             raise UserError(
-                f"{name} resets the statistics of frozen batch norms and destroys the backbone; "
-                "use EMAWeightAveraging"
+                f"{name} would end the training in the middle of the phases; give a phase a plateau"
             )
-        if isinstance(callback, GradientAccumulationScheduler):
-            raise UserError(f"{name} changes how long an epoch is; use accumulate_grad_batches")
         if isinstance(callback, WeightAveraging) and any(phase.restore_best for phase in phases):
             raise UserError(f"{name} validates its average; leave restore_best false with it")
     for option, harmless in (

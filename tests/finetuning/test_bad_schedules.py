@@ -170,7 +170,7 @@ OPTION = "--trainer.callbacks.init_args"
                 "--trainer.callbacks+={class_path: StochasticWeightAveraging, "
                 "init_args: {swa_lrs: 0.1, device: null}}",
             ],
-            "trainer.callbacks: StochasticWeightAveraging resets the statistics of frozen",
+            "trainer.callbacks: StochasticWeightAveraging: its average is neither validated nor in",
         ),
         (
             [
@@ -178,7 +178,7 @@ OPTION = "--trainer.callbacks.init_args"
                 "--trainer.callbacks+={class_path: GradientAccumulationScheduler, "
                 "init_args: {scheduling: {0: 1, 1: 4}}}",
             ],
-            "GradientAccumulationScheduler changes how long an epoch is; use accumulate_grad",
+            "GradientAccumulationScheduler: its factor is lost where a run resumes within an epoch",
         ),
         (
             [

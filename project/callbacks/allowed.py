@@ -1,0 +1,174 @@
+"""What a run can't have of Lightning's callbacks and trainer options, and what to use instead.
+
+``docs/callbacks.md`` has a row for each callback and option, also for those that work.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelPruning,
+    OnExceptionCheckpoint,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    ThroughputMonitor,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.profilers import XLAProfiler
+
+from project.class_paths import is_a, listed, those_of
+from project.errors import UserError
+
+REFUSED: dict[type[Callback], str] = {
+    BaseFinetuning: "what it has unfrozen doesn't train in a resumed run; use the model FineTuning "
+    "with a FineTuningSchedule",
+    GradientAccumulationScheduler: "its factor is lost where a run resumes within an epoch; use "
+    "trainer.accumulate_grad_batches",
+    ModelPruning: "a resumed run trains what was pruned, and the last pruning comes after the last "
+    "validation; prune the weights of a finished run with torch.nn.utils.prune",
+    OnExceptionCheckpoint: "a later run would start from what it has left without being asked to; "
+    "use checkpoint.every_n_steps",
+    SpikeDetection: "can't load its own state, so no checkpoint could be tested or resumed; use "
+    "trainer.gradient_clip_val",
+    StochasticWeightAveraging: "its average is neither validated nor in a checkpoint; use "
+    "EMAWeightAveraging",
+    Timer: "use trainer.max_time, which does the same",
+}
+"""Callbacks that are refused, with their subclasses, and what to use instead."""
+
+ONLY_ONE = (WeightAveraging, LearningRateFinder, BatchSizeFinder)
+SAME_STATE: dict[type[Callback], tuple[str, ...]] = {  # options that tell two of a kind apart
+    EarlyStopping: ("monitor", "mode"),
+    ModelCheckpoint: (
+        *("monitor", "mode"),
+        *("every_n_train_steps", "every_n_epochs", "train_time_interval"),
+    ),
+}
+NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
+
+
+def check_trainer_config(trainer: Namespace) -> None:
+    """Refuse what would go wrong in a training.
+
+    Args:
+        trainer: Config of the trainer.
+
+    Raises:
+        UserError: Naming the callback or the option, and what to use instead.
+    """
+    callbacks = listed(trainer.get("callbacks"))
+    for callback in callbacks:
+        for refused, reason in REFUSED.items():
+            if is_a(callback, refused):
+                raise UserError(f"{_name(callback)}: {reason}", "trainer.callbacks")
+        _check_needs(callback, trainer)
+        if is_a(callback, EMAWeightAveraging):
+            _check_average(callback)
+    _check_repeated(callbacks)
+    _check_options(trainer)
+
+
+def _name(callback: Namespace) -> str:
+    name: str = callback.class_path.rpartition(".")[2]
+    return name
+
+
+def _options(callback: Namespace) -> Namespace:
+    return callback.get("init_args") or Namespace()  # a class without any has none
+
+
+def _check_needs(callback: Namespace, trainer: Namespace) -> None:
+    if trainer.get("logger") in (None, False) and any(is_a(callback, one) for one in NEED_A_LOGGER):
+        raise UserError(
+            f"{_name(callback)}: has nothing to log to; remove it, or trainer.logger: false",
+            "trainer.callbacks",
+        )
+    if is_a(callback, DeviceStatsMonitor):
+        of_cpu = _options(callback).get("cpu_stats")
+        if of_cpu is None:
+            of_cpu = not torch.cuda.is_available()
+        if of_cpu and find_spec("psutil") is None:
+            raise UserError(
+                "DeviceStatsMonitor: needs psutil for the statistics of a CPU: pip install psutil",
+                "trainer.callbacks",
+            )
+
+
+def _check_average(callback: Namespace) -> None:
+    options = _options(callback)
+    every = options.get("update_every_n_steps", 1)
+    by_epoch = options.get("update_starting_at_epoch") is not None
+    if every is None or (every < 1 and not (every == 0 and by_epoch)):
+        raise UserError(
+            f"{_name(callback)}: update_every_n_steps: {every} must be at least 1, or 0 with "
+            "update_starting_at_epoch, which averages after epochs only",
+            "trainer.callbacks",
+        )
+
+
+def _check_repeated(callbacks: Sequence[Namespace]) -> None:
+    for place, callback in enumerate(callbacks):
+        if callback in callbacks[:place]:
+            raise UserError(f"{_name(callback)}: is there twice; leave one", "trainer.callbacks")
+    for kind in ONLY_ONE:
+        if len(found := those_of(callbacks, kind)) > 1:
+            names = " and ".join(dict.fromkeys(_name(callback) for callback in found))
+            raise UserError(f"{names}: there can be only one; leave one", "trainer.callbacks")
+    for kept, options in SAME_STATE.items():
+        of_kind = those_of(callbacks, kept)
+        states = [[one.class_path, *(_options(one).get(x) for x in options)] for one in of_kind]
+        if any(state in states[:place] for place, state in enumerate(states)):
+            raise UserError(
+                f"{kept.__name__}: two of them agree in {', '.join(options)}, and a checkpoint "
+                "keeps the state of one; change one of these",
+                "trainer.callbacks",
+            )
+
+
+def _check_options(trainer: Namespace) -> None:
+    refused: dict[str, tuple[Any, str]] = {
+        "barebones": (
+            trainer.get("barebones"),
+            "switches off checkpoints, validation and logging, so there would be no result; see "
+            "where the time goes with trainer.profiler: simple",
+        ),
+        "enable_checkpointing": (
+            trainer.get("enable_checkpointing") is False,
+            "the best checkpoint is what is tested; remove it (trainer.fast_dev_run keeps none)",
+        ),
+        "default_root_dir": (
+            trainer.get("default_root_dir") is not None,
+            "everything goes to the run directory; use run_dir or experiment",
+        ),
+        "gradient_clip_val": (
+            (trainer.get("gradient_clip_val") or 0) < 0,
+            "must be greater than 0; below, nothing would be clipped",
+        ),
+        "limit_train_batches": (
+            trainer.get("limit_train_batches") == 0,
+            "leaves no batch to train on",
+        ),
+        "profiler": (is_xla(trainer.get("profiler")), "XLA profiles TPUs only; use pytorch"),
+    }
+    for option, (given, reason) in refused.items():
+        if given:
+            raise UserError(reason, f"trainer.{option}")
+
+
+def is_xla(profiler: Any) -> bool:
+    """Return whether a config names the profiler of TPUs."""
+    return profiler == "xla" or bool(those_of(profiler, XLAProfiler))

@@ -1,0 +1,172 @@
+"""What Lightning's callbacks do, or fail to do, without saying so."""
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    Timer,
+    WeightAveraging,
+)
+
+from project.approaches import ImageClassifier
+from project.callbacks.checkpoint import BestAndLast
+from project.console import show
+from project.data import ImageDataModule
+from project.errors import UserError
+from project.finetuning import FineTuningSchedule
+from project.upstream import ema_decay, has_averaged
+
+ALL_OF = (  # loggers whose messages a config has asked for
+    "lightning.pytorch.callbacks.early_stopping",  # verbose: true
+    "lightning.pytorch.callbacks.model_summary",
+    "lightning.pytorch.profilers.profiler",
+)
+SOME_OF = "lightning.pytorch.utilities.rank_zero"
+FROM_IT = ("Epoch ",)  # ModelCheckpoint with verbose: true
+MOSTLY = 0.5
+Kind = TypeVar("Kind", bound=L.Callback)
+
+
+def show_messages() -> None:
+    """Show those messages of Lightning's that a config has asked for; the others stay hidden."""
+    for name in (*ALL_OF, SOME_OF):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addFilter(_show_information)
+
+
+def _show_information(record: logging.LogRecord) -> bool:
+    """Print what is below a warning, without what Lightning puts around it."""
+    if record.levelno > logging.INFO:
+        return True
+    message = record.getMessage().strip()
+    if record.name in ALL_OF or message.startswith(FROM_IT):
+        show(message)
+    return False
+
+
+class Notices(L.Callback):
+    """Says why a training has ended early, what an average is of, and where a profile is."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say where the profiler writes to."""
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]  # set late
+        if trainer.is_global_zero and trainer.state.fn and profiler.filename and profiler.dirpath:
+            path = Path(profiler.dirpath, f"{trainer.state.fn.value}-{profiler.filename}*")
+            show(f"profile: {path}")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse an average of nothing, and say so if one has few updates for its decay.
+
+        Raises:
+            UserError: If an average would never be updated.
+        """
+        for stopping in _callbacks(trainer, EarlyStopping):
+            stopping.stopping_reason_message = None  # of the run that is resumed
+        assert isinstance(pl_module, ImageClassifier)
+        total = pl_module.total_steps()
+        if total == math.inf:
+            return
+        for average in _callbacks(trainer, WeightAveraging):
+            _check_updates(average, trainer, int(total))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say why the training is over, if it is not its length, and what average it leaves."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
+            return
+        where = f"after step {trainer.global_step:,}"
+        for stopping in _callbacks(trainer, EarlyStopping):
+            if reason := stopping.stopping_reason_message:
+                reason = reason.removesuffix(" Signaling Trainer to stop.")
+                show(f"EarlyStopping: ended {where}: {reason}")
+            elif stopping.best_score.isinf():
+                show(f"EarlyStopping: had no {stopping.monitor} to look at")
+        for checkpoint in _callbacks(trainer, ModelCheckpoint):
+            kept = checkpoint.best_model_path or checkpoint.last_model_path
+            if not kept and not isinstance(checkpoint, BestAndLast):
+                show("ModelCheckpoint: kept nothing, as the training was over before")
+        for timer in _callbacks(trainer, Timer):
+            if (rest := timer.time_remaining()) is not None and rest <= 0:
+                show(f"trainer.max_time: ended {where}")
+        for average in _callbacks(trainer, WeightAveraging):
+            if not has_averaged(average):
+                show(f"{type(average).__name__}: averaged nothing, as the training ended {where}")
+
+
+def _check_updates(average: WeightAveraging, trainer: L.Trainer, steps: int) -> None:
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    start = 0
+    for schedule in _callbacks(trainer, FineTuningSchedule):  # each phase begins a new average
+        start = steps - schedule.resolved.phases[-1].steps
+    updates = sum(average.should_update(step_idx=step) for step in range(start, steps))
+    epochs = range(start // per_epoch, math.ceil(steps / per_epoch))
+    updates += sum(average.should_update(epoch_idx=epoch) for epoch in epochs)
+    name, decay = type(average).__name__, ema_decay(average)
+    if not updates:
+        raise UserError(
+            f"{name}: begins after the end of the training, which has {steps:,} steps in "
+            f"{len(epochs):,} epochs",
+            "trainer.callbacks",
+        )
+    share = 0.0 if decay is None else decay ** (updates - 1)
+    if share > MOSTLY and updates > 1 and trainer.is_global_zero:
+        show(
+            f"{name}: decay {decay:g} is slow for {updates:,} updates; {share:.0%} of the average "
+            "will be the weights after the first one"
+        )
+
+
+class MonitorCheck(L.Callback):
+    """Looks in the first validation, not after an epoch, whether what is monitored exists."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to monitor a validation that there is not.
+
+        Raises:
+            UserError: Naming what monitors it.
+        """
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if data.val_images and trainer.limit_val_batches:
+            return
+        for key, monitor in _monitors(trainer):
+            if monitor.startswith("val/") and not key.startswith("checkpoint"):
+                raise UserError(f"{monitor}: nothing is validated; monitor train/loss", key)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse metrics of the validation that it hasn't logged.
+
+        Raises:
+            UserError: Naming what monitors it, and the metrics that there are.
+        """
+        if trainer.state.fn != "fit":
+            return
+        known = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        for key, monitor in _monitors(trainer):
+            if monitor.startswith("val/") and monitor not in known:
+                names = ", ".join(sorted([*known, "train/accuracy", "train/loss"]))
+                raise UserError(f"there is no {monitor!r}; known are {names}", key)
+
+
+def _monitors(trainer: L.Trainer) -> Iterator[tuple[str, str]]:
+    for stopping in _callbacks(trainer, EarlyStopping):
+        if stopping.strict:
+            yield "trainer.callbacks.EarlyStopping.monitor", stopping.monitor
+    for checkpoint in _callbacks(trainer, ModelCheckpoint):
+        own = isinstance(checkpoint, BestAndLast)
+        key = "checkpoint" if own else "trainer.callbacks.ModelCheckpoint"
+        if checkpoint.monitor is not None:
+            yield f"{key}.monitor", checkpoint.monitor
+    for scheduler in trainer.lr_scheduler_configs:
+        if scheduler.reduce_on_plateau and scheduler.monitor is not None:
+            yield "model.lr_scheduler.monitor", scheduler.monitor
+
+
+def _callbacks(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
+    return [callback for callback in callbacks if isinstance(callback, kind)]

@@ -1,5 +1,6 @@
 """The command line: the table of commands, and what a mistake ends in."""
 
+import io
 import logging
 import os
 import sys
@@ -8,7 +9,6 @@ from collections.abc import Callable, Sequence
 from inspect import getdoc
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -16,6 +16,7 @@ from project.commands.compare import compare
 from project.commands.plan import plan
 from project.commands.recommend import recommend
 from project.errors import UserError
+from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
 from project.upstream import QUIET
 
@@ -36,6 +37,9 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With 2 for a mistake in config or data, 143 when terminated.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale that lacks a character ends no run
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET:
@@ -52,16 +56,19 @@ def main(args: ArgsType = None) -> None:
         else:
             ProjectCLI(args, other_commands=_descriptions())
         failed = 0
-    except (UserError, MisconfigurationException, PermissionError) as error:
-        if os.environ.get("PROJECT_TRACEBACK"):
-            raise
-        message = str(error)
-        if isinstance(error, PermissionError):
-            message = f"{error.filename}: {error.strerror}"
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
     except SIGTERMException:
         sys.exit(143)  # Lightning would exit with 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        told = error if isinstance(error, UserError) else machine(error)
+        if told is None or os.environ.get("PROJECT_TRACEBACK"):
+            if not hasattr(error, "__notes__") and not isinstance(error, UserError):
+                fault(error)
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish(exit_code=failed)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
@@ -32,6 +31,7 @@ from project.class_paths import those_of
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
+from project.failures import explained, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
@@ -65,6 +65,15 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
+        try:
+            self._run(args, run, other_commands)
+        except Exception as error:
+            told = explained(error, self.options) if hasattr(self, "config") else error
+            if told is error:
+                raise
+            raise told from error
+
+    def _run(self, args: ArgsType, run: bool, other_commands: Mapping[str, str] | None) -> None:
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -135,7 +144,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Take the config of the run that a checkpoint belongs to, unless one is given."""
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
-            self.config = parser.parse_args(with_config_of_run([str(arg) for arg in given]))
+            assert isinstance(parser, ProjectParser)
+            self.config = parser.parse(with_config_of_run([str(arg) for arg in given]))
         else:
             self.config = parser.parse_object(given)
 
@@ -213,8 +223,15 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Build data, model and trainer; what they refuse is a mistake in the config."""
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise UserError(explain(str(error))) from error
+        except UserError:
+            raise
+        except Exception as error:
+            if raised_by(error) == ArgumentParser.__module__.partition(".")[0]:
+                raise UserError(explain(str(error))) from error
+            told = explained(error, self.options, building=True)
+            if told is error:
+                raise
+            raise told from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "

@@ -1,29 +1,30 @@
 """The parser behind the command line: what LightningCLI's own gets wrong in reading a config."""
 
 import re
-import sys
 from argparse import HelpFormatter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project import config_text
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
-from project.errors import under
+from project.errors import UserError, under
 from project.length import expand_presets, settle_length
 from project.networks import InputSpec, Network
-from project.upstream import before_class_change
+from project.upstream import before_class_change, leave_nested_arguments, read_configs_by
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 FROM_MODEL = ("input_spec",)
@@ -50,7 +51,10 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 
 
 before_class_change(_start_afresh)
-
+leave_nested_arguments()
+read_configs_by(config_text.read)
+set_loader("yaml", config_text.load, (yaml.YAMLError,))
+set_dumper("yaml", config_text.dump)
 
 # By default jsonargparse accepts no subclass of a dataclass.
 set_parsing_settings(subclasses_enabled=[Augment])
@@ -87,6 +91,29 @@ class ProjectParser(LightningArgumentParser):
         """Return the help, without the hundreds of modules and metrics of other packages."""
         return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
+    def parse(self, args: Sequence[str], defaults: bool = True) -> Namespace:
+        """Return the config that a command line gives, with ordinary strings.
+
+        Args:
+            args: The arguments.
+            defaults: Whether to add the defaults of what they don't give.
+
+        Raises:
+            UserError: If there is a mistake in them.
+        """
+        config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
+        return config
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the config of a file.
+
+        Raises:
+            UserError: If it can't be read, or isn't a config.
+        """
+        config_text.mapping(path)
+        config: Namespace = super().parse_path(path, *args, **kwargs)
+        return config
+
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the length of the training and the phases of a preset."""
         cfg = cfg.clone()
@@ -97,11 +124,14 @@ class ProjectParser(LightningArgumentParser):
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, where, and what would be right; exit with 2."""
+        """Say what is wrong, where, and what would be right.
+
+        Raises:
+            UserError: Always.
+        """
         if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
             super().error(message, ex)
-        sys.stderr.write(f"error: {explain(message)}\n")
-        sys.exit(2)
+        raise UserError(explain(message)) from ex
 
 
 def link_data_and_model(parser: LightningArgumentParser) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.loggers import CSVLogger
 
+from project import config_text
 from project.approaches import ImageClassifier
 from project.environment import git_commit, versions
 
@@ -34,9 +34,9 @@ class RunRecord(L.Callback):
         for name in ("config.yaml", "metrics.csv", "summary.json"):  # of the run that is resumed
             if (old := self.run_dir / name).exists():
                 old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
-        path.write_text(self.config)
+        path.write_text(self.config, encoding="utf-8")
         record: dict[str, Any] = {
-            **yaml.safe_load(self.config),
+            **config_text.load(self.config),
             "run_dir": str(self.run_dir),
             "versions": versions(),
             "git": git_commit(),

@@ -1,0 +1,167 @@
+"""Errors that nobody foresaw: whose they are, and one line for those that a user can mend."""
+
+import re
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from inspect import signature
+from pathlib import Path
+from pkgutil import resolve_name
+from traceback import walk_tb
+from types import CodeType, FrameType
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.errors import UserError
+
+OURS = Path(__file__).parent
+LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+KEYS: Mapping[type, str] = {
+    Callback: "trainer.callbacks",
+    Logger: "trainer.logger",
+    Profiler: "trainer.profiler",
+    LRScheduler: "model.lr_scheduler",
+    Optimizer: "model.optimizer",
+    ClusterEnvironment: "the environment",
+    Accelerator: "trainer.accelerator",
+    Precision: "trainer.precision",
+    Strategy: "trainer.strategy",
+}
+"""What stands for an object that the config doesn't name by a class of its own."""
+
+MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
+OPTIONS = sorted(signature(Trainer).parameters, key=len, reverse=True)
+Whose = Literal["package", "library", "user"]
+
+
+def explained(error: Exception, config: Namespace, building: bool = False) -> Exception:
+    """Return what a person is told of an error: one line, or the error itself with a note.
+
+    The frames are looked at from the one that raised it outwards. The first that belongs to the
+    package or to the user decides; before that, the first object of a library that the config
+    names.
+
+    Args:
+        error: What was raised while a config was carried out.
+        config: That config.
+        building: Whether objects were still being built from it; then what the package hands on
+            to a library is what the config gave.
+
+    Returns:
+        A UserError if the config, the data or the machine is at fault.
+    """
+    if isinstance(error, UserError):
+        return error
+    named = dict(named_classes(config))
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    for depth, frame in reversed(list(enumerate(frames))):
+        whose = _whose(frame.f_code)
+        owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        key, name = _key(owner, named)
+        if whose == "user":
+            what = f"{name}, which {key} names" if key else frame.f_code.co_filename
+            error.add_note(f"raised in code of your own: {what}")
+            return error
+        if (line := machine(error)) is not None:
+            return line
+        refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
+        if key and (whose == "library" or refused):
+            return UserError(f"{name}: {sentence(error)}", key)
+        if whose == "package" and not refused:
+            return _outside(error, frames[depth + 1 :])
+    return machine(error) or _outside(error, frames)
+
+
+def raised_by(error: Exception) -> str:
+    """Return the name of the package whose code raised an error."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
+
+
+def machine(error: BaseException) -> UserError | None:
+    """Return one line for an error of files, memory or network; None for another."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and MEMORY.search(str(error))
+    ):
+        hint = "lower data.batch_size, data.image_size, or the size of the network"
+        return UserError(f"not enough memory ({sentence(error)}); {hint}")
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or error.filename2
+        return UserError(error.strerror, str(where) if where is not None else "")
+    if isinstance(error, UnicodeError):
+        return UserError(f"{sentence(error)}; use UTF-8")
+    if type(error).__module__.partition(".")[0] == "wandb":
+        return UserError(f"W&B: {sentence(error)}", "trainer.logger")
+    return None
+
+
+def fault(error: Exception) -> Exception:
+    """Return an error of the package itself, with a request for a report."""
+    error.add_note("this is a fault of the program: please report it, with the lines above")
+    return error
+
+
+def named_classes(config: Any, key: str = "") -> Iterator[tuple[type, str]]:
+    """Yield the classes that a config names, each with its key."""
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from named_classes(item, key)
+    if not isinstance(config, Namespace | dict):
+        return
+    if isinstance(path := config.get("class_path"), str):
+        with suppress(ImportError, AttributeError, ValueError):  # which the parser answers
+            yield resolve_name(path), key
+    for name, value in vars(config).items() if isinstance(config, Namespace) else config.items():
+        inner = key if name == "init_args" else f"{key}.{name}" if key else str(name)
+        yield from named_classes(value, inner)
+
+
+def _key(owner: Any, named: Mapping[type, str]) -> tuple[str, str]:
+    """Return the key of an object, and the name of its class; empty if it has none."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    for keys in (named, KEYS):
+        for base, key in keys.items():
+            if isinstance(base, type) and issubclass(kind, base):
+                return key, kind.__name__
+    return "", ""
+
+
+def _whose(code: CodeType) -> Whose:
+    path = Path(code.co_filename)
+    if path.is_relative_to(OURS):
+        return "package"
+    library = code.co_filename.startswith("<") or any(map(path.is_relative_to, LIBRARIES))
+    return "library" if library else "user"
+
+
+def _outside(error: Exception, frames: list[FrameType]) -> Exception:
+    """Return an error of a library that the package called: the config's fault, or its own.
+
+    Lightning's messages mention the option that they refuse.
+    """
+    text = str(error)
+    option = next((name for name in OPTIONS if re.search(rf"\b{name}\b", text)), None)
+    by_trainer = any(isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
+    usual = isinstance(error, TypeError | ValueError | RuntimeError | ImportError)
+    if not by_trainer or not (option or usual or isinstance(error, MisconfigurationException)):
+        return fault(error)
+    return UserError(sentence(error), f"trainer.{option}" if option else "trainer")
+
+
+def sentence(error: BaseException) -> str:
+    """Return what an error says, in a line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) or not text:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) < 400 else f"{text[:400]} …"

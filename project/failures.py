@@ -11,7 +11,7 @@ from traceback import walk_tb
 from types import CodeType, FrameType
 from typing import Any, Literal
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, add_instantiator
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -41,8 +41,29 @@ KEYS: Mapping[type, str] = {
 """What stands for an object that the config doesn't name by a class of its own."""
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
-OPTIONS = sorted(signature(Trainer).parameters, key=len, reverse=True)
+OPTIONS = frozenset(signature(Trainer).parameters)
 Whose = Literal["package", "library", "user"]
+
+
+class Raised(BaseException):
+    """An error on its way past jsonargparse, which reports only what its first alternative says."""
+
+
+def build(kind: type, *args: Any, **kwargs: Any) -> Any:
+    """Return an object of a class.
+
+    Raises:
+        Raised: From whatever the class raises.
+    """
+    try:
+        return kind(*args, **kwargs)
+    except Exception as error:
+        raise Raised from error
+
+
+for _kind, _place in KEYS.items():
+    if _place.startswith("trainer."):
+        add_instantiator(build, _kind)
 
 
 def explained(error: Exception, config: Namespace, building: bool = False) -> Exception:
@@ -71,8 +92,7 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
         key, name = _key(owner, named)
         if whose == "user":
             what = f"{name}, which {key} names" if key else frame.f_code.co_filename
-            error.add_note(f"raised in code of your own: {what}")
-            return error
+            return _noted(error, f"raised in code of your own: {what}")
         if (line := machine(error)) is not None:
             return line
         refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
@@ -83,7 +103,14 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
     return machine(error) or _outside(error, frames)
 
 
-def raised_by(error: Exception) -> str:
+def innermost(error: BaseException, package: str) -> BaseException:
+    """Return what a package reports in words of its own, as it was raised."""
+    while error.__cause__ is not None and raised_by(error) == package:
+        error = error.__cause__
+    return error
+
+
+def raised_by(error: BaseException) -> str:
     """Return the name of the package whose code raised an error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
@@ -108,7 +135,12 @@ def machine(error: BaseException) -> UserError | None:
 
 def fault(error: Exception) -> Exception:
     """Return an error of the package itself, with a request for a report."""
-    error.add_note("this is a fault of the program: please report it, with the lines above")
+    return _noted(error, "this is a fault of the program: please report it, with the lines above")
+
+
+def _noted(error: Exception, note: str) -> Exception:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
     return error
 
 
@@ -151,12 +183,20 @@ def _outside(error: Exception, frames: list[FrameType]) -> Exception:
     Lightning's messages mention the option that they refuse.
     """
     text = str(error)
-    option = next((name for name in OPTIONS if re.search(rf"\b{name}\b", text)), None)
+    mentioned = [word for word in re.findall(r"\w+", text) if word in OPTIONS and "_" in word]
+    option = mentioned[0] if mentioned else _option_in_quotes(text)
     by_trainer = any(isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
     usual = isinstance(error, TypeError | ValueError | RuntimeError | ImportError)
     if not by_trainer or not (option or usual or isinstance(error, MisconfigurationException)):
         return fault(error)
     return UserError(sentence(error), f"trainer.{option}" if option else "trainer")
+
+
+def _option_in_quotes(text: str) -> str | None:
+    """Return an option whose name is an ordinary word, such as ``devices``, if it is meant."""
+    quoted = re.findall(r"[`'\"(](\w+)[`'\"=]|(\w+)=", text)
+    words = [word for pair in quoted for word in pair if word in OPTIONS]
+    return words[0] if words else None
 
 
 def sentence(error: BaseException) -> str:

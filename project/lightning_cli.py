@@ -31,14 +31,15 @@ from project.class_paths import those_of
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
-from project.failures import explained, raised_by
+from project.failures import Raised, explained, innermost, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
 from project.runs import experiment_name, new_run_dir, with_config_of_run
-from project.tracking import check_loggers, configure_loggers
+from project.tracking import check_loggers, configure_loggers, given_by_environment
 from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages
 
+PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
 
 
@@ -134,7 +135,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "model": {"class_path": TrainFromScratch.__name__},
                 "trainer.logger": {
                     "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
-                    "init_args": {"project": "image-classification"},
+                    "init_args": {"project": "image-classification"} | given_by_environment(),
                 },
             }
         )
@@ -223,15 +224,11 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Build data, model and trainer; what they refuse is a mistake in the config."""
         try:
             super().instantiate_classes()
-        except UserError:
-            raise
-        except Exception as error:
-            if raised_by(error) == ArgumentParser.__module__.partition(".")[0]:
-                raise UserError(explain(str(error))) from error
-            told = explained(error, self.options, building=True)
-            if told is error:
-                raise
-            raise told from error
+        except (Exception, Raised) as error:
+            raised = innermost(error, PARSER) if not isinstance(error, Raised) else error.__cause__
+            if isinstance(raised, Exception) and raised_by(raised) != PARSER:
+                raise explained(raised, self.options, building=True) from error
+            raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
                 f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "

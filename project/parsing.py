@@ -3,6 +3,7 @@
 import re
 from argparse import HelpFormatter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
@@ -116,7 +117,7 @@ class ProjectParser(LightningArgumentParser):
 
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the length of the training and the phases of a preset."""
-        cfg = cfg.clone()
+        cfg = deepcopy(cfg)  # jsonargparse writes into the classes of a list
         if trainer := cfg.get("trainer"):
             settle_length(trainer)
             expand_presets(trainer)

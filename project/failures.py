@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from traceback import walk_tb
 from types import CodeType, FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from jsonargparse import Namespace, add_instantiator
 from lightning.fabric.plugins import ClusterEnvironment
@@ -42,6 +42,7 @@ KEYS: Mapping[type, str] = {
 
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
 OPTIONS = frozenset(signature(Trainer).parameters)
+T = TypeVar("T")
 Whose = Literal["package", "library", "user"]
 
 
@@ -49,7 +50,7 @@ class Raised(BaseException):
     """An error on its way past jsonargparse, which reports only what its first alternative says."""
 
 
-def build(kind: type, *args: Any, **kwargs: Any) -> Any:
+def build(kind: type[T], *args: Any, **kwargs: Any) -> T:
     """Return an object of a class.
 
     Raises:

@@ -2,11 +2,12 @@
 
 import re
 from argparse import HelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError, under
 from project.length import expand_presets, settle_length
-from project.networks import InputSpec, Network
+from project.networks import Network
 from project.upstream import before_class_change, leave_nested_arguments, read_configs_by
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
@@ -132,7 +133,8 @@ class ProjectParser(LightningArgumentParser):
         """
         if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
             super().error(message, ex)
-        raise UserError(explain(message)) from ex
+        options = [o[2:] for a in self._actions for o in a.option_strings if o[:2] == "--"]
+        raise UserError(explain(message, options)) from ex
 
 
 def link_data_and_model(parser: LightningArgumentParser) -> None:
@@ -147,30 +149,46 @@ def link_data_and_model(parser: LightningArgumentParser) -> None:
 
 
 def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, Any] | None:
+    if callable(network):  # a function may return any network
+        return None
     if network is not None:
-        spec: InputSpec | None = resolve_name(network["class_path"]).input_spec
+        found = resolve_name(network["class_path"])
+        if not (isinstance(found, type) and issubclass(found, Network)):
+            return None
+        with under("model.network"):
+            spec = found.expected_input(**vars(network.get("init_args") or Namespace()))
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))
 
 
-def explain(message: str) -> str:
+def explain(message: str, options: Collection[str] = ()) -> str:
     """Reduce jsonargparse's message to the key, the mistake and what would be right.
 
     It lists what each alternative of a type has to say, inside each class that the key passes.
+
+    Args:
+        message: What jsonargparse says.
+        options: Options of the command, for a suggestion.
     """
+    if typed := _mistyped(message):
+        return typed
     # callbacks are tried as a list and as a single one, too
     message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
     message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
     keys = re.findall(r'Parser key "([^"]+)"', message)
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
-    if unknown := re.search(
-        r"(?:does not accept option '|unrecognized arguments: --)([\w.]+)", message
-    ):
-        options = [f"trainer.{name}" for name in signature(Trainer).parameters]
-        return f"no option {unknown[1]!r}{_similar(unknown[1], options, listed=False)}"
     place = f"{'.'.join(keys)}: " if keys else ""
+    if unknown := re.search(
+        r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
+    ):
+        if keys and classes:
+            name, owner = unknown[1].partition(".")[0], classes[-1]
+            close = _similar(name, _options(owner))
+            return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
+        known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
+        return f"no option {unknown[1]!r}{_similar(unknown[1], known, listed=False)}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
         name, owner = option[1], classes[-1] if classes else ""
         close = _similar(name, _options(owner))
@@ -194,6 +212,11 @@ def explain(message: str) -> str:
         return f"{place}there is no module {absent[1]!r} {where}"
     if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{place}the module {absent[1]} has no class {absent[2]!r}"
+    if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
+        return (
+            f"{place}{function[1]} must be a class, or a function whose annotation says what it "
+            "returns"
+        )
     base = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
     if other := re.search(base, message):
         named = f"{given[-1]} is" if given and "(" not in given[-1] else "the class is"
@@ -211,6 +234,21 @@ _NOISE = re.compile(
     r"Not a valid subclass of|Subclass types expect one of|a (?:class path|dict) |"
     r"Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
 )
+
+
+def _mistyped(message: str) -> str:
+    """Explain a wrong command, a file without ``--config``, and a file that isn't there."""
+    if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+        known = re.findall(r"'(\w+)'", wrong[2])
+        close = _similar(wrong[1], known, listed=False)
+        return f"no command {wrong[1]!r}{close} (known are {wrong[2]})"
+    if file := re.search(r"unrecognized arguments: ([^-].*\.(?:ya?ml|json))\b", message):
+        return f"unrecognized argument {file[1]!r}; did you mean --config {file[1]}?"
+    if gone := re.search(r"Parser key \"config\": File does not exist: '(.*)'", message):
+        path = Path(gone[1])
+        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        return f"--config: there is no file {gone[1]}{_similar(path.name, beside, listed=False)}"
+    return ""
 
 
 def _similar(name: str, known: list[str], listed: bool = True) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,15 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.name = type(self).__name__
+
+    @classmethod
+    def expected_input(cls, **options: Any) -> "InputSpec | None":
+        """Return the images that pretrained weights expect; None for any.
+
+        Args:
+            options: The arguments of the class that a config gives.
+        """
+        return cls.input_spec
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return images ``[B, C, H, W]`` as the backbone takes them."""

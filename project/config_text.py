@@ -77,10 +77,9 @@ class ConfigDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: igno
         return True
 
     def _write_text(self, data: str) -> yaml.Node:
-        plain = _PLAIN.fullmatch(data) and type(load(data)) is str
-        return self.represent_scalar(
-            "tag:yaml.org,2002:str", str(data), style=None if plain else '"'
-        )
+        style = None if _PLAIN.fullmatch(data) and type(load(data)) is str else '"'
+        node: yaml.Node = self.represent_scalar("tag:yaml.org,2002:str", str(data), style=style)
+        return node
 
 
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[\w./-]*(?:[ :][\w./-]+)*", re.ASCII)

@@ -1,6 +1,7 @@
 """Errors that nobody foresaw: whose they are, and one line for those that a user can mend."""
 
 import re
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -8,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from traceback import walk_tb
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from jsonargparse import Namespace, add_instantiator
@@ -50,14 +51,14 @@ class Raised(BaseException):
     """An error on its way past jsonargparse, which reports only what its first alternative says."""
 
 
-def build(kind: type[T], *args: Any, **kwargs: Any) -> T:
+def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """Return an object of a class.
 
     Raises:
         Raised: From whatever the class raises.
     """
     try:
-        return kind(*args, **kwargs)
+        return class_type(*args, **kwargs)
     except Exception as error:
         raise Raised from error
 
@@ -88,7 +89,7 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
     named = dict(named_classes(config))
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     for depth, frame in reversed(list(enumerate(frames))):
-        whose = _whose(frame.f_code)
+        whose = _whose(frame.f_code.co_filename)
         owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
         key, name = _key(owner, named)
         if whose == "user":
@@ -97,7 +98,7 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
         if (line := machine(error)) is not None:
             return line
         refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
-        if key and (whose == "library" or refused):
+        if key and (refused if whose == "package" else _is_of_library(owner)):
             return UserError(f"{name}: {sentence(error)}", key)
         if whose == "package" and not refused:
             return _outside(error, frames[depth + 1 :])
@@ -170,12 +171,19 @@ def _key(owner: Any, named: Mapping[type, str]) -> tuple[str, str]:
     return "", ""
 
 
-def _whose(code: CodeType) -> Whose:
-    path = Path(code.co_filename)
+def _whose(file: str) -> Whose:
+    path = Path(file)
     if path.is_relative_to(OURS):
         return "package"
-    library = code.co_filename.startswith("<") or any(map(path.is_relative_to, LIBRARIES))
+    library = file.startswith("<") or any(map(path.is_relative_to, LIBRARIES))
     return "library" if library else "user"
+
+
+def _is_of_library(owner: Any) -> bool:
+    """Return whether an object's class is a library's, not one that only inherits from it."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<built in>"
+    return _whose(file) == "library"
 
 
 def _outside(error: Exception, frames: list[FrameType]) -> Exception:

@@ -160,6 +160,9 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if (value := config.trainer[name]) is not None and value < 1:
+                raise UserError(f"{value} must be at least 1", f"trainer.{name}")
         settle_length(config.trainer)
         self.prepare(config)
         if config.trainer.max_epochs is None:

@@ -73,13 +73,10 @@ class FineTuning(ImageClassifier):
             **kwargs,
         )
         with under("model"):
-            if network is not None and weights is not None:
-                raise UserError("has no effect beside model.network; remove one of them", "weights")
-            if network is not None and backbone != DEFAULT_BACKBONE:
-                raise UserError(
-                    "has no effect beside model.network; remove one of them", "backbone"
-                )
             if network is not None:
+                for key, given in (("weights", weights), ("backbone", backbone)):
+                    if given not in (None, DEFAULT_BACKBONE):
+                        raise UserError("has no effect beside model.network; remove one", key)
                 self.network = self._with_new_head(network, image_shape, hidden, dropout)
             else:
                 self.network = self.build_network(image_shape, backbone, weights, hidden, dropout)

@@ -27,6 +27,16 @@ class Scheduler:
     frequency: int = 1
     monitor: str = "val/loss"
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: If a value is out of range.
+        """
+        if self.frequency < 1:
+            message = f"{self.frequency} must be at least 1"
+            raise UserError(message, "model.lr_scheduler.frequency")
+
     def build(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
         """Return the scheduler of an optimizer.
 

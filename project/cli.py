@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import getdoc
+from typing import NoReturn
 
 import torch
 from lightning.pytorch.cli import ArgsType
@@ -35,7 +36,8 @@ def main(args: ArgsType = None) -> None:
         args: Arguments; None takes those of the process.
 
     Raises:
-        SystemExit: With 2 for a mistake in config or data, 143 when terminated.
+        SystemExit: With 2 for a mistake in config or data, 130 when interrupted, 143 when
+            terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -59,8 +61,11 @@ def main(args: ArgsType = None) -> None:
     except SIGTERMException:
         sys.exit(143)  # Lightning would exit with 0
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1
+            _end_interrupted()
+        raise
     except Exception as error:
         told = error if isinstance(error, UserError) else machine(error)
         if told is None or os.environ.get("PROJECT_TRACEBACK"):
@@ -72,6 +77,11 @@ def main(args: ArgsType = None) -> None:
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish(exit_code=failed)
+
+
+def _end_interrupted() -> NoReturn:
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 def _descriptions() -> dict[str, str]:

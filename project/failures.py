@@ -3,7 +3,7 @@
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -28,19 +28,22 @@ from project.errors import UserError
 
 OURS = Path(__file__).parent
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-KEYS: Mapping[type, str] = {
+KEYS: dict[type, str] = {
     Callback: "trainer.callbacks",
     Logger: "trainer.logger",
     Profiler: "trainer.profiler",
     LRScheduler: "model.lr_scheduler",
     Optimizer: "model.optimizer",
+}
+AROUND: dict[type, str] = {
     ClusterEnvironment: "the environment",
     Accelerator: "trainer.accelerator",
     Precision: "trainer.precision",
     Strategy: "trainer.strategy",
 }
-"""What stands for an object that the config doesn't name by a class of its own."""
+"""Keys of what the config doesn't name by a class. What is in ``AROUND`` calls all the rest."""
 
+PLAIN_WORDS = KeyError, AttributeError, AssertionError, IndexError, ArithmeticError
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
 OPTIONS = frozenset(signature(Trainer).parameters)
 T = TypeVar("T")
@@ -63,12 +66,17 @@ def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
         raise Raised from error
 
 
-for _kind, _place in KEYS.items():
+for _kind, _place in (KEYS | AROUND).items():
     if _place.startswith("trainer."):
         add_instantiator(build, _kind)
 
 
-def explained(error: Exception, config: Namespace, building: bool = False) -> Exception:
+def explained(
+    error: Exception,
+    config: Namespace,
+    own: Mapping[type, str] | None = None,
+    building: bool = False,
+) -> Exception:
     """Return what a person is told of an error: one line, or the error itself with a note.
 
     The frames are looked at from the one that raised it outwards. The first that belongs to the
@@ -78,6 +86,7 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
     Args:
         error: What was raised while a config was carried out.
         config: That config.
+        own: Classes of the package whose options have a key of their own.
         building: Whether objects were still being built from it; then what the package hands on
             to a library is what the config gave.
 
@@ -86,19 +95,21 @@ def explained(error: Exception, config: Namespace, building: bool = False) -> Ex
     """
     if isinstance(error, UserError):
         return error
-    named = dict(named_classes(config))
+    named = {**dict(named_classes(config)), **(own or {})}
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     for depth, frame in reversed(list(enumerate(frames))):
         whose = _whose(frame.f_code.co_filename)
         owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
-        key, name = _key(owner, named)
+        nearby = depth >= len(frames) - 2
+        key, name = _key(owner, (named, KEYS, AROUND) if nearby else (named, KEYS))
         if whose == "user":
             what = f"{name}, which {key} names" if key else frame.f_code.co_filename
             return _noted(error, f"raised in code of your own: {what}")
         if (line := machine(error)) is not None:
             return line
         refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
-        if key and (refused if whose == "package" else _is_of_library(owner)):
+        known = refused if whose == "package" else _is_of_library(owner)
+        if key and (known or isinstance(error, MisconfigurationException)):
             return UserError(f"{name}: {sentence(error)}", key)
         if whose == "package" and not refused:
             return _outside(error, frames[depth + 1 :])
@@ -161,10 +172,10 @@ def named_classes(config: Any, key: str = "") -> Iterator[tuple[type, str]]:
         yield from named_classes(value, inner)
 
 
-def _key(owner: Any, named: Mapping[type, str]) -> tuple[str, str]:
+def _key(owner: Any, known: Sequence[Mapping[type, str]]) -> tuple[str, str]:
     """Return the key of an object, and the name of its class; empty if it has none."""
     kind = owner if isinstance(owner, type) else type(owner)
-    for keys in (named, KEYS):
+    for keys in known:
         for base, key in keys.items():
             if isinstance(base, type) and issubclass(kind, base):
                 return key, kind.__name__
@@ -195,7 +206,8 @@ def _outside(error: Exception, frames: list[FrameType]) -> Exception:
     mentioned = [word for word in re.findall(r"\w+", text) if word in OPTIONS and "_" in word]
     option = mentioned[0] if mentioned else _option_in_quotes(text)
     by_trainer = any(isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
-    usual = isinstance(error, TypeError | ValueError | RuntimeError | ImportError)
+    kinds = TypeError | ValueError | RuntimeError | ImportError | ArithmeticError
+    usual = isinstance(error, kinds)
     if not by_trainer or not (option or usual or isinstance(error, MisconfigurationException)):
         return fault(error)
     return UserError(sentence(error), f"trainer.{option}" if option else "trainer")
@@ -211,6 +223,6 @@ def _option_in_quotes(text: str) -> str | None:
 def sentence(error: BaseException) -> str:
     """Return what an error says, in a line."""
     text = " ".join(str(error).split())
-    if isinstance(error, KeyError | AttributeError | AssertionError | IndexError) or not text:
+    if isinstance(error, PLAIN_WORDS) or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) < 400 else f"{text[:400]} …"

@@ -27,7 +27,7 @@ from project.callbacks import (
 )
 from project.callbacks.checkpoint import best_and_last
 from project.checkpoints import find_checkpoint, load_checkpoint
-from project.class_paths import those_of
+from project.class_paths import check_arguments, those_of
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
@@ -39,6 +39,7 @@ from project.runs import experiment_name, new_run_dir, with_config_of_run
 from project.tracking import check_loggers, configure_loggers, given_by_environment
 from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages
 
+OWN: dict[type, str] = {BestAndLast: "checkpoint"}
 PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
 
@@ -69,7 +70,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         try:
             self._run(args, run, other_commands)
         except Exception as error:
-            told = explained(error, self.options) if hasattr(self, "config") else error
+            told = explained(error, self.options, OWN) if hasattr(self, "config") else error
             if told is error:
                 raise
             raise told from error
@@ -160,9 +161,12 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        check_arguments(config)
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
             if (value := config.trainer[name]) is not None and value < 1:
                 raise UserError(f"{value} must be at least 1", f"trainer.{name}")
+        if config.trainer.val_check_interval == 0:
+            raise UserError("0 must be greater than 0", "trainer.val_check_interval")
         settle_length(config.trainer)
         self.prepare(config)
         if config.trainer.max_epochs is None:
@@ -230,7 +234,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         except (Exception, Raised) as error:
             raised = innermost(error, PARSER) if not isinstance(error, Raised) else error.__cause__
             if isinstance(raised, Exception) and raised_by(raised) != PARSER:
-                raise explained(raised, self.options, building=True) from error
+                raise explained(raised, self.options, OWN, building=True) from error
             raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(

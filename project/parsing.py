@@ -103,6 +103,9 @@ class ProjectParser(LightningArgumentParser):
         Raises:
             UserError: If there is a mistake in them.
         """
+        for arg in args:
+            if not arg.isprintable() and arg.encode(errors="replace").decode() != arg:
+                raise UserError("holds bytes that are not UTF-8; use other characters", ascii(arg))
         config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         return config
 
@@ -188,7 +191,9 @@ def explain(message: str, options: Collection[str] = ()) -> str:
             close = _similar(name, _options(owner))
             return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
         known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
-        return f"no option {unknown[1]!r}{_similar(unknown[1], known, listed=False)}"
+        close = _similar(unknown[1], known, listed=False)
+        start = _similar(unknown[1].partition(".")[0], known, listed=False)
+        return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
         name, owner = option[1], classes[-1] if classes else ""
         close = _similar(name, _options(owner))
@@ -259,7 +264,10 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
 
 
 def _options(class_path: str) -> list[str]:
-    known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
+    try:
+        known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
+    except (ImportError, AttributeError, ValueError):  # a class by its name alone, or none
+        return []
     return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
 
 

@@ -1,5 +1,6 @@
 """Errors from deep inside a library end in one line that names the key; faults keep their trace."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,13 @@ DEEP: list[tuple[str, tuple[str, ...], str]] = [
     ("fraction", ("--trainer.limit_train_batches=1.5",), "^trainer.limit_train_batches: .*1.5"),
     ("strategy", ("--trainer.strategy=dddp",), "^trainer.strategy: .*dddp"),
     ("loss", ("--model.loss=torch.nn.BCEWithLogitsLoss",), "^model.loss: BCEWithLogitsLoss: Targ"),
-    ("dropout", ("--model.network.dropout=5",), "^model.network: MLP: dropout probability"),
+    ("dropout", ("--model.network.dropout=5",), "^model.network.dropout: dropout probability.*5"),
     ("negative", ("--model.network.hidden=[-1]",), "^model.network: MLP: .*negative dimension"),
     ("memory", ("--model.network.hidden=[100000000000]",), "^not enough memory .*lower data.batch"),
     (
         "one cycle",
         (*ONE_CYCLE, "--model.lr_scheduler.interval=step", "--trainer.limit_train_batches=9"),
-        "^model.lr_scheduler.*Tried to step",
+        "^model.lr_scheduler: OneCycleLR ends after 3 steps, .* takes 9",
     ),
     ("method loss", (f"--model={__name__}.Shadow",), "^model: Shadow: .* name it compute_loss$"),
     ("function", (f"--model.network={__name__}.unannotated",), "annotation says what it returns$"),
@@ -157,6 +158,18 @@ def test_bad_config_file(content: bytes, message: str, fails: Callable[..., str]
     assert_matches(fails("fit", "--config=given.yaml", *QUIET), message)
 
 
+ENDS = "--model.lr_scheduler.scheduler.total_steps=9"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("interval", [("step", ENDS), ("epoch",)])
+def test_one_cycle_may_end_with_the_training(
+    interval: tuple[str, ...], run: Callable[..., Run]
+) -> None:
+    args = (*ONE_CYCLE, *interval[1:], f"--model.lr_scheduler.interval={interval[0]}")
+    assert run("fit", *QUIET, *args, "--trainer.limit_train_batches=9").path.exists()
+
+
 MISTYPED: list[tuple[tuple[str, ...], str]] = [
     (("fit", "--model.optimiser.lr=3"), "^model: .* no option 'optimiser'; did you mean optimizer"),
     (("recommend", "--dat", "x"), "^no option 'dat'; did you mean data"),
@@ -164,6 +177,7 @@ MISTYPED: list[tuple[tuple[str, ...], str]] = [
     (("fit", "--config=givn.yaml"), "no file .*givn.yaml; did you mean given.yaml"),
     (("validat",), "no command 'validat'; did you mean validate"),
     (("fit", "--experimnt=x"), "^no option 'experimnt'; did you mean experiment"),
+    (("fit", "--data.root=\udcff"), "not UTF-8"),
     (("fit", "--checkpoint.montor=x"), "did you mean checkpoint.monitor"),
 ]
 
@@ -245,17 +259,26 @@ def test_traceback_shows_all(args: tuple[str, ...], monkeypatch: pytest.MonkeyPa
         main([*args])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "place",
+    ["project.lightning_cli.settle_length", "project.approaches.ImageClassifier.training_step"],
+    ids=["before", "training"],
+)
 def test_interrupted_run_exits_with_130(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("project.lightning_cli.settle_length", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(place, interrupt)
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *QUIET])
+    signal.signal(signal.SIGINT, handler)
     assert exit_.value.code == 130
-    assert capfd.readouterr().err == "error: interrupted\n"
+    errors = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error")]
+    assert errors == ["error: interrupted"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Whatever is written into a config or on a command line: it works, or one line says what is wrong.
 
 Each case is made from its number alone. A quick sample runs with ``-m slow``; all of them with
-``python -m tests.test_fuzz``, which prints those that fail.
+``python -m tests.test_fuzz 0 300``, which prints those that fail.
 """
 
 import contextlib
@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from project.cli import main
 from tests.conftest import CONFIGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
+STAMPS = Path(tempfile.gettempdir(), "fuzzed_images")
 SHORT = (
     *("--trainer.logger=false", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"),
     *("--trainer.limit_test_batches=1", "--data.limit_per_class=8"),
@@ -58,6 +60,18 @@ OPTIONS = (
     *("trainer.default_root_dir", "trainer.model_registry", "experiment", "seed_everything"),
     *("trainer.enable_progress_bar", "ckpt_path", "test_after_fit", "trainer.barebones"),
 )
+TUNED = (  # with FineTuning
+    *("model.backbone", "model.weights", "model.hidden", "model.dropout", "model.lr_decay"),
+    *("model.group_lr.head", "model.group_lr", "model.network"),
+)
+IN_FOLDER = (  # with ImageFolder
+    *("data.test_fraction", "data.classes", "data.resize", "data.grayscale", "data.cache"),
+    *("data.memory_gb", "data.predict_dir", "data.url", "data.root", "data.cache_dir"),
+)
+OF_PHASE = (
+    *("name", "train", "epochs", "steps", "plateau", "lr_scale", "warmup_steps", "shape"),
+    *("norm", "restore_best", "cache_features", "views"),
+)
 COSTLY = {  # what would be done, and take the machine
     "data.num_workers": ("1", "2", "1e308", "1000000000000", "1e20"),
     "data.image_size": ("1000000000000",),
@@ -81,6 +95,8 @@ SHIPPED = ("quickstart.yaml", "full_digits.yaml", "debug/overfit.yaml", "debug/f
 def extreme(number: int) -> list[str]:
     """Return a command line with one extreme value."""
     draw = random.Random(number)
+    if number % 3 == 2:
+        return extreme_tuning(draw)
     option = OPTIONS[number % len(OPTIONS)]
     value = draw.choice([x for x in EXTREMES if x not in COSTLY.get(option, ())])
     before = [arg for prefix, args in BASES.items() if option.startswith(prefix) for arg in args]
@@ -88,6 +104,31 @@ def extreme(number: int) -> list[str]:
         [] if option in ("trainer.max_epochs", "trainer.max_steps") else ["--trainer.max_epochs=1"]
     )
     return ["fit", *SHORT, *epochs, *before, f"--{option}={value}"]
+
+
+def extreme_tuning(draw: random.Random) -> list[str]:
+    """Return a command line of a fine-tuning with one extreme value."""
+    value = draw.choice([x for x in EXTREMES if x != "1000000000000"])
+    tuning = ("--model=FineTuning", "--model.backbone=resnet18", "--data.image_size=32")
+    kind, once = draw.choice(("model", "folder", "phase")), "--trainer.max_epochs=1"
+    if kind == "model":
+        return ["fit", *SHORT, *tuning, once, f"--{draw.choice(TUNED)}={value}"]
+    if kind == "folder":
+        folder = ("--data=ImageFolder", f"--data.root={STAMPS}", "--data.image_size=16")
+        return [
+            "fit",
+            *folder,
+            *SHORT,
+            "--trainer.max_epochs=1",
+            f"--{draw.choice(IN_FOLDER)}={value}",
+        ]
+    phase = {"name": "one", "train": ["head"], "epochs": 1, draw.choice(OF_PHASE): "VALUE"}
+    phases = yaml.safe_dump([phase], default_flow_style=True, width=1000).replace("VALUE", value)
+    schedule = (
+        "--trainer.callbacks=FineTuningSchedule",
+        f"--trainer.callbacks.phases={phases.strip()}",
+    )
+    return ["fit", *SHORT, *tuning, *schedule]
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -141,6 +182,16 @@ def mutated(number: int, folder: Path) -> list[str]:
     return ["fit", "--config", str(file), *SHORT, *work]
 
 
+def make_images() -> None:
+    """Make a small folder of images."""
+    for split in ("train", "test"):
+        for shade, name in enumerate(("cat", "dog")):
+            (STAMPS / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(6):
+                image = Image.new("RGB", (20, 20), (shade * 200, number, 0))
+                image.save(STAMPS / split / name / f"{number}.png")
+
+
 def outcome(args: list[str]) -> str:
     """Run a command line; return what is wrong with its end, or nothing."""
     out, err = io.StringIO(), io.StringIO()
@@ -162,6 +213,7 @@ def outcome(args: list[str]) -> str:
 
 @pytest.mark.parametrize("number", range(20))
 def test_extreme_value(number: int) -> None:
+    make_images()
     args = extreme(number * 17)
     assert outcome(args) == "", args
 
@@ -172,11 +224,12 @@ def test_mutated_config(number: int, tmp_path: Path) -> None:
     assert outcome(args) == "", (tmp_path / "mutated.yaml").read_text()
 
 
-def everything(count: int) -> None:
+def everything(first: int, end: int) -> None:
     """Run all cases, and print those that fail."""
+    make_images()
     ends: Counter[str] = Counter()
     for kind in ("extreme", "mutated"):
-        for number in range(count):
+        for number in range(first, end):
             with tempfile.TemporaryDirectory() as folder:
                 os.chdir(folder)
                 args = extreme(number) if kind == "extreme" else mutated(number, Path(folder))
@@ -191,4 +244,4 @@ def everything(count: int) -> None:
 
 
 if __name__ == "__main__":
-    everything(int(sys.argv[1]))
+    everything(*map(int, sys.argv[1:]))

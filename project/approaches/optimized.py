@@ -52,6 +52,9 @@ class OptimizedModule(L.LightningModule):
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
+        if self._lr_scheduler is not None and scheduler is not None:
+            epochs = self.trainer.max_epochs or 0
+            self._lr_scheduler.check_length(scheduler, self.total_steps(), epochs)
         self._configured = configured(optimizer, scheduler)
         if self._lr_scheduler is None or scheduler is None:
             return optimizer

@@ -167,7 +167,11 @@ def dense_head(
         num_logits: Number of outputs.
         hidden: Sizes of the hidden layers, from the features on.
         dropout: Fraction of each layer's inputs that is dropped in training.
+
+    Raises:
+        UserError: If ``dropout`` is no fraction.
     """
+    check_dropout(dropout)
     layers: list[nn.Module] = [nn.Flatten()]
     for size in hidden:
         layers += [nn.Dropout(dropout)] if dropout else []
@@ -175,3 +179,13 @@ def dense_head(
         num_features = size
     layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, nn.Linear(num_features, num_logits))
+
+
+def check_dropout(dropout: float) -> None:
+    """Check that a dropout is a fraction; torch lets a NaN pass until it trains.
+
+    Raises:
+        UserError: If it isn't.
+    """
+    if not 0 <= dropout <= 1:
+        raise UserError(f"dropout probability has to be between 0 and 1, not {dropout}", "dropout")

@@ -37,7 +37,7 @@ from project.length import ENDLESS, settle_length
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
 from project.runs import experiment_name, new_run_dir, with_config_of_run
 from project.tracking import check_loggers, configure_loggers, given_by_environment
-from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages
+from project.upstream import CheckpointsDecideNothing, drop_anonymous, forget_averages, settled
 
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
 PARSER = ArgumentParser.__module__.partition(".")[0]
@@ -230,7 +230,8 @@ class ProjectCLI(CheckpointsDecideNothing):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
         try:
-            super().instantiate_classes()
+            with settled():
+                super().instantiate_classes()
         except (Exception, Raised) as error:
             raised = innermost(error, PARSER) if not isinstance(error, Raised) else error.__cause__
             if isinstance(raised, Exception) and raised_by(raised) != PARSER:

@@ -26,7 +26,7 @@ from project.environment import COMMAND
 from project.errors import UserError, under
 from project.length import expand_presets, settle_length
 from project.networks import Network
-from project.upstream import before_class_change, leave_nested_arguments, read_configs_by
+from project.upstream import before_class_change, leave_texts, read_configs_by, settled
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 FROM_MODEL = ("input_spec",)
@@ -53,7 +53,7 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 
 
 before_class_change(_start_afresh)
-leave_nested_arguments()
+leave_texts()
 read_configs_by(config_text.read)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
 set_dumper("yaml", config_text.dump)
@@ -125,8 +125,15 @@ class ProjectParser(LightningArgumentParser):
         if trainer := cfg.get("trainer"):
             settle_length(trainer)
             expand_presets(trainer)
-        text: str = super().dump(cfg, **kwargs)
+        with settled():
+            text: str = super().dump(cfg, **kwargs)
         return text
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the objects that a config names."""
+        with settled():
+            objects: Namespace = super().instantiate(*args, **kwargs)
+        return objects
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, where, and what would be right.

@@ -4,7 +4,9 @@ Each has its reason and a link. A test in ``tests/test_upstream.py`` fails when 
 needs it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -89,8 +91,25 @@ class _AsItIs(typehints.NestedArg):  # type: ignore[misc]
     """What the command line gives an option of a class, for that option alone to read."""
 
 
-def leave_nested_arguments() -> None:
-    """Let jsonargparse leave what the command line gives an option of a class to that option.
+_settled: ContextVar[bool] = ContextVar("_settled", default=False)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Let jsonargparse take the values of a parsed config as they are.
+
+    Where any type is accepted, it would read the text ``true`` as YAML when it writes the config,
+    and once more when it builds the object.
+    """
+    token = _settled.set(True)
+    try:
+        yield
+    finally:
+        _settled.reset(token)
+
+
+def leave_texts() -> None:
+    """Let jsonargparse leave texts alone: in :func:`settled`, and in arguments of a class.
 
     It takes ``--data.root null`` for None and ``--data.root "[a]"`` for a list, before it looks at
     the type of ``root``.
@@ -105,7 +124,8 @@ def leave_nested_arguments() -> None:
         return check(action, value, *args, **kwargs)
 
     def parse_value(value: Any, *args: Any, **kwargs: Any) -> Any:
-        return (value, None) if isinstance(value, _AsItIs) else parse(value, *args, **kwargs)
+        as_it_is = isinstance(value, _AsItIs) or (kwargs.get("simple_types") and _settled.get())
+        return (value, None) if as_it_is else parse(value, *args, **kwargs)
 
     typehints.ActionTypeHint._check_type = check_type
     typehints.parse_value_or_config = parse_value

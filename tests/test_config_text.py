@@ -123,18 +123,26 @@ def test_text_of_a_file(text: str, option: str, tmp_path_factory: Any) -> None:
 
 
 @fast
-@given(names=st.lists(texts, min_size=1, max_size=3))
-def test_texts_in_lists(names: list[str], tmp_path_factory: Any) -> None:
+@given(
+    names=st.lists(texts, min_size=1, max_size=3),
+    notes=st.dictionaries(texts, texts | numbers, max_size=3),
+)
+@example(names=["null"], notes={"12:00": "true", "1e3": "1e3", "none": "null"})
+def test_texts_in_lists_and_mappings(
+    names: list[str], notes: dict[str, Any], tmp_path_factory: Any
+) -> None:
     path = tmp_path_factory.mktemp("given") / "given.yaml"
+    logger = {"class_path": classes["logger"], "init_args": {"tags": names, "config": notes}}
     given = {
         "data": {"class_path": "ImageFolder", "init_args": {"classes": names}},
-        "trainer": {"logger": {"class_path": classes["logger"], "init_args": {"tags": names}}},
+        "trainer": {"logger": logger},
     }
     path.write_text(config_text.dump(given), encoding="utf-8")
     config = parse("--config", str(path))
     for _ in range(2):
         assert config.data.init_args.classes == tuple(names)
         assert config.trainer.logger.init_args.tags == names
+        assert repr(config.trainer.logger.init_args.config) == repr(notes)
         config = saved(config, path)
 
 

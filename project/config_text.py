@@ -7,6 +7,7 @@ quotes for YAML once more.
 
 import re
 from collections.abc import Hashable
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,14 +78,15 @@ class ConfigDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: igno
         return True
 
     def _write_text(self, data: str) -> yaml.Node:
-        style = None if _PLAIN.fullmatch(data) and type(load(data)) is str else '"'
-        node: yaml.Node = self.represent_scalar("tag:yaml.org,2002:str", str(data), style=style)
+        text = str(data.value if isinstance(data, Enum) else data)  # a default of Lightning's Timer
+        style = None if _PLAIN.fullmatch(text) and type(load(text)) is str else '"'
+        node: yaml.Node = self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
         return node
 
 
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.\.?/)[\w./-]*(?:[ :][\w./-]+)*", re.ASCII)
-for _type in (str, Text):
-    ConfigDumper.add_representer(_type, ConfigDumper._write_text)
+ConfigDumper.add_representer(str, ConfigDumper._write_text)
+ConfigDumper.add_multi_representer(str, ConfigDumper._write_text)
 
 
 def load(text: str, path: str = "") -> Any:

@@ -139,6 +139,8 @@ def machine(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or error.filename2
         return UserError(error.strerror, str(where) if where is not None else "")
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return UserError("a path in the config holds the character \\0")
     if isinstance(error, UnicodeError):
         return UserError(f"{sentence(error)}; use UTF-8")
     if type(error).__module__.partition(".")[0] == "wandb":

@@ -70,7 +70,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         try:
             self._run(args, run, other_commands)
         except Exception as error:
-            told = explained(error, self.options, OWN) if hasattr(self, "config") else error
+            told = explained(error, self.options, OWN) if hasattr(self, "subcommand") else error
             if told is error:
                 raise
             raise told from error
@@ -150,6 +150,10 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.config = parser.parse(with_config_of_run([str(arg) for arg in given]))
         else:
             self.config = parser.parse_object(given)
+        command = self.config.get("subcommand")
+        seed = (self.config[command] if command else self.config).get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise UserError(f"{seed} must be from 0 to {2**32 - 1}", "seed_everything")
 
     def before_instantiate_classes(self) -> None:
         """Check what parsing can't, and decide where everything goes and how long it takes.

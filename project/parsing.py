@@ -125,8 +125,13 @@ class ProjectParser(LightningArgumentParser):
         if trainer := cfg.get("trainer"):
             settle_length(trainer)
             expand_presets(trainer)
-        with settled():
-            text: str = super().dump(cfg, **kwargs)
+        try:
+            with settled():
+                text: str = super().dump(cfg, **kwargs)
+        except (TypeError, ValueError) as error:  # of a value that only its class could check
+            if not self.exit_on_error:
+                raise
+            raise UserError(explain(str(error))) from error
         return text
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
@@ -186,7 +191,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     # callbacks are tried as a list and as a single one, too
     message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
     message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = [*dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))]  # once an alternative
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
     place = f"{'.'.join(keys)}: " if keys else ""
@@ -203,6 +208,8 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
         name, owner = option[1], classes[-1] if classes else ""
+        if not owner:
+            return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
@@ -213,7 +220,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
     if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
         value = f", got {given[0].rstrip('.')}" if given else ""
-        return f"{place}expected one of {', '.join(choices)}{value}"
+        return f"{place}expected one of {', '.join(dict.fromkeys(choices))}{value}"
     if missing := re.search(r"Expected a dot import path string: (\S+)", message):
         close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
         if keys and keys[-1].endswith("lr_scheduler"):
@@ -224,6 +231,8 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         return f"{place}there is no module {absent[1]!r} {where}"
     if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{place}the module {absent[1]} has no class {absent[2]!r}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. [^:]*: ([\w., ]+)", message):
+        return f"{place}there are several {several[1]}; give one of {several[2]}"
     if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
         return (
             f"{place}{function[1]} must be a class, or a function whose annotation says what it "

@@ -104,6 +104,36 @@ DEEP: list[tuple[str, tuple[str, ...], str]] = [
     ("name", (f"--experiment={'x' * 300}",), "File name too long$"),
     ("directory", (f"--run_dir={'x' * 300}",), "File name too long$"),
     ("mlflow", ("--trainer.logger=MLFlowLogger",), "^trainer.logger: MLFlowLogger: .*mlflow"),
+    ("lr", ("--model.optimizer=Adam", "--model.optimizer.lr=.nan"), "^model.optimizer: .*nan"),
+    ("decay", ("--model.optimizer=SGD", "--model.optimizer.weight_decay=.inf"), "^model.optimizer"),
+    ("seed", ("--seed_everything=-5",), "^seed_everything: -5 must be from 0"),
+    ("null byte", ("--run_dir=a\0b",), "path in the config holds the character"),
+    ("timer", ("--trainer.callbacks=Timer", "--trainer.callbacks.duration=foo"), "Timer: .*foo"),
+    (
+        "choice in a list",
+        (
+            "--trainer.callbacks=LearningRateMonitor",
+            "--trainer.callbacks.logging_interval=x",
+        ),
+        "^trainer.callbacks.logging_interval: expected one of 'step', 'epoch', got x$",
+    ),
+    (
+        "two of a name",
+        ("--model.lr_scheduler.scheduler=ReduceLROnPlateau",),
+        "^model.lr_scheduler.scheduler: there are several ReduceLROnPlateau; give one of torch",
+    ),
+    (
+        "frequency",
+        (*ONE_CYCLE, "--model.lr_scheduler.frequency=0"),
+        "^model.lr_scheduler.freq.* 1$",
+    ),
+    ("accumulation", ("--trainer.accumulate_grad_batches=0",), "^trainer.accumulate_grad_batches"),
+    ("smoothing", ("--model.label_smoothing=1000000",), "^model.label_smoothing: 1000000.0 must"),
+    ("shift", ("--data.augment.shift=100000000000000000000",), "^data.augment.shift: 1000"),
+    ("mean", ("--data.mean=.inf",), "^data.mean: inf must be finite$"),
+    ("dropout of nan", ("--model.network.dropout=.nan",), "^model.network.dropout: .*nan"),
+    ("monitor", ("--checkpoint.monitor=nothing",), "^checkpoint: .*nothing"),
+    ("arguments", ("--model.optimizer={class_path: Adam, init_args: 3}",), "^model.optimizer"),
     ("clip", ("--trainer.gradient_clip_algorithm=x",), "^trainer.gradient_clip_algorithm: "),
 ]
 
@@ -217,6 +247,12 @@ def test_markup_in_a_name_is_a_text(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_logger_may_have_no_options(run: Callable[..., Run]) -> None:
     assert (run("fit", *SHORT, f"--trainer.logger={__name__}.Silent").path / "config.yaml").exists()
+
+
+def test_timer_of_lightning_has_a_default_that_is_an_enumeration(run: Callable[..., Run]) -> None:
+    timer = ("--trainer.callbacks=Timer", "--trainer.callbacks.duration=00:01:00:00")
+    first = run("fit", *QUIET, *timer)
+    assert "interval: step" in (first.path / "config.yaml").read_text()
 
 
 def test_network_may_be_a_function(run: Callable[..., Run]) -> None:

@@ -32,7 +32,7 @@ texts = st.sampled_from(ODD) | st.text(st.characters(exclude_categories=["Cs"]),
 numbers = st.floats() | st.integers(-(10**25), 10**25) | st.sampled_from([1e-5, 1e20, -0.0])
 classes = {"data": "Digits", "logger": "lightning.pytorch.loggers.WandbLogger"}
 fast = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -67,9 +67,11 @@ def main(args: ArgsType = None) -> None:
             _end_interrupted()
         raise
     except Exception as error:
-        told = error if isinstance(error, UserError) else machine(error)
+        told = error if isinstance(error, UserError) else None
+        if told is None and not hasattr(error, "__notes__"):  # a note says already whose it is
+            told = machine(error)
         if told is None or os.environ.get("PROJECT_TRACEBACK"):
-            if not hasattr(error, "__notes__") and not isinstance(error, UserError):
+            if told is None and not hasattr(error, "__notes__"):
                 fault(error)
             raise
         print(f"error: {told}", file=sys.stderr)

@@ -88,11 +88,13 @@ def found(config: Namespace, option: str) -> Any:
     return (value.init_args if "init_args" in value else value)[name]
 
 
-@pytest.mark.parametrize("option", TEXT_OPTIONS)
-@fast
-@given(text=texts)
-@example(text="null")
-@example(text=" null ")
+@settings(fast, max_examples=40)
+@given(text=texts, option=st.sampled_from(TEXT_OPTIONS))
+@example(text="null", option="experiment")
+@example(text=" null ", option="trainer.logger.name")
+@example(text="null", option="data.root")
+@example(text="77950e8", option="experiment")
+@example(text="#1", option="trainer.logger.group")
 def test_text_of_the_command_line(option: str, text: str, tmp_path_factory: Any) -> None:
     config = parse(f"--{option}={text}")
     value = found(config, option)

@@ -206,7 +206,8 @@ def outcome(args: list[str]) -> str:
     errors = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
     if code not in (0, None) and (code != 2 or len(errors) != 1):
         return f"exit code {code}, {len(errors)} lines"
-    if code == 2 and not re.search(r"[\w./]+: |--\w|\b(data|model|trainer)\.\w", errors[0][7:]):
+    named = r"no option|[\w./]+: |--\w|\b(data|model|trainer)\.\w"
+    if code == 2 and not re.search(named, errors[0][7:]):
         return f"no key: {errors[0]}"
     return ""
 

@@ -273,7 +273,7 @@ def _mistyped(message: str) -> str:
 
 
 def _similar(name: str, known: list[str], listed: bool = True) -> str:
-    close = get_close_matches(name, known, n=2, cutoff=0.6)
+    close = get_close_matches(name, dict.fromkeys(known), n=2, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known are {', '.join(known)}" if known and listed else ""

@@ -5,6 +5,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from project.errors import UserError
+
 
 def listed(value: Any) -> list[Namespace]:
     """Return what a config has under a key that takes one class or a list of them.
@@ -23,6 +25,24 @@ def is_a(value: Namespace, base: type) -> bool:
     except (ValueError, ImportError, AttributeError):  # which the parser answers
         return False
     return isinstance(named, type) and issubclass(named, base)
+
+
+def check_arguments(config: Any, key: str = "") -> None:
+    """Check that the arguments of each class in a config have names.
+
+    Args:
+        config: A config or a value in it.
+        key: Its key; may be empty.
+
+    Raises:
+        UserError: If ``init_args`` is something else, which jsonargparse lets pass.
+    """
+    for one in config if isinstance(config, list | tuple) else [config]:
+        for name, value in vars(one).items() if isinstance(one, Namespace) else ():
+            inner = f"{key}.{name}" if key else name
+            if name == "init_args" and not isinstance(value, Namespace | dict | None):
+                raise UserError(f"{value!r} must be a mapping of names to values", inner)
+            check_arguments(value, inner)
 
 
 def those_of(value: Any, base: type) -> list[Namespace]:

@@ -6,9 +6,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import getdoc
+from typing import NoReturn
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -17,6 +17,7 @@ from project.commands.plan import plan
 from project.commands.recommend import recommend
 from project.console import accept_all_characters
 from project.errors import UserError
+from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
 from project.upstream import QUIET
 
@@ -35,7 +36,8 @@ def main(args: ArgsType = None) -> None:
         args: Arguments; None takes those of the process.
 
     Raises:
-        SystemExit: With 2 for a mistake in config or data, 143 when terminated.
+        SystemExit: With 2 for a mistake in config or data, 130 when interrupted, 143 when
+            terminated.
     """
     accept_all_characters()
     logging.raiseExceptions = False  # W&B's log is in the locale's encoding, which may lack a name
@@ -55,19 +57,32 @@ def main(args: ArgsType = None) -> None:
         else:
             ProjectCLI(args, other_commands=_descriptions())
         failed = 0
-    except (UserError, MisconfigurationException, PermissionError) as error:
-        if os.environ.get("PROJECT_TRACEBACK"):
-            raise
-        message = str(error)
-        if isinstance(error, PermissionError):
-            message = f"{error.filename}: {error.strerror}"
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
     except SIGTERMException:
         sys.exit(143)  # Lightning would exit with 0
+    except KeyboardInterrupt:
+        _end_interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1
+            _end_interrupted()
+        raise
+    except Exception as error:
+        told = error if isinstance(error, UserError) else None
+        if told is None and not hasattr(error, "__notes__"):  # a note says already whose it is
+            told = machine(error)
+        if told is None or os.environ.get("PROJECT_TRACEBACK"):
+            if told is None and not hasattr(error, "__notes__"):
+                fault(error)
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
     finally:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish(exit_code=failed)
+
+
+def _end_interrupted() -> NoReturn:
+    print("error: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 def _descriptions() -> dict[str, str]:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateMonitor,
@@ -40,23 +39,27 @@ from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, Notices, show_messages
 from project.callbacks.predictions import PREDICTIONS
 from project.checkpoints import find_checkpoint, load_checkpoint, local
-from project.class_paths import those_of
+from project.class_paths import check_arguments, those_of
 from project.console import readable, show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
+from project.failures import Raised, explained, innermost, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
 from project.runs import RunDir, experiment_name, with_config_of_run
-from project.tracking import check_loggers, configure_loggers
+from project.tracking import check_loggers, configure_loggers, given_by_environment
 from project.upstream import (
     CheckpointsDecideNothing,
     drop_anonymous,
     forget_averages,
     log_on_first_rank,
+    settled,
 )
 
+OWN: dict[type, str] = {BestAndLast: "checkpoint"}
+PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
 
 
@@ -84,7 +87,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.resources = ResourceMonitor()
         self.report = RunReport(self.resources)
         show_messages()
-        with self._released_run():
+        with self._released_run(), self._explained():
             super().__init__(
                 ImageClassifier,
                 ImageDataModule,
@@ -124,6 +127,21 @@ class ProjectCLI(CheckpointsDecideNothing):
                     sys.modules["wandb"].finish(exit_code=1)  # it writes until then
                 self.run.release(unused=unused and not measured)
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say which key of the config an error deep inside a library is about.
+
+        Raises:
+            UserError: In place of such an error.
+        """
+        try:
+            yield
+        except Exception as error:
+            told = explained(error, self.options, OWN) if hasattr(self, "subcommand") else error
+            if told is error:
+                raise
+            raise told from error
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Leave out what must not be chosen: only ``weights_only=True`` ever loads."""
@@ -160,7 +178,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "model": {"class_path": TrainFromScratch.__name__},
                 "trainer.logger": {
                     "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
-                    "init_args": {"project": "image-classification"},
+                    "init_args": {"project": "image-classification"} | given_by_environment(),
                 },
             }
         )
@@ -170,9 +188,14 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Take the config of the run that a checkpoint belongs to, unless one is given."""
         given = sys.argv[1:] if args is None else args
         if isinstance(given, list):
-            self.config = parser.parse_args(with_config_of_run([str(arg) for arg in given]))
+            assert isinstance(parser, ProjectParser)
+            self.config = parser.parse(with_config_of_run([str(arg) for arg in given]))
         else:
             self.config = parser.parse_object(given)
+        command = self.config.get("subcommand")
+        seed = (self.config[command] if command else self.config).get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise UserError(f"{seed} must be from 0 to {2**32 - 1}", "seed_everything")
 
     def before_instantiate_classes(self) -> None:
         """Check what parsing can't, and decide where everything goes and how long it takes.
@@ -184,6 +207,12 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        check_arguments(config)
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if (value := config.trainer[name]) is not None and value < 1:
+                raise UserError(f"{value} must be at least 1", f"trainer.{name}")
+        if config.trainer.val_check_interval == 0:
+            raise UserError("0 must be greater than 0", "trainer.val_check_interval")
         if self.subcommand in ("fit", None):
             check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
@@ -295,8 +324,12 @@ class ProjectCLI(CheckpointsDecideNothing):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
         try:
-            super().instantiate_classes()
-        except (TypeError, ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+            with settled():
+                super().instantiate_classes()
+        except (Exception, Raised) as error:
+            raised = innermost(error, PARSER) if not isinstance(error, Raised) else error.__cause__
+            if isinstance(raised, Exception) and raised_by(raised) != PARSER:
+                raise explained(raised, self.options, OWN, building=True) from error
             raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(

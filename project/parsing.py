@@ -1,21 +1,24 @@
 """The parser behind the command line: what LightningCLI's own gets wrong in reading a config."""
 
 import re
-import sys
 from argparse import HelpFormatter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader, set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project import config_text
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.checkpoints import from_home
@@ -24,8 +27,8 @@ from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError, under
 from project.length import expand_presets
-from project.networks import InputSpec, Network
-from project.upstream import before_class_change
+from project.networks import Network
+from project.upstream import before_class_change, leave_texts, read_configs_by, settled
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 FROM_MODEL = ("input_spec",)
@@ -52,7 +55,10 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 
 
 before_class_change(_start_afresh)
-
+leave_texts()
+read_configs_by(config_text.read)
+set_loader("yaml", config_text.load, (yaml.YAMLError,))
+set_dumper("yaml", config_text.dump)
 
 # By default jsonargparse accepts no subclass of a dataclass.
 set_parsing_settings(subclasses_enabled=[Augment])
@@ -89,16 +95,20 @@ class ProjectParser(LightningArgumentParser):
         """Return the help, without the hundreds of modules and metrics of other packages."""
         return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Return the config of a command line.
+    def parse(self, args: Sequence[str], defaults: bool = True) -> Namespace:
+        """Return the config that a command line gives, with ordinary strings.
+
+        Args:
+            args: The arguments.
+            defaults: Whether to add the defaults of what they don't give.
 
         Raises:
-            UserError: If it isn't in UTF-8, as configs are.
+            UserError: If there is a mistake in them.
         """
-        for arg in sys.argv[1:] if not args or args[0] is None else args[0]:
-            if not is_utf8(str(arg)):
+        for arg in args:
+            if not is_utf8(arg):
                 raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
-        config: Namespace = super().parse_args(*args, **kwargs)
+        config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         _expand_home(config)
         return config
 
@@ -108,20 +118,46 @@ class ProjectParser(LightningArgumentParser):
         _expand_home(config)
         return config
 
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the config of a file.
+
+        Raises:
+            UserError: If it can't be read, or isn't a config.
+        """
+        config_text.mapping(path)
+        config: Namespace = super().parse_path(path, *args, **kwargs)
+        return config
+
     def dump(self, cfg: Namespace, **kwargs: Any) -> str:
         """Write a config, with the phases of a preset."""
-        cfg = cfg.clone()
+        cfg = deepcopy(cfg)  # jsonargparse writes into the classes of a list
         if trainer := cfg.get("trainer"):
             expand_presets(trainer)
-        text: str = super().dump(cfg, **kwargs)
+        try:
+            with settled():
+                text: str = super().dump(cfg, **kwargs)
+        except (TypeError, ValueError) as error:  # of a value that only its class could check
+            if not self.exit_on_error:
+                raise
+            raise UserError(explain(str(error))) from error
         return text
 
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the objects that a config names."""
+        with settled():
+            objects: Namespace = super().instantiate(*args, **kwargs)
+        return objects
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, where, and what would be right; exit with 2."""
+        """Say what is wrong, where, and what would be right.
+
+        Raises:
+            UserError: Always.
+        """
         if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
             super().error(message, ex)
-        sys.stderr.write(f"error: {explain(message)}\n")
-        sys.exit(2)
+        options = [o[2:] for a in self._actions for o in a.option_strings if o[:2] == "--"]
+        raise UserError(explain(message, options)) from ex
 
 
 def _expand_home(value: Any) -> Any:
@@ -151,32 +187,52 @@ def link_data_and_model(parser: LightningArgumentParser) -> None:
 
 
 def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, Any] | None:
+    if callable(network):  # a function may return any network
+        return None
     if network is not None:
-        spec: InputSpec | None = resolve_name(network["class_path"]).input_spec
+        found = resolve_name(network["class_path"])
+        if not (isinstance(found, type) and issubclass(found, Network)):
+            return None
+        with under("model.network"):
+            spec = found.expected_input(**vars(network.get("init_args") or Namespace()))
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))
 
 
-def explain(message: str) -> str:
+def explain(message: str, options: Collection[str] = ()) -> str:
     """Reduce jsonargparse's message to the key, the mistake and what would be right.
 
     It lists what each alternative of a type has to say, inside each class that the key passes.
+
+    Args:
+        message: What jsonargparse says.
+        options: Options of the command, for a suggestion.
     """
+    if typed := _mistyped(message):
+        return typed
     # callbacks are tried as a list and as a single one, too
     message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
     message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = [*dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))]  # once an alternative
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
-    if unknown := re.search(
-        r"(?:does not accept option '|unrecognized arguments: --)([\w.]+)", message
-    ):
-        options = [f"trainer.{name}" for name in signature(Trainer).parameters]
-        return f"no option {unknown[1]!r}{_similar(unknown[1], options, listed=False)}"
     place = f"{'.'.join(keys)}: " if keys else ""
+    if unknown := re.search(
+        r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
+    ):
+        if keys and classes:
+            name, owner = unknown[1].partition(".")[0], classes[-1]
+            close = _similar(name, _options(owner))
+            return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
+        known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
+        close = _similar(unknown[1], known, listed=False)
+        start = _similar(unknown[1].partition(".")[0], known, listed=False)
+        return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
         name, owner = option[1], classes[-1] if classes else ""
+        if not owner:
+            return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
@@ -187,7 +243,7 @@ def explain(message: str) -> str:
         return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
     if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
         value = f", got {given[0].rstrip('.')}" if given else ""
-        return f"{place}expected one of {', '.join(choices)}{value}"
+        return f"{place}expected one of {', '.join(dict.fromkeys(choices))}{value}"
     if missing := re.search(r"Expected a dot import path string: (\S+)", message):
         close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
         if keys and keys[-1].endswith("lr_scheduler"):
@@ -198,6 +254,13 @@ def explain(message: str) -> str:
         return f"{place}there is no module {absent[1]!r} {where}"
     if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{place}the module {absent[1]} has no class {absent[2]!r}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. [^:]*: ([\w., ]+)", message):
+        return f"{place}there are several {several[1]}; give one of {several[2]}"
+    if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
+        return (
+            f"{place}{function[1]} must be a class, or a function whose annotation says what it "
+            "returns"
+        )
     base = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
     if other := re.search(base, message):
         named = f"{given[-1]} is" if given and "(" not in given[-1] else "the class is"
@@ -217,15 +280,33 @@ _NOISE = re.compile(
 )
 
 
+def _mistyped(message: str) -> str:
+    """Explain a wrong command, a file without ``--config``, and a file that isn't there."""
+    if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+        known = re.findall(r"'(\w+)'", wrong[2])
+        close = _similar(wrong[1], known, listed=False)
+        return f"no command {wrong[1]!r}{close} (known are {wrong[2]})"
+    if file := re.search(r"unrecognized arguments: ([^-].*\.(?:ya?ml|json))\b", message):
+        return f"unrecognized argument {file[1]!r}; did you mean --config {file[1]}?"
+    if gone := re.search(r"Parser key \"config\": File does not exist: '(.*)'", message):
+        path = Path(gone[1])
+        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        return f"--config: there is no file {gone[1]}{_similar(path.name, beside, listed=False)}"
+    return ""
+
+
 def _similar(name: str, known: list[str], listed: bool = True) -> str:
-    close = get_close_matches(name, known, n=2, cutoff=0.6)
+    close = get_close_matches(name, dict.fromkeys(known), n=2, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known are {', '.join(known)}" if known and listed else ""
 
 
 def _options(class_path: str) -> list[str]:
-    known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
+    try:
+        known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
+    except (ImportError, AttributeError, ValueError):  # a class by its name alone, or none
+        return []
     return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
 
 

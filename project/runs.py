@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
+from project import config_text
 from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, local
 from project.console import is_utf8, readable
 from project.errors import UserError
@@ -56,7 +56,7 @@ def _refuse_foreign_classes(config: Path) -> None:
         for item in value if isinstance(value, list) else []:
             yield from class_paths(item)
 
-    for path in class_paths(yaml.safe_load(config.read_text("utf-8"))):
+    for path in class_paths(config_text.mapping(config)):
         if path.split(".")[0] not in TRUSTED_PACKAGES:
             raise UserError(f"{config} names {path}; if you trust it, give --config {config}")
 

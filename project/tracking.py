@@ -44,8 +44,9 @@ def check_loggers(trainer: Namespace) -> None:
     if trainer.logger is None:
         trainer.logger = False
     for logger in listed(trainer.logger):
-        if logger.init_args.get("save_dir") is None:
-            logger.init_args.save_dir = RUN_DIR
+        options = logger.get("init_args") or Namespace()
+        if "save_dir" in options and options.save_dir is None:  # a logger may have no such option
+            options.save_dir = RUN_DIR
 
 
 def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
@@ -63,14 +64,17 @@ def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
         return Tracking()
     tracking, loggers = Tracking(), listed(trainer.logger)
     for logger in loggers:
-        if logger.init_args.get("save_dir") == RUN_DIR:
-            logger.init_args.save_dir = str(run_dir)
+        options = logger.get("init_args") or Namespace()
+        wandb = is_a(logger, WandbLogger)
+        if options.get("save_dir") == RUN_DIR:
+            elsewhere = os.environ.get("WANDB_DIR") if wandb else None
+            options.save_dir = elsewhere or str(run_dir)
             for kind, folder in FOLDERS.items():
-                if is_a(logger, kind) and logger.init_args.get("name", "own") is None:
-                    logger.init_args.name = folder
-                    logger.init_args.version = logger.init_args.get("version") or ""
-        if is_a(logger, WandbLogger):
-            tracking = _configure_wandb(logger.init_args, run_dir, name)
+                if is_a(logger, kind) and options.get("name", "own") is None:
+                    options.name = folder
+                    options.version = options.get("version") or ""
+        if wandb:
+            tracking = _configure_wandb(options, run_dir, name)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
         in_run_dir = Namespace(save_dir=str(run_dir), name="", version="")
         class_path = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
@@ -81,14 +85,30 @@ def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
 
 def _configure_wandb(options: Namespace, run_dir: Path, name: str) -> Tracking:
     chosen = "offline" if options.get("offline") else options.get("mode")
-    if chosen is None or os.environ.get("WANDB_MODE"):
-        options.mode, reason = wandb_mode()
+    if chosen is None:
+        mode, reason = wandb_mode()
+        if "mode" in options:
+            options.mode = mode
+        else:  # of a logger of one's own that doesn't pass it on
+            os.environ["WANDB_MODE"] = mode
     else:
         reason = f"{chosen}, by trainer.logger"
-    options.name = options.get("name") or name
+    # Lightning passes on what it has, and the rest is left to W&B, which reads the environment
+    options.name = options.get("name") or os.environ.get("WANDB_NAME") or name
     # jsonargparse passes None for what Lightning would default to "allow"
-    options.resume = options.get("resume") or "allow"
-    return Tracking(reason, how_to_view(run_dir) if reason.startswith("offline") else "")
+    options.resume = options.get("resume") or os.environ.get("WANDB_RESUME") or "allow"
+    folder = Path(options.get("save_dir") or run_dir)
+    return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
+
+
+def given_by_environment() -> dict[str, str]:
+    """Return the options of W&B that the environment gives in place of a default of this package.
+
+    An option beats the environment, and the environment beats a default, as in W&B itself:
+    https://docs.wandb.ai/guides/track/environment-variables
+    """
+    project = os.environ.get("WANDB_PROJECT")
+    return {"project": project} if project else {}
 
 
 def wandb_mode() -> tuple[Mode, str]:

@@ -4,12 +4,16 @@ Each has its reason and a link. A test in ``tests/test_upstream.py`` fails when 
 needs it.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import lightning as L
 import torch
-from jsonargparse import Namespace, _typehints
+from jsonargparse import Namespace, _typehints, typing
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
@@ -29,6 +33,9 @@ QUIET = (  # warnings about what is meant to be so, or that no user can act on
     ".*callbacks used to create the checkpoint need to be provided.*",  # Resume says it
     ".*Total length of `list` across ranks is zero.*",  # no validation split
 )
+
+
+typehints: Any = _typehints
 
 
 class CheckpointsDecideNothing(LightningCLI):
@@ -65,6 +72,72 @@ def before_class_change(prepare: Callable[[Namespace, Namespace], None]) -> None
         keep(parser, previous, value)
 
     _typehints.discard_init_args_on_class_path_change = prepare_and_keep
+
+
+def read_configs_by(read: Callable[[str], str]) -> None:
+    """Let jsonargparse read its files by a function; it uses the encoding of the locale.
+
+    Args:
+        read: Takes the path of a file and returns its content.
+    """
+    before = typing.Path.read_text
+
+    def read_text(path: typing.Path) -> str:
+        is_file = not (path.is_url or path.is_fsspec or path._std_io)
+        return read(path.absolute) if is_file else before(path)
+
+    setattr(typing.Path, "read_text", read_text)  # noqa: B010  # mypy takes it for a mistake
+
+
+class _AsItIs(typehints.NestedArg):  # type: ignore[misc]
+    """What the command line gives an option of a class, for that option alone to read."""
+
+
+_settled: ContextVar[bool] = ContextVar("_settled", default=False)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Let jsonargparse take the values of a parsed config as they are.
+
+    Where any type is accepted, it would read the text ``true`` as YAML when it writes the config,
+    and once more when it builds the object.
+    """
+    token = _settled.set(True)
+    try:
+        yield
+    finally:
+        _settled.reset(token)
+
+
+def leave_texts() -> None:
+    """Let jsonargparse leave texts alone: in :func:`settled`, and in arguments of a class.
+
+    It takes ``--data.root null`` for None and ``--data.root "[a]"`` for a list, before it looks at
+    the type of ``root``.
+    """
+    check: Callable[..., Any] = typehints.ActionTypeHint._check_type
+    parse: Callable[..., Any] = typehints.parse_value_or_config
+
+    @wraps(check)  # its signature is looked at
+    def check_type(action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, typehints.NestedArg) and not _takes_mapping(action._typehint):
+            value = _AsItIs(*value)
+        return check(action, value, *args, **kwargs)
+
+    def parse_value(value: Any, *args: Any, **kwargs: Any) -> Any:
+        as_it_is = isinstance(value, _AsItIs) or (kwargs.get("simple_types") and _settled.get())
+        return (value, None) if as_it_is else parse(value, *args, **kwargs)
+
+    typehints.ActionTypeHint._check_type = check_type
+    typehints.parse_value_or_config = parse_value
+
+
+def _takes_mapping(kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin in _typehints.mapping_origin_types:
+        return True
+    return origin in (Union, UnionType) and any(map(_takes_mapping, get_args(kind)))
 
 
 def resume_by_epochs(trainer: L.Trainer) -> None:

@@ -23,7 +23,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("data",),
     ("networks",),
     ("runs", "tracking"),
-    ("checkpoints", "class_paths", "console", "environment", "upstream"),
+    ("checkpoints", "class_paths", "config_text", "failures", "console", "environment", "upstream"),
     ("errors", "randomness"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}

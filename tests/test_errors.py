@@ -9,9 +9,13 @@ import pytest
 from PIL import Image
 
 BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
-    ("command", ["fitt"], "invalid choice: 'fitt'"),
-    ("no config", ["fit", "--config", "nope.yaml"], "File does not exist: .*nope.yaml"),
-    ("trainer option", ["fit", "--trainer.max_epoch", "3"], "did you mean trainer.max_epochs"),
+    ("command", ["fitt"], "no command 'fitt'; did you mean fit"),
+    ("no config", ["fit", "--config", "nope.yaml"], "there is no file .*nope.yaml"),
+    (
+        "trainer option",
+        ["fit", "--trainer.max_epoch", "3"],
+        "mean trainer.max_epochs or trainer.min_epochs",
+    ),
     ("abbreviation", ["fit", "--trainer.max_ep", "3"], "no option 'trainer.max_ep'"),
     ("type", ["fit", "--trainer.max_epochs", "two"], "trainer.max_epochs: expected int, got 'two'"),
     ("model class", ["fit", "--model", "Scratch"], "no class 'Scratch'; did you mean TrainFromS"),

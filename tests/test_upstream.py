@@ -1,6 +1,8 @@
 """What other libraries get wrong: each test fails when its workaround in upstream.py can go."""
 
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,3 +302,40 @@ def test_warnings_that_are_hidden_would_be_shown(part: str, seen: list[str]) -> 
         seen.clear()
         main(list(args))
     assert any(part in message for message in seen), seen
+
+
+ORIGINAL = """
+import jsonargparse
+from typing import Any
+class Owner:
+    def __init__(self, root: str = "data", anything: Any = None): ...
+parser = jsonargparse.ArgumentParser()
+parser.add_subclass_arguments(Owner, "owner")
+config = parser.parse_args(["--owner=Owner", "--owner.root=null"])
+print(config.owner.init_args.root is None)
+open("config.yaml", "wb").write("owner: {class_path: Owner, init_args: {root: '\\xfc'}}".encode())
+parser = jsonargparse.ArgumentParser()
+parser.add_subclass_arguments(Owner, "owner")
+parser.add_argument("--config", action="config")
+try:
+    config = parser.parse_args(["--config=config.yaml"])
+    print(config.owner.init_args.root != "\\xfc")
+except UnicodeDecodeError:
+    print(True)
+config = parser.parse_object({"owner": {"class_path": "Owner", "init_args": {"anything": "x"}}})
+config.owner.init_args.anything = "true"
+print("anything: true" in parser.dump(config))
+"""
+
+
+def test_jsonargparse_reads_texts_as_yaml_and_files_by_the_locale(tmp_path: Path) -> None:
+    """The reasons for leave_texts, read_configs_by and settled, without this package."""
+    found = subprocess.run(
+        [sys.executable, "-c", ORIGINAL],
+        cwd=tmp_path,
+        env={"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["True", "True", "True"]

@@ -90,6 +90,13 @@ class ImageClassifier(OptimizedModule):
         flip_tta: bool = False,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, decay_norm_and_bias)
+        if hasattr(type(self), "loss"):
+            raise UserError(
+                "has a method loss, which the option model.loss would hide; name it compute_loss",
+                f"model: {type(self).__name__}",
+            )
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"{label_smoothing} must be in [0, 1]", "model.label_smoothing")
         self.save_hyperparameters(logger=False, ignore=["loss", "metrics"])
         for name, value in list(self.hparams.items()):
             if callable(value) or is_dataclass(value):  # weights_only could not load them
@@ -319,8 +326,10 @@ class ImageClassifier(OptimizedModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the checkpoint is of another network: {reason[:400]}") from error
+            reason = str(error).splitlines()[1:] or [str(error)]  # the first names the class
+            short = reason[0].strip()
+            short = short if len(short) < 200 else f"{short[:200]} …"
+            raise UserError(f"the checkpoint is of another network: {short}") from error
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the predictions for a batch.

@@ -14,6 +14,8 @@ from project.networks import LibraryNetwork, Network, dense_head
 from project.networks.freezing import Norm, evaluate_frozen, norm_layers, train_only
 from project.networks.groups import LayerGroups, OptimizerGroups
 
+DEFAULT_BACKBONE = "vgg16"
+
 
 class FineTuning(ImageClassifier):
     """A pretrained backbone and a new head.
@@ -54,7 +56,7 @@ class FineTuning(ImageClassifier):
         self,
         num_classes: int,
         image_shape: tuple[int, int, int],
-        backbone: str = "vgg16",
+        backbone: str = DEFAULT_BACKBONE,
         weights: str | None = None,
         network: NetworkFactory | None = None,
         hidden: tuple[int, ...] = (),
@@ -72,11 +74,15 @@ class FineTuning(ImageClassifier):
         )
         with under("model"):
             if network is not None:
+                for key, given in (("weights", weights), ("backbone", backbone)):
+                    if given not in (None, DEFAULT_BACKBONE):
+                        raise UserError("has no effect beside model.network; remove one", key)
                 self.network = self._with_new_head(network, image_shape, hidden, dropout)
             else:
                 self.network = self.build_network(image_shape, backbone, weights, hidden, dropout)
         parameters = [name for name, _ in self.network.named_parameters()]
-        self.layer_groups = LayerGroups(self.network.layer_groups(), parameters)
+        with under("model"):
+            self.layer_groups = LayerGroups(self.network.layer_groups(), parameters)
         self.lr_decay = lr_decay
         self.group_lr = group_lr or {}
         self._check_learning_rates()

@@ -106,10 +106,19 @@ def metrics_of_config(
             raise UserError(
                 f"{name!r} is the name of a built-in metric; choose another", key="model.metrics"
             )
+        if not name.isidentifier() or hasattr(MetricCollection, name):
+            raise UserError(
+                f"{name!r} can't be the name of a metric; take a word of letters, digits and _",
+                key="model.metrics",
+            )
         try:
             metric = metrics[name] = build(num_classes)
-        except (TypeError, ValueError) as error:
-            raise UserError(str(error), key=f"model.metrics.{name}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{error} (it is given the number of classes, as a metric such as "
+                "torchmetrics.classification.MulticlassAUROC takes it)",
+                key=f"model.metrics.{name}",
+            ) from error
         if hasattr(metric, "validate_args"):
             # labels are valid here, and checking them would wait for the GPU in each step
             metric.validate_args = False

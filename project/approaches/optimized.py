@@ -54,6 +54,9 @@ class OptimizedModule(L.LightningModule):
         """
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
+        if self._lr_scheduler is not None and scheduler is not None:
+            epochs = self.trainer.max_epochs or 0
+            self._lr_scheduler.check_length(scheduler, self.total_steps(), epochs)
         self._configured = configured(optimizer, scheduler)
         if other_scheduler(self._loaded, self._configured):
             self._scheduler_states.clear()  # they are those of another class

@@ -1,6 +1,7 @@
 """Optimizers: choice of torch's fused kernels, and changed options of a resumed run."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -32,9 +33,16 @@ def build_optimizer(
         build: Takes parameter groups and options; None is Adam with a learning rate of 0.001.
         groups: Returns new parameter groups at each call, because optimizers modify them.
         trainer: The trainer, if there is one already.
+
+    Raises:
+        ValueError: If a learning rate or weight decay isn't finite; torch lets that pass.
     """
     build = build or DEFAULT
     optimizer = build(groups())
+    for name in ("lr", "weight_decay"):
+        value = optimizer.defaults.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} {value} must be finite")
     if _can_fuse(optimizer, trainer):
         optimizer = build(groups(), fused=True)
     assert isinstance(optimizer, Optimizer)

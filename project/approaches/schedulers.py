@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from project.errors import UserError
 
@@ -26,6 +26,16 @@ class Scheduler:
     interval: Literal["step", "epoch"] = "epoch"
     frequency: int = 1
     monitor: str = "val/loss"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: If a value is out of range.
+        """
+        if self.frequency < 1:
+            message = f"{self.frequency} must be at least 1"
+            raise UserError(message, "model.lr_scheduler.frequency")
 
     def build(self, optimizer: Optimizer, total_steps: Callable[[], float]) -> LRScheduler:
         """Return the scheduler of an optimizer.
@@ -49,6 +59,26 @@ class Scheduler:
                 raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
             scheduler.set_total_steps(0 if steps == math.inf else int(steps))
         return scheduler
+
+    def check_length(self, scheduler: LRScheduler, steps: float, epochs: float) -> None:
+        """Check before a training that its scheduler lasts as long; OneCycleLR has an end.
+
+        Args:
+            scheduler: The scheduler.
+            steps: Optimizer steps of the whole training.
+            epochs: Epochs of the whole training.
+
+        Raises:
+            UserError: If it would end before the training does.
+        """
+        most = getattr(scheduler, "total_steps", None)
+        needed = (steps if self.interval == "step" else epochs) // self.frequency
+        if isinstance(scheduler, OneCycleLR) and most is not None and needed > most:
+            raise UserError(
+                f"OneCycleLR ends after {most} steps, and the training takes {needed:.0f} of them: "
+                f"one every {self.interval}; set total_steps to that",
+                "model.lr_scheduler",
+            )
 
     def step_in_advance(self, scheduler: LRScheduler, step: int, steps_per_epoch: int) -> None:
         """Step as a training would after an optimizer step.

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.loggers import CSVLogger
 
+from project import config_text
 from project.approaches import ImageClassifier
 from project.console import readable
 from project.environment import git_commit, versions
@@ -31,7 +31,7 @@ class RunRecord(L.Callback):
             return
         self._logged = True
         record: dict[str, Any] = {
-            **yaml.safe_load(self.config),
+            **config_text.load(self.config),
             "run_dir": str(self.run_dir),
             "versions": versions(),
             "git": git_commit(),

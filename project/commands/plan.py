@@ -85,6 +85,8 @@ class PlanCLI(ProjectCLI):
             UserError: If it can't work.
         """
         steps, found = self._count_steps(), self.callbacks_of(FineTuningSchedule)
+        if self.trainer.max_epochs == 0:
+            raise UserError("0 trains nothing, so there is nothing to plan", "trainer.max_epochs")
         epochs = max(self.trainer.max_epochs or 0, 1)
         frozen = Phase("frozen", ["head"], epochs=epochs, shape="constant")
         phases = found[0].phases if found else (frozen,)

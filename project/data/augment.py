@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from project.errors import UserError
 from project.randomness import uniform
+
+MOST_PIXELS = 100_000  # of a shift or a square
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Augment:
     def __post_init__(self) -> None:
         for name, low, high in (("flip", 0, 1), ("brightness", 0, 1), ("contrast", 0, 1)):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"data.augment.{name}: {getattr(self, name)} is not in [0, 1]")
+                raise UserError(f"{getattr(self, name)} is not in [0, 1]", f"data.augment.{name}")
         if not 0 < self.min_scale <= 1:
-            raise ValueError(f"data.augment.min_scale: {self.min_scale} is not in (0, 1]")
-        if self.shift < 0 or self.cutout < 0:
-            raise ValueError("data.augment.shift and data.augment.cutout can't be negative")
+            raise UserError(f"{self.min_scale} is not in (0, 1]", "data.augment.min_scale")
+        for name in ("shift", "cutout"):
+            if not 0 <= getattr(self, name) <= MOST_PIXELS:
+                pixels = f"{getattr(self, name)} must be in 0 to {MOST_PIXELS:,} pixels"
+                raise UserError(pixels, f"data.augment.{name}")
 
     def __call__(self, images: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Return the augmented images.

@@ -173,6 +173,9 @@ class ImageDataModule(L.LightningDataModule):
     ) -> list[float]:
         value = given if given is not None else expected or NORMALIZE_TO_UNIT_RANGE
         channels = self.image_shape[0]
+        given_values = [value] if isinstance(value, int | float) else value
+        if not all(map(math.isfinite, given_values)):
+            raise UserError(f"{value} must be finite", f"data.{name}")
         values = [float(value)] * channels if isinstance(value, int | float) else list(value)
         if len(values) != channels:
             raise UserError(f"data.{name}: {len(values)} values for {channels} channels")

@@ -66,7 +66,8 @@ class CIFAR10(ImageDataModule):
                 except (OSError, RuntimeError, EOFError) as error:
                     raise UserError(
                         f"{self.variant} could not be downloaded ({error}); unpack "
-                        f"{self._dataset.filename} into {self.root}"
+                        f"{self._dataset.filename} into {self.root}",
+                        "data.root",
                     ) from error
                 (temporary / self._dataset.base_folder).rename(self._folder)
 

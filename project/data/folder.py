@@ -221,6 +221,8 @@ class ImageFolder(ImageDataModule):
         """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
             folder = Path(self.predict_dir)
+            if not folder.exists():
+                raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
             paths = images_below(folder) if folder.is_dir() else []
             if not paths:
                 raise UserError(f"data.predict_dir: {readable(folder)} holds no images")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from project.approaches import FineTuning
@@ -113,17 +114,23 @@ def tables(
         steps = f"{row.resolved.steps:,}" if counted or phase.steps else "?"
         counts = (f"{row.tensors:,}", f"{row.parameters:,}")
         phases.add_row(
-            phase.name, phase.what(), row.norm, *counts, *cost, phase.length_in_words(), steps
+            Text(phase.name),
+            Text(phase.what()),
+            row.norm,
+            *counts,
+            *cost,
+            phase.length_in_words(),
+            steps,
         )
     rates = Table(title="learning rates at start, peak and end")
     rates.add_column("group")
     for row in rows:
-        rates.add_column(row.resolved.phase.name)
+        rates.add_column(Text(row.resolved.phase.name))
     for group in schedule.groups.layer_group:
         cells = []
         for row in rows:
             curve = row.learning_rates.get(group)
             values = () if curve is None else (curve[0], curve.max(), curve[-1])
             cells.append("  ".join(f"{float(value):.2g}" for value in values) or "frozen")
-        rates.add_row(group, *cells)
+        rates.add_row(Text(group), *cells)
     return [phases, rates]

@@ -51,6 +51,11 @@ class LibraryNetwork(Network):
         self.name = name
         self.head = dense_head(self.num_features(image_shape), num_classes, hidden, dropout)
 
+    @classmethod
+    def expected_input(cls, **options: Any) -> InputSpec:
+        """Return the images that an architecture expects."""
+        return input_spec(options["name"], options.get("weights"))
+
     def adapt(self, images: Tensor) -> Tensor:
         """Return images ``[B, 1 or 3, H, W]`` with three channels."""
         return images.expand(-1, 3, -1, -1)

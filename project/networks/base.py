@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,15 @@ class Network(nn.Module):
         self.backbone = backbone
         self.head = head
         self.name = type(self).__name__
+
+    @classmethod
+    def expected_input(cls, **options: Any) -> "InputSpec | None":
+        """Return the images that pretrained weights expect; None for any.
+
+        Args:
+            options: The arguments of the class that a config gives.
+        """
+        return cls.input_spec
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return images ``[B, C, H, W]`` as the backbone takes them."""
@@ -159,7 +168,11 @@ def dense_head(
         num_logits: Number of outputs.
         hidden: Sizes of the hidden layers, from the features on.
         dropout: Fraction of each layer's inputs that is dropped in training.
+
+    Raises:
+        UserError: If ``dropout`` is no fraction.
     """
+    check_dropout(dropout)
     layers: list[nn.Module] = [nn.Flatten()]
     for size in hidden:
         layers += [nn.Dropout(dropout)] if dropout else []
@@ -186,3 +199,13 @@ def one_image_explained() -> Iterator[None]:
             "needs batches of at least two training images, or a larger image_size",
             "data.batch_size",
         ) from error
+
+
+def check_dropout(dropout: float) -> None:
+    """Check that a dropout is a fraction; torch lets a NaN pass until it trains.
+
+    Raises:
+        UserError: If it isn't.
+    """
+    if not 0 <= dropout <= 1:
+        raise UserError(f"dropout probability has to be between 0 and 1, not {dropout}", "dropout")

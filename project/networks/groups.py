@@ -137,11 +137,15 @@ class LayerGroups:
         group_of: Layer group of each parameter, by name.
 
     Raises:
-        UserError: If a parameter is in no group or in several, or a name is of nothing.
+        UserError: If a parameter is in no group or in several, a name is of nothing, or the last
+            group isn't ``head``.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[str]], parameters: Sequence[str]) -> None:
         self.names = tuple(groups)
+        if not self.names or self.names[-1] != "head":
+            last = f"is {self.names[-1]!r}" if self.names else "is missing"
+            raise UserError(f"the last of layer_groups() {last}, and must be 'head'", "network")
         self.group_of = _group_of(groups, parameters)
 
     def select(self, train: Train) -> set[str]:

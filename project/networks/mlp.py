@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from project.networks.base import Network
+from project.networks.base import Network, check_dropout
 
 
 class MLP(Network):
@@ -18,6 +18,9 @@ class MLP(Network):
         num_classes: Number of logits; given by the data.
         hidden: Sizes of the hidden layers.
         dropout: Fraction of each hidden layer's outputs that is dropped in training.
+
+    Raises:
+        UserError: If ``dropout`` is no fraction.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class MLP(Network):
         hidden: tuple[int, ...] = (128, 64),
         dropout: float = 0.0,
     ) -> None:
+        check_dropout(dropout)
         sizes = (math.prod(image_shape), *hidden)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for number, (inputs, outputs) in enumerate(zip(sizes, hidden), start=1):

@@ -45,8 +45,8 @@ def compare(arguments: Sequence[str]) -> None:
         UserError: If the config or the data is wrong; then nothing is run.
     """
     parser = _parser()
-    config = parser.parse_args(list(arguments))
-    given = parser.parse_args(list(arguments), defaults=False)  # the contenders decide the rest
+    config = parser.parse(list(arguments))
+    given = parser.parse(list(arguments), defaults=False)  # the contenders decide the rest
     given.pop("config", None)
     objects = parser.instantiate(config)
     settings = Settings(**{field.name: objects[field.name] for field in fields(Settings)})

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError
 
+from project import config_text
 from project.approaches import ImageClassifier
 from project.commands.preparation import shortest_name
 from project.data import ImageDataModule
@@ -98,7 +99,7 @@ def config_of(candidate: Candidate, task: Task) -> dict[str, Any]:
 def _read(candidate: Candidate) -> dict[str, Any]:
     file = CONFIGS / f"{candidate.name}.yaml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = config_text.load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{file} can't be read: {error}") from error
     for key, kind in NEEDED.items():
@@ -166,7 +167,7 @@ def write_config(path: Path, config: Mapping[str, Any], header: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # the user may have edited it
             path.rename(path.with_stem(f"{path.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
-        text = comment + yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        text = comment + config_text.dump(dict(config))
         path.write_text(text, "utf-8", "backslashreplace")
     except OSError as error:
         raise UserError(f"output: {path} can't be written: {error.strerror}") from error

@@ -35,8 +35,8 @@ def recommend(arguments: Sequence[str]) -> None:
     start = time.perf_counter()
     arguments = [*folder_as_data(arguments)]
     parser = request_parser()
-    config = parser.parse_args(arguments)
-    given = parser.parse_args(arguments, defaults=False)
+    config = parser.parse(arguments)
+    given = parser.parse(arguments, defaults=False)
     objects = parser.instantiate(config)
     request = Request(**{field.name: objects[field.name] for field in fields(Request)})
     no_weights = why_no_weights(request)

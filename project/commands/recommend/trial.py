@@ -17,9 +17,9 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from jsonargparse import ArgumentError, Namespace
 
+from project import config_text
 from project.commands.preparation import data_class
 from project.commands.recommend.scan import spread
 from project.data import Batch, ImageDataModule
@@ -188,7 +188,7 @@ def _callbacks(given: Sequence[Mapping[str, Any]]) -> list[Namespace]:
 
 def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     file, output, run_dir = folder / "config.yaml", folder / "trial.json", folder / "run"
-    file.write_text(yaml.safe_dump(dict(config)), "utf-8")
+    file.write_text(config_text.dump(dict(config)), encoding="utf-8")
     words = [
         *("fit", "--config", str(file), "--run_dir", str(run_dir), "--trainer.logger=false"),
         f"--trainer.max_epochs={max(len(phases_of(config)), 2)}",

@@ -1,0 +1,230 @@
+"""Errors that nobody foresaw: whose they are, and one line for those that a user can mend."""
+
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from inspect import signature
+from pathlib import Path
+from pkgutil import resolve_name
+from traceback import walk_tb
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+from jsonargparse import Namespace, add_instantiator
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.errors import UserError
+
+OURS = Path(__file__).parent
+LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+KEYS: dict[type, str] = {
+    Callback: "trainer.callbacks",
+    Logger: "trainer.logger",
+    Profiler: "trainer.profiler",
+    LRScheduler: "model.lr_scheduler",
+    Optimizer: "model.optimizer",
+}
+AROUND: dict[type, str] = {
+    ClusterEnvironment: "the environment",
+    Accelerator: "trainer.accelerator",
+    Precision: "trainer.precision",
+    Strategy: "trainer.strategy",
+}
+"""Keys of what the config doesn't name by a class. What is in ``AROUND`` calls all the rest."""
+
+PLAIN_WORDS = KeyError, AttributeError, AssertionError, IndexError, ArithmeticError
+MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
+OPTIONS = frozenset(signature(Trainer).parameters)
+T = TypeVar("T")
+Whose = Literal["package", "library", "user"]
+
+
+class Raised(BaseException):
+    """An error on its way past jsonargparse, which reports only what its first alternative says."""
+
+
+def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
+    """Return an object of a class.
+
+    Raises:
+        Raised: From whatever the class raises.
+    """
+    try:
+        return class_type(*args, **kwargs)
+    except Exception as error:
+        raise Raised from error
+
+
+for _kind, _place in (KEYS | AROUND).items():
+    if _place.startswith("trainer."):
+        add_instantiator(build, _kind)
+
+
+def explained(
+    error: Exception,
+    config: Namespace,
+    own: Mapping[type, str] | None = None,
+    building: bool = False,
+) -> Exception:
+    """Return what a person is told of an error: one line, or the error itself with a note.
+
+    The frames are looked at from the one that raised it outwards. The first that belongs to the
+    package or to the user decides; before that, the first object of a library that the config
+    names.
+
+    Args:
+        error: What was raised while a config was carried out.
+        config: That config.
+        own: Classes of the package whose options have a key of their own.
+        building: Whether objects were still being built from it; then what the package hands on
+            to a library is what the config gave.
+
+    Returns:
+        A UserError if the config, the data or the machine is at fault.
+    """
+    if isinstance(error, UserError):
+        return error
+    named = {**dict(named_classes(config)), **(own or {})}
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    for depth, frame in reversed(list(enumerate(frames))):
+        whose = _whose(frame.f_code.co_filename)
+        owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        nearby = depth >= len(frames) - 2
+        key, name = _key(owner, (named, KEYS, AROUND) if nearby else (named, KEYS))
+        if whose == "user":
+            what = f"{name}, which {key} names" if key else frame.f_code.co_filename
+            return _noted(error, f"raised in code of your own: {what}")
+        if (line := machine(error)) is not None:
+            return line
+        refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
+        known = refused if whose == "package" else _is_of_library(owner)
+        if key and (known or isinstance(error, MisconfigurationException)):
+            return UserError(f"{name}: {sentence(error)}", key)
+        if whose == "package" and not refused:
+            return _outside(error, frames[depth + 1 :])
+    return machine(error) or _outside(error, frames)
+
+
+def innermost(error: BaseException, package: str) -> BaseException:
+    """Return what a package reports in words of its own, as it was raised."""
+    while error.__cause__ is not None and raised_by(error) == package:
+        error = error.__cause__
+    return error
+
+
+def raised_by(error: BaseException) -> str:
+    """Return the name of the package whose code raised an error."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
+
+
+def machine(error: BaseException) -> UserError | None:
+    """Return one line for an error of files, memory or network; None for another."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and MEMORY.search(str(error))
+    ):
+        hint = "lower data.batch_size, data.image_size, or the size of the network"
+        return UserError(f"not enough memory ({sentence(error)}); {hint}")
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or error.filename2
+        return UserError(error.strerror, str(where) if where is not None else "")
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return UserError("a path in the config holds the character \\0")
+    if isinstance(error, UnicodeError):
+        return UserError(f"{sentence(error)}; use UTF-8")
+    if type(error).__module__.partition(".")[0] == "wandb":
+        return UserError(f"W&B: {sentence(error)}", "trainer.logger")
+    return None
+
+
+def fault(error: Exception) -> Exception:
+    """Return an error of the package itself, with a request for a report."""
+    return _noted(error, "this is a fault of the program: please report it, with the lines above")
+
+
+def _noted(error: Exception, note: str) -> Exception:
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+def named_classes(config: Any, key: str = "") -> Iterator[tuple[type, str]]:
+    """Yield the classes that a config names, each with its key."""
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from named_classes(item, key)
+    if not isinstance(config, Namespace | dict):
+        return
+    if isinstance(path := config.get("class_path"), str):
+        with suppress(ImportError, AttributeError, ValueError):  # which the parser answers
+            yield resolve_name(path), key
+    for name, value in vars(config).items() if isinstance(config, Namespace) else config.items():
+        inner = key if name == "init_args" else f"{key}.{name}" if key else str(name)
+        yield from named_classes(value, inner)
+
+
+def _key(owner: Any, known: Sequence[Mapping[type, str]]) -> tuple[str, str]:
+    """Return the key of an object, and the name of its class; empty if it has none."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    for keys in known:
+        for base, key in keys.items():
+            if isinstance(base, type) and issubclass(kind, base):
+                return key, kind.__name__
+    return "", ""
+
+
+def _whose(file: str) -> Whose:
+    path = Path(file)
+    if path.is_relative_to(OURS):
+        return "package"
+    library = file.startswith("<") or any(map(path.is_relative_to, LIBRARIES))
+    return "library" if library else "user"
+
+
+def _is_of_library(owner: Any) -> bool:
+    """Return whether an object's class is a library's, not one that only inherits from it."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<built in>"
+    return _whose(file) == "library"
+
+
+def _outside(error: Exception, frames: list[FrameType]) -> Exception:
+    """Return an error of a library that the package called: the config's fault, or its own.
+
+    Lightning's messages mention the option that they refuse.
+    """
+    text = str(error)
+    mentioned = [word for word in re.findall(r"\w+", text) if word in OPTIONS and "_" in word]
+    option = mentioned[0] if mentioned else _option_in_quotes(text)
+    by_trainer = any(isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
+    kinds = TypeError | ValueError | RuntimeError | ImportError | ArithmeticError
+    usual = isinstance(error, kinds)
+    if not by_trainer or not (option or usual or isinstance(error, MisconfigurationException)):
+        return fault(error)
+    return UserError(sentence(error), f"trainer.{option}" if option else "trainer")
+
+
+def _option_in_quotes(text: str) -> str | None:
+    """Return an option whose name is an ordinary word, such as ``devices``, if it is meant."""
+    quoted = re.findall(r"[`'\"(](\w+)[`'\"=]|(\w+)=", text)
+    words = [word for pair in quoted for word in pair if word in OPTIONS]
+    return words[0] if words else None
+
+
+def sentence(error: BaseException) -> str:
+    """Return what an error says, in a line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, PLAIN_WORDS) or not text:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) < 400 else f"{text[:400]} …"

@@ -62,11 +62,7 @@ class Notices(L.Callback):
             show(f"profile: {path}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse an average of nothing, and say so if one has few updates for its decay.
-
-        Raises:
-            UserError: If an average would never be updated.
-        """
+        """Say so if an average will be of nothing, or has few updates for its decay."""
         for stopping in _callbacks(trainer, EarlyStopping):
             stopping.stopping_reason_message = None  # of the run that is resumed
         assert isinstance(pl_module, ImageClassifier)
@@ -108,11 +104,10 @@ def _check_updates(average: WeightAveraging, trainer: L.Trainer, steps: int) -> 
     epochs = range(start // per_epoch, math.ceil(steps / per_epoch))
     updates += sum(average.should_update(epoch_idx=epoch) for epoch in epochs)
     name, decay = type(average).__name__, ema_decay(average)
-    if not updates:
-        raise UserError(
+    if not updates and trainer.is_global_zero:
+        show(
             f"{name}: begins after the end of the training, which has {steps:,} steps in "
-            f"{len(epochs):,} epochs",
-            "trainer.callbacks",
+            f"{len(epochs):,} epochs: nothing will be averaged"
         )
     share = 0.0 if decay is None else decay ** (updates - 1)
     if share > MOSTLY and updates > 1 and trainer.is_global_zero:

@@ -57,14 +57,6 @@ def test_why_a_training_has_ended(run: Callable[..., Run]) -> None:
             (AVERAGE, "--trainer.callbacks.update_every_n_steps=0"),
             "EMAWeightAveraging: update_every_n_steps: 0 must be at least 1, or 0 with",
         ),
-        (
-            (AVERAGE, "--trainer.callbacks.update_starting_at_step=21"),
-            "EMAWeightAveraging: begins after the end of the training, which has 21 steps in 3",
-        ),
-        (
-            (AVERAGE, *BY_EPOCH, "--trainer.callbacks.update_starting_at_epoch=3"),
-            "EMAWeightAveraging: begins after the end of the training, which has 21 steps in 3",
-        ),
     ],
 )
 def test_what_is_known_before_an_epoch(
@@ -86,6 +78,18 @@ def test_what_never_came_to_it(run: Callable[..., Run]) -> None:
     out = run("fit", *QUICK, callbacks, "--trainer.check_val_every_n_epoch=9").out
     assert "EarlyStopping: had no val/loss to look at" in out
     assert "ModelCheckpoint: kept nothing, as the training was over before" in out
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        ("--trainer.callbacks.update_starting_at_step=21",),
+        (*BY_EPOCH, "--trainer.callbacks.update_starting_at_epoch=3"),
+    ],
+)
+def test_an_average_that_begins_too_late(start: tuple[str, ...], run: Callable[..., Run]) -> None:
+    said = "EMAWeightAveraging: begins after the end of the training, which has 21 steps in 3 epoc"
+    assert said in run("fit", *QUICK, AVERAGE, *start).out
 
 
 def test_an_average_of_nothing(run: Callable[..., Run]) -> None:

@@ -11,17 +11,13 @@ from typing import Any, TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ProgressBar,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 from project import __version__
 from project.approaches import ImageClassifier, TrainFromScratch
+from project.approaches.pretrained import remove_weights
 from project.callbacks import (
     BestAndLast,
     Figures,
@@ -33,11 +29,17 @@ from project.callbacks import (
     TestPredictions,
 )
 from project.callbacks.allowed import check_trainer_config
-from project.callbacks.checkpoint import VALIDATION, best_and_last
+from project.callbacks.checkpoint import best_and_last
 from project.callbacks.destinations import send_into
 from project.callbacks.finders import Built, search, take_finders
-from project.callbacks.notices import MonitorCheck, Notices, show_messages
+from project.callbacks.notices import (
+    MonitorCheck,
+    Notices,
+    show_messages,
+    stop_after_validations,
+)
 from project.callbacks.predictions import PREDICTIONS
+from project.callbacks.report import progress_bars
 from project.checkpoints import find_checkpoint, load_checkpoint, local
 from project.class_paths import check_arguments, those_of
 from project.console import readable, show
@@ -208,21 +210,12 @@ class ProjectCLI(CheckpointsDecideNothing):
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
         check_arguments(config)
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-            if (value := config.trainer[name]) is not None and value < 1:
-                raise UserError(f"{value} must be at least 1", f"trainer.{name}")
-        if config.trainer.val_check_interval == 0:
-            raise UserError("0 must be greater than 0", "trainer.val_check_interval")
         if self.subcommand in ("fit", None):
             check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
         self.prepare(config)  # which saves the limits as they were asked for
         settle_length(config.trainer)
-        for stopping in those_of(config.trainer.callbacks, EarlyStopping):
-            options = stopping.get("init_args") or Namespace()
-            if str(options.get("monitor")).startswith(VALIDATION):
-                # by default at the end of an epoch, even of one that a limit ends unvalidated
-                options.check_on_train_epoch_end = False
+        stop_after_validations(config.trainer)
         if config.trainer.max_epochs is None:
             config.trainer.max_epochs = ENDLESS  # until FineTuningSchedule has counted the steps
 
@@ -310,16 +303,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.trainer_defaults["callbacks"].append(LearningRateMonitor())
         config.trainer.default_root_dir = str(self.run.path)
         send_into(self.run.path, config.trainer)
-        self._configure_progress(config.trainer)
-
-    def _configure_progress(self, trainer: Namespace) -> None:
-        """Show a progress bar to a person at a terminal only."""
-        if those_of(trainer.callbacks, ProgressBar):
-            return
-        if trainer.enable_progress_bar is None:
-            trainer.enable_progress_bar = sys.stderr.isatty()
-        if trainer.enable_progress_bar:
-            self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=20))
+        self.trainer_defaults["callbacks"] += progress_bars(config.trainer)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
@@ -400,15 +384,3 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
             print(f"predictions: {Path(self.trainer.default_root_dir, PREDICTIONS)}")
-
-
-def remove_weights(model: Namespace) -> None:
-    """Let a model be built with random weights.
-
-    Args:
-        model: The arguments of an approach; they are changed.
-    """
-    network = model.get("network") or Namespace()
-    for arguments in (model, network.get("init_args") or Namespace()):
-        if "weights" in arguments:
-            arguments.weights = None

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from project.approaches.base import NetworkFactory
 from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, load_checkpoint
 from project.errors import UserError, under
@@ -84,3 +86,15 @@ def load_network(backbone: str) -> Network:
     except RuntimeError as error:
         raise UserError(f"{path} doesn't fit {class_path}: {error}", "backbone") from error
     return network
+
+
+def remove_weights(model: Namespace) -> None:
+    """Let a model be built with random weights.
+
+    Args:
+        model: The arguments of an approach; they are changed.
+    """
+    network = model.get("network") or Namespace()
+    for arguments in (model, network.get("init_args") or Namespace()):
+        if "weights" in arguments:
+            arguments.weights = None

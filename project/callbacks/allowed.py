@@ -164,6 +164,11 @@ def _check_options(trainer: Namespace) -> None:
         ),
         "profiler": (is_xla(trainer.get("profiler")), "XLA profiles TPUs only; use pytorch"),
     }
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = trainer.get(name)
+        refused[name] = (value is not None and value < 1, f"{value} must be at least 1")
+    never = trainer.get("val_check_interval") == 0
+    refused["val_check_interval"] = (never, "0 must be greater than 0")
     for option, (given, reason) in refused.items():
         if given:
             raise UserError(reason, f"trainer.{option}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
@@ -15,7 +16,8 @@ from lightning.pytorch.callbacks import (
 )
 
 from project.approaches import ImageClassifier
-from project.callbacks.checkpoint import BestAndLast
+from project.callbacks.checkpoint import VALIDATION, BestAndLast
+from project.class_paths import those_of
 from project.console import show
 from project.data import ImageDataModule
 from project.errors import UserError
@@ -49,6 +51,20 @@ def _show_information(record: logging.LogRecord) -> bool:
     if record.name in ALL_OF or message.startswith(FROM_IT):
         show(message)
     return False
+
+
+def stop_after_validations(trainer: Namespace) -> None:
+    """Let EarlyStopping look at validations where it monitors one.
+
+    By default it looks at the end of an epoch, even of one that a limit ends without a validation.
+
+    Args:
+        trainer: Config of the trainer; it is changed.
+    """
+    for stopping in those_of(trainer.callbacks, EarlyStopping):
+        options = stopping.get("init_args") or Namespace()
+        if str(options.get("monitor")).startswith(VALIDATION):
+            options.check_on_train_epoch_end = False
 
 
 class Notices(L.Callback):

@@ -1,11 +1,14 @@
 """What a person sees of a run, and the summary that a program can read."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from rich.table import Table
 
@@ -15,6 +18,7 @@ from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
+from project.class_paths import those_of
 from project.console import print_table, show
 from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
@@ -22,6 +26,19 @@ from project.networks.flops import gflop_per_image
 from project.tracking import Tracking
 
 SPLITS = ("train/", "val/")
+
+
+def progress_bars(trainer: Namespace) -> list[L.Callback]:
+    """Return a progress bar, if a person at a terminal sees it and the config names none.
+
+    Args:
+        trainer: Config of the trainer; it is changed.
+    """
+    if those_of(trainer.callbacks, ProgressBar):
+        return []
+    if trainer.enable_progress_bar is None:
+        trainer.enable_progress_bar = sys.stderr.isatty()
+    return [TQDMProgressBar(refresh_rate=20)] if trainer.enable_progress_bar else []
 
 
 class RunReport(L.Callback):

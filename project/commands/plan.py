@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
+from project.approaches.pretrained import remove_weights
 from project.callbacks.figures import drawing
 from project.console import print_table, show
 from project.errors import UserError
@@ -16,7 +17,7 @@ from project.finetuning import FineTuningSchedule, Phase
 from project.finetuning.preview import PhasePreview, preview, tables
 from project.finetuning.requirements import check_length, steps_per_epoch
 from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
-from project.lightning_cli import ProjectCLI, remove_weights
+from project.lightning_cli import ProjectCLI
 
 
 def plan(arguments: Sequence[str]) -> None:

@@ -354,11 +354,13 @@ class ProjectCLI(CheckpointsDecideNothing):
         return [callback for callback in callbacks if isinstance(callback, kind)]
 
     def after_fit(self) -> None:
-        """Test the best checkpoint and show the result."""
+        """Test the best checkpoint, validate it unless that is done, and show the result."""
         trainer: Any = self.trainer
         forget_averages(trainer)
         checkpoint = best_and_last(self.trainer)
         best = checkpoint.best_model_path if checkpoint else None
+        if best and self.report.lacks_validation(self.trainer):
+            self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         wanted = self.options.test_after_fit and self.datamodule.test_images
         if wanted and (best or trainer.fast_dev_run):
             self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)

@@ -68,6 +68,11 @@ class BestAndLast(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     @property
+    def of_validation(self) -> bool:
+        """Whether a metric of the validation decides."""
+        return str(self.monitor).startswith(VALIDATION)
+
+    @property
     def _folder(self) -> Path:
         return Path(str(self.dirpath))
 
@@ -154,7 +159,7 @@ class BestAndLast(ModelCheckpoint):
         """Write the best checkpoint if it is this one."""
         if trainer.state.fn != "fit":
             return
-        if str(self.monitor).startswith(VALIDATION):
+        if self.of_validation:
             self._compare(trainer, pl_module)
         stopped = _stops(trainer) and not trainer.is_last_batch
         if self._save_after_validation or (stopped and self._last_step != trainer.global_step):
@@ -164,9 +169,9 @@ class BestAndLast(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last checkpoint after every epoch, and complete the scores of the best one."""
         with _as_stopped(trainer):
-            if not str(self.monitor).startswith(VALIDATION):
+            if not self.of_validation:
                 self._compare(trainer, pl_module)
-            if self.best and not any(name.startswith(EPOCH) for name in self.best):
+            if self.best_model_path and not any(name.startswith(EPOCH) for name in self.best):
                 self.best |= scores(trainer, *EPOCH)
             if trainer.is_last_batch or self._last_step != trainer.global_step:
                 self._save_last(trainer, pl_module)
@@ -220,7 +225,7 @@ class BestAndLast(ModelCheckpoint):
             return
         self.best_model_score = self.current_score = score
         self.best_model_path = str(self._folder / "best.ckpt")
-        self.best = scores(trainer, VALIDATION)
+        self.best = scores(trainer, VALIDATION) if self.of_validation else {}
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
 

@@ -96,6 +96,7 @@ class RunReport(L.Callback):
         if trainer.state.fn == "validate":
             self._take(trainer, "val/")
             self._write(trainer, pl_module)
+            self._log_best(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch before, whose metrics are complete only now."""
@@ -157,11 +158,21 @@ class RunReport(L.Callback):
             "parameters_trained": count["trained"],
             "gflop_per_image": gflop_per_image(pl_module.network, data.image_shape),
         }
+        self._write(trainer, pl_module)
+        self._log_best(trainer)
+
+    def _log_best(self, trainer: L.Trainer) -> None:
+        """Write the scores of the best checkpoint into the summary of W&B."""
+        best = {f"best/{k}": v for k, v in self.summary.items() if k.startswith("val/")}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
-                best_scores = {f"best/{k}": v for k, v in scores.items() if k.startswith("val/")}
-                logger.experiment.summary.update(best_scores)
-        self._write(trainer, pl_module)
+                logger.experiment.summary.update(best)
+
+    def lacks_validation(self, trainer: L.Trainer) -> bool:
+        """Return whether the best checkpoint of a training can be validated, and never was."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        measured = any(name.startswith("val/") for name in self.summary)
+        return bool(not measured and data.val_images and trainer.limit_val_batches)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the test scores."""

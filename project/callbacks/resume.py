@@ -177,7 +177,7 @@ def _keep_options(callback: L.Callback, state: dict[str, Any]) -> None:
 
 
 def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(callback, BestAndLast) and str(callback.monitor).startswith(VALIDATION):
+    if isinstance(callback, BestAndLast) and callback.of_validation:
         return {}
     if isinstance(callback, EarlyStopping) and callback.monitor.startswith(VALIDATION):
         return callback.state_dict()

@@ -37,6 +37,8 @@ PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accu
         ["--trainer.limit_val_batches=1", "--data.eval_batch_size=50"],
         ["--checkpoint.monitor=val/f1", "--checkpoint.mode=max"],
         [EMA % "update_every_n_steps: 0, update_starting_at_epoch: 0"],
+        ["--checkpoint.monitor=train/loss", "--trainer.val_check_interval=5"],
+        ["--checkpoint.monitor=train/accuracy", EMA % "update_starting_at_epoch: 0"],
         [EMA % "update_starting_at_step: 10"],
         [EMA % "update_starting_at_step: 20"],
         ["--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/loss}}"],
@@ -47,7 +49,8 @@ PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accu
 def test_reported_is_measured(options: list[str], run: Callable[..., Run]) -> None:
     fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=3", *SGD, *options)
     assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
-    assert fitted.best["callbacks"]["BestAndLast"]["scores"].items() <= fitted.summary.items()
+    scores = fitted.best["callbacks"]["BestAndLast"]["scores"]
+    assert scores.items() <= fitted.summary.items()
     assert {"train/loss", "train/accuracy", "test/accuracy"} <= fitted.summary.keys()
     assert fitted.summary["best_epoch_seconds"] > 0
 
@@ -92,7 +95,11 @@ def test_without_validation_the_last_weights_are_tested(
     line = next(x for x in fitted.out.splitlines() if x.startswith("nothing was validated"))
     assert reason in line
     assert equal(fitted.best["state_dict"], last(fitted.path)["state_dict"])
-    assert "test/accuracy" in fitted.summary and not val(fitted)
+    assert "test/accuracy" in fitted.summary
+    can_be_validated = "val_fraction" not in options[0] and "limit_val" not in options[0]
+    assert bool(val(fitted)) == can_be_validated  # after the training
+    if can_be_validated:
+        assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted)
     assert fitted.summary["train/loss"] > 0
 
 
@@ -169,6 +176,20 @@ def test_the_config_beats_the_state_of_a_callback(
     resumed = run(*args, stopping(patience), "--ckpt_path", first.path)
     assert last(resumed.path)["global_step"] == epochs * 7
     assert ("nothing was trained" in resumed.out) == (patience == 1)
+
+
+def test_a_validation_at_the_step_of_a_stop_is_not_skipped(run: Callable[..., Run]) -> None:
+    stopping = (
+        "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 9, min_delta: 9}}"
+    )
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=2", "--trainer.val_check_interval=3")
+    args = (*args, f"--trainer.callbacks={stopping}")
+    stopped = run(*args, "--trainer.max_steps=3")
+    resumed = run(*args, f"--ckpt_path={stopped.path}", "--trainer.max_steps=-1")
+    one, other = (last(path)["callbacks"] for path in (resumed.path, run(*args).path))
+    key = "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}"
+    assert one[key]["wait_count"] == other[key]["wait_count"] > 0
+    assert one["BestAndLast"]["step"] == other["BestAndLast"]["step"]
 
 
 def test_a_state_that_no_callback_takes_is_named(run: Callable[..., Run]) -> None:

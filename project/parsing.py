@@ -233,6 +233,9 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         name, owner = option[1], classes[-1] if classes else ""
         if not owner:
             return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
+        if resolve_name(owner) is Optimizer:
+            key = ".".join(keys)
+            return f"{key}: {name!r} is of no optimizer; name one before, as by --{key} Adam"
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):

@@ -26,6 +26,11 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         ["fit", "--model.network.hiden", "3"],
         "MLP has no option 'hiden'; .*hidden",
     ),
+    (
+        "option of no optimizer",
+        ["fit", "--model.optimizer.lr", "0.1"],
+        "^model.optimizer: 'lr' is of no optimizer; name one before, as by --model.optimizer Adam",
+    ),
     ("optimizer class", ["fit", "--model.optimizer", "Adm"], "model.optimizer: no class 'Adm'"),
     (
         "optimizer type",

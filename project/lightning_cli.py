@@ -84,6 +84,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         run: bool = True,
         other_commands: Mapping[str, str] | None = None,
     ) -> None:
+        given = sys.argv[1:] if args is None else args
+        self._first = str(given[0]) if isinstance(given, list) and given else ""
         self.run: RunDir | None = None
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         self.resources = ResourceMonitor()
@@ -144,11 +146,14 @@ class ProjectCLI(CheckpointsDecideNothing):
                 raise
             raise told from error
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Leave out what must not be chosen: only ``weights_only=True`` ever loads."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
+        """Leave out what must not be chosen, and the parsers of commands that are not run.
+
+        Only ``weights_only=True`` ever loads.
+        """
         hidden = {"weights_only", "verbose", "return_predictions"}
-        return {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+        known = {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+        return {self._first: known[self._first]} if self._first in known else known
 
     @property
     def options(self) -> Namespace:

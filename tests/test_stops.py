@@ -14,6 +14,7 @@ import lightning as L
 import pytest
 import yaml
 
+from project.approaches import TrainFromScratch
 from tests.conftest import Run
 from tests.finetuning.schedules import equal, last
 
@@ -204,3 +205,22 @@ def test_stopped_and_resumed(number: int, run: Callable[..., Run], tmp_path: Pat
 def test_many_stopped_and_resumed(start: int, run: Callable[..., Run], tmp_path: Path) -> None:
     for number in range(start, start + 20):
         check(number, run, tmp_path / str(number))
+
+
+class Ends(TrainFromScratch):
+    """Ends the training itself, later than any callback could see it."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step == 3 and self.trainer.max_epochs == 1:
+            self.trainer.should_stop = True
+
+
+def test_a_model_may_end_the_training_inside_an_epoch(run: Callable[..., Run]) -> None:
+    small = ("--data.limit_per_class=10", "--data.batch_size=15", "--data.val_fraction=0")
+    args = ("fit", f"--model={OWN}Ends", *small, "--trainer.logger=false", "--config=none.yaml")
+    Path("none.yaml").write_text("{}")
+    ended = run(*args, "--trainer.max_epochs=1")
+    assert last(ended.path)["global_step"] == 3
+    more = "--trainer.max_epochs=2"
+    resumed, whole = run(*args, more, f"--ckpt_path={ended.path}"), run(*args, more)
+    assert equal(last(resumed.path)["state_dict"], last(whole.path)["state_dict"])

@@ -169,7 +169,7 @@ class BestAndLast(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last checkpoint after every epoch, and complete the scores of the best one."""
         with _as_stopped(trainer):
-            if not self.of_validation:
+            if not self.of_validation and trainer.is_last_batch:  # of a whole epoch
                 self._compare(trainer, pl_module)
             if self.best_model_path and not any(name.startswith(EPOCH) for name in self.best):
                 self.best |= scores(trainer, *EPOCH)
@@ -225,7 +225,7 @@ class BestAndLast(ModelCheckpoint):
             return
         self.best_model_score = self.current_score = score
         self.best_model_path = str(self._folder / "best.ckpt")
-        self.best = scores(trainer, VALIDATION) if self.of_validation else {}
+        self.best = scores(trainer, *((VALIDATION,) if self.of_validation else EPOCH))
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
 

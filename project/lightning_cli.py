@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
-from project import __version__
+from project import __version__, config_text
 from project.approaches import ImageClassifier, TrainFromScratch
 from project.approaches.pretrained import remove_weights
 from project.callbacks import (
@@ -60,6 +60,11 @@ from project.upstream import (
     settled,
 )
 
+LIMITS = {
+    "validate": "limit_val_batches",
+    "test": "limit_test_batches",
+    "predict": "limit_predict_batches",
+}
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
 PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
@@ -211,6 +216,9 @@ class ProjectCLI(CheckpointsDecideNothing):
             UserError: If the config can't work.
         """
         config = self.options
+        for name in ("trainer", "model", "data", "checkpoint"):
+            if not isinstance(config.get(name), Namespace):
+                raise UserError(f"{config[name]!r} must be options below it, or left out", name)
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
@@ -231,6 +239,9 @@ class ProjectCLI(CheckpointsDecideNothing):
             config: Config of the command; it is changed.
         """
         self._find_checkpoint(config)
+        limit = LIMITS.get(str(self.subcommand))
+        if limit and config.trainer[limit] == 0:
+            raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
         self._search(config)
         self._open_run(config)
         if self.subcommand != "fit":
@@ -289,13 +300,12 @@ class ProjectCLI(CheckpointsDecideNothing):
         check_loggers(config.trainer)
         config.experiment = config.experiment or experiment_name(config)
         self.run = RunDir(config)
-        config.run_dir = None  # the saved config gets a new directory when it runs again
-        self.saved = self.command_parser.dump(config, skip_none=False)
+        self.saved = self._saved(config)
         name = readable(f"{config.experiment}/{self.run.path.name}")
         self.report.tracking = configure_loggers(config.trainer, self.run.path, name)
         self.trainer_defaults["callbacks"] = [
             RunRecord(self.saved, self.run.path),
-            Resume(),
+            Resume(config_text.load(self.saved)),
             self.resources,
             TestPredictions(),  # before the summary says that there was a test
             self.report,
@@ -309,6 +319,16 @@ class ProjectCLI(CheckpointsDecideNothing):
         config.trainer.default_root_dir = str(self.run.path)
         send_into(self.run.path, config.trainer)
         self.trainer_defaults["callbacks"] += progress_bars(config.trainer)
+
+    def _saved(self, config: Namespace) -> str:
+        """Return the config to save, which runs again in a new directory.
+
+        It says nothing of directory and checkpoint, not even null: those that the command line
+        gives before ``--config`` would be lost.
+        """
+        values = config_text.load(self.command_parser.dump(config, skip_none=False))
+        own = {"run_dir", "ckpt_path"}
+        return config_text.dump({name: value for name, value in values.items() if name not in own})
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is a mistake in the config."""
@@ -367,7 +387,11 @@ class ProjectCLI(CheckpointsDecideNothing):
         if best and self.report.lacks_validation(self.trainer):
             self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         wanted = self.options.test_after_fit and self.datamodule.test_images
-        if wanted and (best or trainer.fast_dev_run):
+        if not self.datamodule.test_images or not trainer.limit_test_batches:
+            images = "there are no test images" if trainer.limit_test_batches else ""
+            if self.options.test_after_fit and trainer.is_global_zero:
+                show(f"nothing was tested: {images or 'trainer.limit_test_batches: 0'}")
+        elif wanted and (best or trainer.fast_dev_run):
             self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
         self.report.show_result(self.trainer, self.model)
 

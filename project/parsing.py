@@ -28,7 +28,13 @@ from project.environment import COMMAND
 from project.errors import UserError, under
 from project.length import expand_presets
 from project.networks import Network
-from project.upstream import before_class_change, leave_texts, read_configs_by, settled
+from project.upstream import (
+    before_class_change,
+    leave_texts,
+    read_configs_by,
+    read_numbers_by,
+    settled,
+)
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 FROM_MODEL = ("input_spec",)
@@ -57,6 +63,7 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 before_class_change(_start_afresh)
 leave_texts()
 read_configs_by(config_text.read)
+read_numbers_by(config_text.load)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
 set_dumper("yaml", config_text.dump)
 

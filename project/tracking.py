@@ -129,6 +129,8 @@ def wandb_mode() -> tuple[Mode, str]:
             raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", "WANDB_MODE")
         return cast(Mode, chosen), f"{chosen}, by WANDB_MODE"
     url = os.environ.get("WANDB_BASE_URL") or wandb_url()
+    if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
+        raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
     has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
     if not has_key and not logged_in_to_wandb(url):
         return "offline", "offline, because nobody is logged in (wandb login)"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.cli import LightningCLI
 
 from project.cli import COMMANDS
 from project.environment import PACKAGE
-from project.lightning_cli import ProjectCLI
 from tests.conftest import CONFIGS
 
 ROOT = CONFIGS.parent
@@ -50,7 +50,7 @@ def unknown_configs(text: str) -> list[str]:
 
 def unknown_commands(text: str) -> list[str]:
     """Return what follows ``python -m`` and the package, and is no command."""
-    known = {*ProjectCLI.subcommands(), *COMMANDS}
+    known = {*LightningCLI.subcommands(), *COMMANDS}
     words = re.findall(rf"python -m {PACKAGE} +([a-z]\w*)", text)
     return [word for word in words if word not in known]
 

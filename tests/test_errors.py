@@ -31,6 +31,8 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         ["fit", "--model.optimizer.lr", "0.1"],
         "^model.optimizer: 'lr' is of no optimizer; name one before, as by --model.optimizer Adam",
     ),
+    ("a time for a number", ["fit", "--data.batch_size", "1:30"], "expected int, got '1:30'"),
+    ("no trainer", ["fit", "--config=null.yaml"], "^trainer: None must be options below it"),
     ("optimizer class", ["fit", "--model.optimizer", "Adm"], "model.optimizer: no class 'Adm'"),
     (
         "optimizer type",
@@ -140,6 +142,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     [pytest.param(args, message, id=name) for name, args, message in BAD_ARGUMENTS],
 )
 def test_bad_argument(args: list[str], message: str, fails: Callable[..., str]) -> None:
+    Path("null.yaml").write_text("trainer: null")
     assert_matches(fails(*args), message)
 
 

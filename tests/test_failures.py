@@ -1,6 +1,9 @@
 """Errors from deep inside a library end in one line that names the key; faults keep their trace."""
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from project.errors import UserError
 from project.failures import explained, machine
 from project.networks import MLP, Network
 from project.tracking import check_loggers, configure_loggers, given_by_environment
-from tests.conftest import Run
+from tests.conftest import CONFIGS, Run
 from tests.test_errors import assert_matches
 
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--test_after_fit=false")
@@ -357,3 +360,24 @@ def test_wandb_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"WANDB_{name}")
     assert given_by_environment() == {}
     assert (logger().name, logger().save_dir) == ("default", "run")
+
+
+@pytest.mark.parametrize("variable", ["RANK", pytest.param("MPLBACKEND", marks=pytest.mark.slow)])
+def test_a_variable_that_a_library_reads_at_its_import(variable: str) -> None:
+    failed = subprocess.run(
+        [sys.executable, "-m", "project", "--version"],
+        cwd=CONFIGS.parent,
+        env={**os.environ, variable: "x"},
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: a library refuses an environment variable: ")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_server_of_wandb_that_is_none(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "nonsense")
+    assert fails("fit", "--run_dir=run").startswith("WANDB_BASE_URL: nonsense must be https://")

@@ -325,11 +325,14 @@ except UnicodeDecodeError:
 config = parser.parse_object({"owner": {"class_path": "Owner", "init_args": {"anything": "x"}}})
 config.owner.init_args.anything = "true"
 print("anything: true" in parser.dump(config))
+parser = jsonargparse.ArgumentParser()
+parser.add_argument("--number", type=int)
+print(parser.parse_args(["--number=1:30"]).number == 90)
 """
 
 
 def test_jsonargparse_reads_texts_as_yaml_and_files_by_the_locale(tmp_path: Path) -> None:
-    """The reasons for leave_texts, read_configs_by and settled, without this package."""
+    """Why there are leave_texts, read_configs_by, read_numbers_by and settled."""
     found = subprocess.run(
         [sys.executable, "-c", ORIGINAL],
         cwd=tmp_path,
@@ -338,4 +341,4 @@ def test_jsonargparse_reads_texts_as_yaml_and_files_by_the_locale(tmp_path: Path
         text=True,
         check=True,
     )
-    assert found.stdout.split() == ["True", "True", "True"]
+    assert found.stdout.split() == ["True", "True", "True", "True"]

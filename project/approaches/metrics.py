@@ -1,6 +1,7 @@
 """The metrics of an epoch: those that every approach has, and those that a config adds."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,14 @@ SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 
 MetricFactory = Callable[[int], Metric]
 """Takes the number of classes and returns a metric of torchmetrics."""
+
+
+def natural_mode(monitor: str) -> Literal["min", "max"] | None:
+    """Return whether small or large values of a metric are good; None if it is none of these."""
+    name = monitor.rpartition("/")[2]
+    if name in ("loss", "loss_step"):
+        return "min"
+    return "max" if name in SCORES else None
 
 
 class EpochMetrics(Metric):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from project.approaches.metrics import natural_mode
 from project.errors import UserError
 
 
@@ -51,6 +52,12 @@ class Scheduler:
             scheduler = self.scheduler(optimizer)
         except (TypeError, ValueError) as error:
             raise UserError(f"model.lr_scheduler: {error}") from error
+        plateau = isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode == "min"
+        if plateau and natural_mode(self.monitor) == "max":
+            raise UserError(
+                f"mode: min takes the worst {self.monitor} for the best; use mode: max",
+                "model.lr_scheduler",
+            )
         if isinstance(scheduler, WarmupCosine):
             if self.interval != "step":
                 raise UserError("model.lr_scheduler: WarmupCosine needs interval: step")

@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.profilers import XLAProfiler
 
+from project.approaches.metrics import natural_mode
 from project.class_paths import is_a, listed, those_of
 from project.errors import UserError
 
@@ -76,6 +77,7 @@ def check_trainer_config(trainer: Namespace) -> None:
             if is_a(callback, refused):
                 raise UserError(f"{_name(callback)}: {reason}", "trainer.callbacks")
         _check_needs(callback, trainer)
+        _check_mode(callback)
         if is_a(callback, EMAWeightAveraging):
             _check_average(callback)
     _check_repeated(callbacks)
@@ -106,6 +108,16 @@ def _check_needs(callback: Namespace, trainer: Namespace) -> None:
                 "DeviceStatsMonitor: needs psutil for the statistics of a CPU: pip install psutil",
                 "trainer.callbacks",
             )
+
+
+def _check_mode(callback: Namespace) -> None:
+    options = _options(callback)
+    if options.get("mode") == "min" and natural_mode(str(options.get("monitor"))) == "max":
+        raise UserError(
+            f"{_name(callback)}: mode: min takes the worst {options.monitor} for the best; "
+            "use mode: max",
+            "trainer.callbacks",
+        )
 
 
 def _check_average(callback: Namespace) -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project.approaches.metrics import natural_mode
 from project.checkpoints import load_checkpoint
 from project.console import show
 from project.errors import UserError
@@ -33,7 +34,7 @@ class BestAndLast(ModelCheckpoint):
 
     Args:
         monitor: Metric that decides which weights are the best.
-        mode: Whether small or large values of it are good.
+        mode: Whether small or large values of it are good; null knows it of the built-in metrics.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
 
@@ -45,17 +46,22 @@ class BestAndLast(ModelCheckpoint):
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         every_n_steps: int | None = None,
     ) -> None:
-        super().__init__(filename="best", monitor=monitor, mode=mode, save_last=True)
         if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"{every_n_steps} must be at least 1, or null", "every_n_steps")
+            raise UserError(
+                f"{every_n_steps} must be at least 1, or null", "checkpoint.every_n_steps"
+            )
+        mode = mode or natural_mode(monitor)
+        super().__init__(filename="best", monitor=monitor, mode=mode or "min", save_last=True)
+        self._mode_is_known = mode is not None
         self.every_n_steps = every_n_steps
         self.best: dict[str, float] = {}
         self._best_step = 0  # optimizer steps before it was measured
         self._last_step = 0  # optimizer steps before last.ckpt was written
         self._save_after_validation = False
+        self._not_a_number = False  # whether a validation gave none
 
     @property
     def state_key(self) -> str:
@@ -186,7 +192,9 @@ class BestAndLast(ModelCheckpoint):
         if trainer.is_global_zero:
             copy = shutil.copytree if Path(self.last_model_path).is_dir() else shutil.copy
             copy(self.last_model_path, self.best_model_path)
-            show(f"nothing was validated ({_why_not(trainer)}): the last weights count as the best")
+            nan = f"{self.monitor} was never a number" if self._not_a_number else ""
+            reason = nan or f"nothing was validated ({_why_not(trainer)})"
+            show(f"{reason}: the last weights count as the best")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the last checkpoint along where a finished run is resumed in another directory."""
@@ -217,10 +225,16 @@ class BestAndLast(ModelCheckpoint):
                 f"there is no {self.monitor!r}; known are {', '.join(sorted(metrics))}",
                 "checkpoint.monitor",
             )
+        if not self._mode_is_known:
+            raise UserError(
+                f"say whether small or large values of {self.monitor} are good: min or max",
+                "checkpoint.mode",
+            )
         score, before = metrics[self.monitor].detach().cpu(), self.best_model_score
         sign = 1 if self.mode == "max" else -1
         better = before is None or sign * score.item() > sign * before.item()
-        better = better and not math.isnan(score.item())
+        self._not_a_number = math.isnan(score.item())
+        better = better and not self._not_a_number
         if not trainer.strategy.reduce_boolean_decision(better) or not _writes(trainer):
             return
         self.best_model_score = self.current_score = score

@@ -54,17 +54,18 @@ def _show_information(record: logging.LogRecord) -> bool:
 
 
 def stop_after_validations(trainer: Namespace) -> None:
-    """Let EarlyStopping look at validations where it monitors one.
+    """Let EarlyStopping look at a metric of the validation after it, at another after an epoch.
 
-    By default it looks at the end of an epoch, even of one that a limit ends without a validation.
+    By default the intervals of the validation decide that.
 
     Args:
         trainer: Config of the trainer; it is changed.
     """
     for stopping in those_of(trainer.callbacks, EarlyStopping):
         options = stopping.get("init_args") or Namespace()
-        if str(options.get("monitor")).startswith(VALIDATION):
-            options.check_on_train_epoch_end = False
+        if "monitor" in options and options.get("check_on_train_epoch_end") is None:
+            of_validation = str(options.monitor).startswith(VALIDATION)
+            options.check_on_train_epoch_end = not of_validation
 
 
 class Notices(L.Callback):

@@ -1,6 +1,7 @@
 """What a person sees of a run, and the summary that a program can read."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from rich.table import Table
 
@@ -192,7 +193,7 @@ class RunReport(L.Callback):
             "versions": versions(),
             "device": device_name(pl_module.device),
         }
-        text = json.dumps(self.summary, indent=2)
+        text = json.dumps(_finite(self.summary), indent=2)
         Path(trainer.default_root_dir, "summary.json").write_text(text + "\n")
 
     def show_result(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -225,10 +226,23 @@ class RunReport(L.Callback):
         show("\n".join(lines))
 
 
+def _finite(value: Any) -> Any:
+    """Return a value as JSON can hold it: it has no word for what isn't a number."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _why_not(trainer: Any) -> str:
     """Return why a training has no steps."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return f"trainer.max_steps: {trainer.max_steps}, and step {trainer.global_step} is reached"
     if trainer.max_epochs != -1 and trainer.current_epoch >= trainer.max_epochs:
         return f"trainer.max_epochs: {trainer.max_epochs}, and {trainer.current_epoch} are over"
-    return "it is over, by EarlyStopping, trainer.max_time or the last phase"
+    for callback in trainer.callbacks:
+        rest = callback.time_remaining() if isinstance(callback, Timer) else None
+        if rest is not None and rest <= 0:
+            return "trainer.max_time is over"
+        if isinstance(callback, EarlyStopping) and trainer.should_stop:
+            return "EarlyStopping has ended the training before"
+    return "all phases are over"

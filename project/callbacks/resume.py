@@ -1,6 +1,7 @@
 """What a run takes over from the checkpoint that it resumes, and what it forgets."""
 
 import math
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -23,9 +24,14 @@ class Resume(L.Callback):
     A checkpoint holds what a run has measured and how far it is. What the config of the resumed run
     gives to a callback stays as it is there. What was best, and since when, is forgotten if the
     validation measures something else now.
+
+    Args:
+        config: The complete config.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._ended = False  # by EarlyStopping
         self._validation: dict[str, Any] = {}
         self._order: dict[str, Any] = {}
         self._gradients: dict[str, Tensor] = {}
@@ -34,7 +40,7 @@ class Resume(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Look at the data, once."""
         if stage == "fit":
-            self._validation = _validation(trainer, pl_module)
+            self._validation = _validation(trainer, pl_module, self._config)
             self._order = _order(trainer)
 
     def on_save_checkpoint(
@@ -43,6 +49,7 @@ class Resume(L.Callback):
         """Save what was validated, what decides the order, and gradients that are accumulated."""
         checkpoint["validation"] = self._validation
         checkpoint["order"] = self._order
+        checkpoint["compared"] = _compared(trainer, self._config)
         if _accumulates(trainer):
             checkpoint["gradients"] = {
                 name: trainer.strategy.reduce(parameter.grad.clone(), reduce_op="mean")
@@ -63,14 +70,24 @@ class Resume(L.Callback):
         for key in states.keys() - present.keys():
             del states[key]
             _say(trainer, f"the checkpoint has a state of {key}, which this run doesn't have")
+        before, now = checkpoint.get("compared", {}), _compared(trainer, self._config)
         for key, state in states.items():
+            stopped = isinstance(present[key], EarlyStopping) and state["stopping_reason"]
+            if stopped and before.get(key) == now[key]:
+                self._ended = True
             _keep_options(present[key], state)
+        for key in now.keys() & before.keys():
+            if _without_patience(before[key]) != _without_patience(now[key]):
+                _say(trainer, f"the options of {key} are others: what it has compared is forgotten")
+                if key in states:
+                    states[key] = present[key].state_dict()
+                else:
+                    _forget_plateaus(checkpoint)
         if changes := _changes(checkpoint.get("validation"), self._validation):
             _say(trainer, f"the validation is another one ({changes}): what was best is forgotten")
             for key in states:
                 states[key] = _without_best(present[key], states[key])
-            for scheduler in checkpoint["lr_schedulers"]:
-                _forget_plateau(scheduler)
+            _forget_plateaus(checkpoint)
         averaged = checkpoint.get("current_model_state")
         if averaged and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
             _say(trainer, "it holds an average of weights: the run goes on from the weights alone")
@@ -87,6 +104,8 @@ class Resume(L.Callback):
         if changes := _changes(before, self._order):
             size, seen = self._order["batch"], batches["current"]["processed"] * before["batch"]
             most = self._order["steps_per_epoch"] or math.ceil(self._order["images"] / size)
+            limit = self._order["limit_train_batches"]
+            most = min(most, limit) if isinstance(limit, int) else int(most * limit)
             place = max(min(seen // size, most - 1), 0)
             ahead = place - batches["current"]["processed"]
             for counts in (batches["current"], batches["total"]):
@@ -98,10 +117,8 @@ class Resume(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Don't go on where EarlyStopping has ended the training."""
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-        for callback in callbacks:
-            if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience > 0:
-                trainer.should_stop = True
+        if self._ended:
+            trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say where a run resumes, and continue to accumulate gradients."""
@@ -125,18 +142,45 @@ def _say(trainer: L.Trainer, text: str) -> None:
         show(text)
 
 
-def _validation(trainer: Any, model: L.LightningModule) -> dict[str, Any]:
+def _validation(
+    trainer: Any, model: L.LightningModule, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what decides the results of a validation, beside the weights."""
     assert isinstance(model, ImageClassifier)
     data: ImageDataModule = trainer.datamodule
+    options = config["model"].get("init_args", {})
     return {
         "images": data.val_images.identity() if data.val_images else None,
         "image_shape": list(data.image_shape),
         "normalization": data.normalization,
         "limit_val_batches": _limit(trainer.limit_val_batches, data.fitting_eval_batch_size),
-        "loss": None if model.loss is None else repr(model.loss),
+        "loss": options.get("loss"),
+        "metrics": options.get("metrics"),
         "flip_tta": model.flip_tta,
+        "precision": trainer.precision,
     }
+
+
+def _compared(trainer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that decide what counts as better, by the owner of what was best."""
+    compared = {
+        callback.state_key: {
+            name: str(getattr(callback, name))
+            for name in signature(EarlyStopping.__init__).parameters
+            if hasattr(callback, name) and name not in ("verbose", "log_rank_zero_only")
+        }
+        for callback in trainer.callbacks
+        if isinstance(callback, EarlyStopping)
+    }
+    scheduler = config["model"].get("init_args", {}).get("lr_scheduler") or {}
+    options = scheduler.get("scheduler", {}).get("init_args") or {}
+    names = ("mode", "threshold", "threshold_mode")
+    limits = {name: options[name] for name in names if name in options}
+    return {**compared, "model.lr_scheduler": {"monitor": scheduler.get("monitor"), **limits}}
+
+
+def _without_patience(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "patience"}
 
 
 def _limit(batches: float, batch_size: int) -> str:
@@ -152,6 +196,7 @@ def _order(trainer: Any) -> dict[str, Any]:
         "batch": data.batch_size * trainer.world_size,
         "images": len(data.train_images),
         "steps_per_epoch": data.steps_per_epoch,
+        "limit_train_batches": trainer.limit_train_batches,
         "seed": run_seed(),
     }
 
@@ -186,7 +231,9 @@ def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]
     return state
 
 
-def _forget_plateau(scheduler: dict[str, Any]) -> None:
-    if "num_bad_epochs" in scheduler:
-        scheduler["num_bad_epochs"] = 0
-        scheduler["best"] = math.inf if scheduler["mode"] == "min" else -math.inf
+def _forget_plateaus(checkpoint: dict[str, Any]) -> None:
+    """Let ReduceLROnPlateau compare anew."""
+    for scheduler in checkpoint["lr_schedulers"]:
+        if "num_bad_epochs" in scheduler:
+            scheduler["num_bad_epochs"] = 0
+            scheduler["best"] = math.inf if scheduler["mode"] == "min" else -math.inf

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
+from project.approaches.metrics import natural_mode
 from project.errors import UserError
 from project.networks.freezing import Norm
 from project.networks.groups import Train
@@ -211,6 +212,10 @@ def _check_plateau(plateau: Plateau, key: str) -> None:
         )
     if plateau.patience < 1:
         raise UserError(f"{key}.patience: {plateau.patience} must be at least 1")
+    if plateau.mode == "min" and natural_mode(plateau.monitor) == "max":
+        raise UserError(
+            f"{key}.mode: min takes the worst {plateau.monitor} for the best; use mode: max"
+        )
     if plateau.min_delta < 0:
         raise UserError(f"{key}.min_delta: {plateau.min_delta} must be at least 0")
 

@@ -123,8 +123,9 @@ class FineTuningSchedule(L.Callback):
             train_phase(trainer, model, self._phase)
         if progress.start.step:  # earlier phases may have been longer, if the schedule has changed
             rest = sum(phase.steps for phase in self.resolved.phases[progress.number :])
-            epochs = math.ceil((progress.start.step + rest) / steps_per_epoch(trainer))
-            trainer.fit_loop.max_epochs = epochs
+            begun = math.ceil(progress.start.batch / trainer.accumulate_grad_batches)
+            epochs = math.ceil((begun + rest) / steps_per_epoch(trainer))
+            trainer.fit_loop.max_epochs = progress.start.epoch + epochs
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the phases, and cache the features that the first one needs."""

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import lightning as L
 import pytest
+from torch import Tensor, nn
 
+from project.cli import main
 from tests.conftest import Run
 from tests.finetuning.schedules import equal, last, phases
 
@@ -49,8 +51,8 @@ PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accu
 def test_reported_is_measured(options: list[str], run: Callable[..., Run]) -> None:
     fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=3", *SGD, *options)
     assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
-    scores = fitted.best["callbacks"]["BestAndLast"]["scores"]
-    assert scores.items() <= fitted.summary.items()
+    for name, value in fitted.best["callbacks"]["BestAndLast"]["scores"].items():
+        assert name.startswith("resources/") or fitted.summary[name] == value
     assert {"train/loss", "train/accuracy", "test/accuracy"} <= fitted.summary.keys()
     assert fitted.summary["best_epoch_seconds"] > 0
 
@@ -323,3 +325,149 @@ def test_limits_are_saved_as_they_were_asked_for(run: Callable[..., Any]) -> Non
     first = run("fit", *QUIET, *DATA, "--trainer.max_steps=5")
     more = run("fit", "--ckpt_path", first.path, "--trainer.max_steps=100")
     assert last(more.path)["global_step"] == 100
+
+
+RESUMED: list[tuple[str, list[str], list[str], str]] = [
+    (
+        "argument of a loss",
+        ["--model.loss=CrossEntropyLoss"],
+        ["--model.loss.label_smoothing=0.5"],
+        "the validation is another one",
+    ),
+    ("precision", [], ["--trainer.precision=bf16-mixed"], "the validation is another one"),
+    (
+        "delta of EarlyStopping",
+        ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"],
+        ["--trainer.callbacks.min_delta=0.5"],
+        "the options of EarlyStopping",
+    ),
+    (
+        "monitor of a scheduler",
+        [
+            "--model.lr_scheduler.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "--model.lr_scheduler.monitor=train/loss",
+        ],
+        ["--model.lr_scheduler.monitor=val/loss"],
+        "the options of model.lr_scheduler",
+    ),
+    ("batches", ["--trainer.max_steps=3"], ["--trainer.limit_train_batches=2"], "image 15"),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"), [pytest.param(*case[1:], id=case[0]) for case in RESUMED]
+)
+def test_what_no_longer_fits_is_said(
+    before: list[str], after: list[str], said: str, run: Callable[..., Run]
+) -> None:
+    first = run("fit", *QUIET, *DATA, *SGD, "--trainer.max_epochs=1", *before)
+    more = ("--trainer.max_epochs=2", "--trainer.max_steps=-1")
+    resumed = run("fit", "--ckpt_path", first.path, *more, *after)
+    assert said in resumed.out
+    assert val(run("validate", "--ckpt_path", resumed.path)) == val(resumed) != {}
+
+
+@pytest.mark.parametrize("option", ["stopping_threshold=9", "patience=0", "patience=1"])
+def test_a_run_that_early_stopping_has_ended_stays_so(option: str, run: Callable[..., Run]) -> None:
+    stopping = ("--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=9", *stopping)
+    first = run(*args, f"--trainer.callbacks.{option}", "--trainer.callbacks.min_delta=0.2")
+    again = run("fit", "--ckpt_path", first.path, "--trainer.max_epochs=12")
+    assert "nothing was trained: EarlyStopping has ended the training before" in again.out
+    assert last(again.path)["global_step"] == last(first.path)["global_step"] < 9 * 7
+
+
+def test_early_stopping_by_a_training_metric_looks_after_every_epoch(
+    run: Callable[..., Run],
+) -> None:
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: train/loss, min_delta: 9}}"
+    rarely = "--trainer.check_val_every_n_epoch=9"
+    args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=9", rarely)
+    ended = run(*args, f"--trainer.callbacks={stopping}")
+    assert last(ended.path)["global_step"] == 4 * 7  # with a patience of 3
+
+
+class NaNLoss(nn.Module):
+    """Is no number in validation and test."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(logits, targets)
+        return loss if logits.requires_grad else loss * float("nan")
+
+
+def test_a_validation_without_a_number_is_said(run: Callable[..., Run]) -> None:
+    loss = "--model.loss=tests.callbacks.test_checkpoint.NaNLoss"
+    fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", loss)
+    assert "val/loss was never a number: the last weights count as the best" in fitted.out
+    text = (fitted.path / "summary.json").read_text()
+    assert "NaN" not in text and fitted.summary["val/loss"] is None
+    assert fitted.summary["val/accuracy"] > 0
+
+
+def test_mode_follows_from_a_built_in_metric(run: Callable[..., Run]) -> None:
+    args = ("fit", *QUIET, *DATA, *SGD, "--trainer.max_epochs=3")
+    given = run(*args, "--checkpoint.monitor=val/accuracy", "--checkpoint.mode=max")
+    assert val(run(*args, "--checkpoint.monitor=val/accuracy")) == val(given)
+
+
+ACCURACY = "monitor=val/accuracy"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [
+                "--model.metrics={own: torchmetrics.classification.MulticlassAUROC}",
+                "--checkpoint.monitor=val/own",
+            ],
+            "^checkpoint.mode: say whether small or large values of val/own are good",
+        ),
+        (
+            ["--trainer.callbacks=EarlyStopping", f"--trainer.callbacks.{ACCURACY}"],
+            "^trainer.callbacks: EarlyStopping: mode: min takes the worst val/accuracy",
+        ),
+        (
+            [
+                "--model.lr_scheduler.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                f"--model.lr_scheduler.{ACCURACY}",
+            ],
+            "^model.lr_scheduler: mode: min takes the worst val/accuracy",
+        ),
+    ],
+)
+def test_the_worst_is_not_taken_for_the_best(
+    options: list[str], message: str, fails: Callable[..., str]
+) -> None:
+    assert re.search(message, fails("fit", *QUIET, *DATA, *options))
+
+
+def test_what_is_not_tested_is_said(run: Callable[..., Run], fails: Callable[..., str]) -> None:
+    fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.limit_test_batches=0")
+    assert "nothing was tested: trainer.limit_test_batches: 0" in fitted.out
+    for command, limit in {"test": "test", "validate": "val", "predict": "predict"}.items():
+        option = f"trainer.limit_{limit}_batches"
+        message = fails(command, "--ckpt_path", fitted.path, f"--{option}=0")
+        assert message == f"{option}: 0 leaves nothing to {command}"
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_config_of_a_run_may_follow_its_checkpoint(command: str, run: Callable[..., Run]) -> None:
+    first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1").path
+    again = Path("again")
+    config = ("--config", first / "config.yaml", "--trainer.max_epochs=2")
+    main([command, "--ckpt_path", str(first), "--run_dir", str(again), *map(str, config)])
+    assert (again / "summary.json").is_file()
+    if command == "fit":
+        assert last(again)["global_step"] == 14
+
+
+def test_another_batch_size_cuts_no_phase_short(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    two = phases(
+        "{name: a, train: [head], epochs: 2}", "{name: b, train: all, epochs: 2, norm: eval}"
+    )
+    first = run(*schedule, two, STOP % 11).path
+    resumed = run(*schedule, two, f"--ckpt_path={first}", "--data.batch_size=8")
+    assert "epoch 4/4" in resumed.out and last(resumed.path)["epoch"] == 3

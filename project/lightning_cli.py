@@ -305,7 +305,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.report.tracking = configure_loggers(config.trainer, self.run.path, name)
         self.trainer_defaults["callbacks"] = [
             RunRecord(self.saved, self.run.path),
-            Resume(config_text.load(self.saved)),
+            Resume(config_text.plain(config_text.load(self.saved))),
             self.resources,
             TestPredictions(),  # before the summary says that there was a test
             self.report,

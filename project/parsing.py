@@ -240,7 +240,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         name, owner = option[1], classes[-1] if classes else ""
         if not owner:
             return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
-        if resolve_name(owner) is Optimizer:
+        if _named(owner) is Optimizer:
             key = ".".join(keys)
             return f"{key}: {name!r} is of no optimizer; name one before, as by --{key} Adam"
         close = _similar(name, _options(owner))
@@ -312,11 +312,17 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
     return f"; known are {', '.join(known)}" if known and listed else ""
 
 
-def _options(class_path: str) -> list[str]:
+def _named(class_path: str) -> Any:
+    """Return the class of a path; None for a name without its module."""
     try:
-        known = vars(_class_parser(resolve_name(class_path)).get_defaults()) if class_path else {}
-    except (ImportError, AttributeError, ValueError):  # a class by its name alone, or none
-        return []
+        return resolve_name(class_path)
+    except (ValueError, ImportError, AttributeError):
+        return None
+
+
+def _options(class_path: str) -> list[str]:
+    owner = _named(class_path)
+    known = vars(_class_parser(owner).get_defaults()) if owner else {}
     return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
 
 

@@ -31,6 +31,11 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         ["fit", "--model.optimizer.lr", "0.1"],
         "^model.optimizer: 'lr' is of no optimizer; name one before, as by --model.optimizer Adam",
     ),
+    (
+        "option of a short name",
+        ["fit", "--data={class_path: Digits, init_args: {augment: {class_path: Augment}, x: 1}}"],
+        "Digits has no option 'x'",
+    ),
     ("a time for a number", ["fit", "--data.batch_size", "1:30"], "expected int, got '1:30'"),
     ("no trainer", ["fit", "--config=null.yaml"], "^trainer: None must be options below it"),
     ("optimizer class", ["fit", "--model.optimizer", "Adm"], "model.optimizer: no class 'Adm'"),

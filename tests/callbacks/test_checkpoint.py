@@ -442,6 +442,14 @@ def test_the_worst_is_not_taken_for_the_best(
     assert re.search(message, fails("fit", *QUIET, *DATA, *options))
 
 
+def test_a_text_in_quotes_does_not_make_a_checkpoint_unreadable(run: Callable[..., Run]) -> None:
+    """Nothing but plain values of the config goes into it."""
+    monitor = "--model.lr_scheduler.monitor=0.5"
+    scheduler = "--model.lr_scheduler.scheduler={class_path: StepLR, init_args: {step_size: 1}}"
+    fitted = run("fit", *QUIET, *DATA, *SGD, "--trainer.max_epochs=1", scheduler, monitor)
+    assert fitted.best["compared"]["model.lr_scheduler"]["monitor"] == "0.5"
+
+
 def test_what_is_not_tested_is_said(run: Callable[..., Run], fails: Callable[..., str]) -> None:
     fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.limit_test_batches=0")
     assert "nothing was tested: trainer.limit_test_batches: 0" in fitted.out

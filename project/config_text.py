@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 
 from project.errors import UserError
 
+MOST_VALUES = 1_000_000  # of a config, with what aliases repeat
 MISSING = "null"  # the word that means None, in a file and on the command line
 
 
@@ -104,6 +105,7 @@ def load(text: str, path: str = "") -> Any:
     """
     try:
         value = yaml.load(str(text), ConfigLoader)
+        _check_size([value])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -122,6 +124,22 @@ def load(text: str, path: str = "") -> Any:
     ):
         return text  # C: is a text
     return value
+
+
+def _check_size(values: list[Any]) -> None:
+    """Refuse what aliases make endless, or nearly so.
+
+    Raises:
+        ValueError: If there are more values than a config could have.
+    """
+    count = 0
+    while values:
+        value = values.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError("its aliases (*) repeat each other without end")
+        if isinstance(value, dict | list | tuple):
+            values += value.values() if isinstance(value, dict) else value
 
 
 def dump(value: Any) -> str:

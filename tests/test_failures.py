@@ -158,6 +158,7 @@ def test_error_deep_inside(args: tuple[str, ...], message: str, fails: Callable[
 
 
 FILES: list[tuple[str, bytes, str]] = [
+    ("alias of itself", b"trainer: &t {callbacks: *t}", "^given.yaml: its aliases .* without end"),
     ("latin-1", "experiment: ü".encode("latin-1"), "^given.yaml: is not in UTF-8 .byte 12 is 0xfc"),
     ("UTF-16", "experiment: ü".encode("utf-16"), "^given.yaml: is not in UTF-8 .byte 0 is 0xff"),
     ("bracket", b"trainer:\n  max_epochs: [1\nmodel: 3\n", "^given.yaml: line 3, column 6: "),

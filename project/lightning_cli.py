@@ -386,14 +386,18 @@ class ProjectCLI(CheckpointsDecideNothing):
         best = checkpoint.best_model_path if checkpoint else None
         if best and self.report.lacks_validation(self.trainer):
             self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
-        wanted = self.options.test_after_fit and self.datamodule.test_images
-        if not self.datamodule.test_images or not trainer.limit_test_batches:
-            images = "there are no test images" if trainer.limit_test_batches else ""
-            if self.options.test_after_fit and trainer.is_global_zero:
-                show(f"nothing was tested: {images or 'trainer.limit_test_batches: 0'}")
-        elif wanted and (best or trainer.fast_dev_run):
-            self.trainer.test(self.model, self.datamodule, ckpt_path=best or None, verbose=False)
+        if self.options.test_after_fit and (best or trainer.fast_dev_run):
+            self._test_best(best or None)
         self.report.show_result(self.trainer, self.model)
+
+    def _test_best(self, ckpt_path: str | None) -> None:
+        reason = "" if self.datamodule.test_images else "there are no test images"
+        if not self.trainer.limit_test_batches:
+            reason = "trainer.limit_test_batches: 0"
+        if not reason:
+            self.trainer.test(self.model, self.datamodule, ckpt_path=ckpt_path, verbose=False)
+        elif self.trainer.is_global_zero:
+            show(f"nothing was tested: {reason}")
 
     def test(self, **kwargs: Any) -> None:
         """Test without Lightning's table: the report has one."""

@@ -72,7 +72,7 @@ class Resume(L.Callback):
             _say(trainer, f"the checkpoint has a state of {key}, which this run doesn't have")
         before, now = checkpoint.get("compared", {}), _compared(trainer, self._config)
         for key, state in states.items():
-            stopped = isinstance(present[key], EarlyStopping) and state["stopping_reason"]
+            stopped = isinstance(present[key], EarlyStopping) and state.get("stopping_reason")
             if stopped and before.get(key) == now[key]:
                 self._ended = True
             _keep_options(present[key], state)

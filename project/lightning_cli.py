@@ -11,47 +11,33 @@ from typing import Any, TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 from project import __version__, config_text
 from project.approaches import ImageClassifier, TrainFromScratch
 from project.approaches.pretrained import remove_weights
-from project.callbacks import (
-    BestAndLast,
-    Figures,
-    PredictionWriter,
-    ResourceMonitor,
-    Resume,
-    RunRecord,
-    RunReport,
-    TestPredictions,
-)
+from project.callbacks import BestAndLast, RunReport
 from project.callbacks.allowed import check_trainer_config
 from project.callbacks.checkpoint import best_and_last
-from project.callbacks.destinations import send_into
 from project.callbacks.finders import Built, search, take_finders
-from project.callbacks.notices import (
-    MonitorCheck,
-    Notices,
-    show_messages,
-    stop_after_validations,
-)
+from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
 from project.callbacks.predictions import PREDICTIONS
-from project.callbacks.report import progress_bars
-from project.checkpoints import find_checkpoint, load_checkpoint, local
-from project.class_paths import check_arguments, those_of
-from project.console import readable, show
+from project.checkpoints import WholeCheckpoints, find_checkpoint, load_checkpoint, local
+from project.class_paths import check_arguments
+from project.console import show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
 from project.failures import Raised, explained, innermost, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
+from project.opening import Run, open_run
 from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
-from project.runs import RunDir, experiment_name, with_config_of_run
-from project.tracking import check_loggers, configure_loggers, given_by_environment
+from project.resuming import resume, with_config_of_run
+from project.runs import RunDir, experiment_name
+from project.tracking import given_by_environment
 from project.upstream import (
     CheckpointsDecideNothing,
     drop_anonymous,
@@ -90,11 +76,9 @@ class ProjectCLI(CheckpointsDecideNothing):
         other_commands: Mapping[str, str] | None = None,
     ) -> None:
         given = sys.argv[1:] if args is None else args
-        self._first = str(given[0]) if isinstance(given, list) and given else ""
-        self.run: RunDir | None = None
+        self._given = [str(arg) for arg in given] if isinstance(given, list) else []
+        self.opened: Run | None = None
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
-        self.resources = ResourceMonitor()
-        self.report = RunReport(self.resources)
         show_messages()
         with self._released_run(), self._explained():
             super().__init__(
@@ -129,12 +113,12 @@ class ProjectCLI(CheckpointsDecideNothing):
             yield
             unused = False
         finally:
-            if self.run is not None:
+            if self.opened is not None:
                 trainer = getattr(self, "trainer", None)
                 measured = trainer and (trainer.global_step or trainer.callback_metrics)
                 if unused and not measured and "wandb" in sys.modules:
                     sys.modules["wandb"].finish(exit_code=1)  # it writes until then
-                self.run.release(unused=unused and not measured)
+                self.opened.directory.release(unused=unused and not measured)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -158,7 +142,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         """
         hidden = {"weights_only", "verbose", "return_predictions"}
         known = {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
-        return {self._first: known[self._first]} if self._first in known else known
+        first = self._given[0] if self._given else ""
+        return {first: known[first]} if first in known else known
 
     @property
     def options(self) -> Namespace:
@@ -170,6 +155,13 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Add the options of a run, and what data and model know of each other."""
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Exactly this run directory."
+        )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="auto: fit goes on with the newest run of this config, if it has not ended; or "
+            "the run directory to go on with.",
         )
         parser.add_argument(
             "--experiment",
@@ -198,12 +190,11 @@ class ProjectCLI(CheckpointsDecideNothing):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Take the config of the run that a checkpoint belongs to, unless one is given."""
-        given = sys.argv[1:] if args is None else args
-        if isinstance(given, list):
+        if args is None or isinstance(args, list):
             assert isinstance(parser, ProjectParser)
-            self.config = parser.parse(with_config_of_run([str(arg) for arg in given]))
+            self.config = parser.parse(with_config_of_run(self._given))
         else:
-            self.config = parser.parse_object(given)
+            self.config = parser.parse_object(args)
         command = self.config.get("subcommand")
         seed = (self.config[command] if command else self.config).get("seed_everything")
         if isinstance(seed, int) and not 0 <= seed < 2**32:
@@ -238,14 +229,24 @@ class ProjectCLI(CheckpointsDecideNothing):
         Args:
             config: Config of the command; it is changed.
         """
+        config.experiment = config.experiment or experiment_name(config)
+        self._resume(config)
         self._find_checkpoint(config)
         limit = LIMITS.get(str(self.subcommand))
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
         self._search(config)
-        self._open_run(config)
+        self.opened = open_run(config, self._saved(config))
+        self.trainer_defaults["callbacks"] = self.opened.callbacks
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them
+
+    def _resume(self, config: Namespace) -> None:
+        if self.subcommand == "fit":
+            if not resume(config, config_text.load(self._saved(config)), self._given):
+                sys.exit(0)
+        elif config.resume is not None:
+            raise UserError(f"{self.subcommand} takes --ckpt_path", "resume")
 
     def _find_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path is not None:
@@ -296,30 +297,6 @@ class ProjectCLI(CheckpointsDecideNothing):
         finally:
             self.config = whole
 
-    def _open_run(self, config: Namespace) -> None:
-        check_loggers(config.trainer)
-        config.experiment = config.experiment or experiment_name(config)
-        self.run = RunDir(config)
-        self.saved = self._saved(config)
-        name = readable(f"{config.experiment}/{self.run.path.name}")
-        self.report.tracking = configure_loggers(config.trainer, self.run.path, name)
-        self.trainer_defaults["callbacks"] = [
-            RunRecord(self.saved, self.run.path),
-            Resume(config_text.plain(config_text.load(self.saved))),
-            self.resources,
-            TestPredictions(),  # before the summary says that there was a test
-            self.report,
-            Figures(),
-            PredictionWriter(),
-            Notices(),
-        ]
-        logs_lr = those_of(config.trainer.callbacks, LearningRateMonitor)
-        if config.trainer.logger and not logs_lr:
-            self.trainer_defaults["callbacks"].append(LearningRateMonitor())
-        config.trainer.default_root_dir = str(self.run.path)
-        send_into(self.run.path, config.trainer)
-        self.trainer_defaults["callbacks"] += progress_bars(config.trainer)
-
     def _saved(self, config: Namespace) -> str:
         """Return the config to save, which runs again in a new directory.
 
@@ -327,7 +304,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         gives before ``--config`` would be lost.
         """
         values = config_text.load(self.command_parser.dump(config, skip_none=False))
-        own = {"run_dir", "ckpt_path"}
+        own = {"run_dir", "ckpt_path", "resume"}
         return config_text.dump({name: value for name, value in values.items() if name not in own})
 
     def instantiate_classes(self) -> None:
@@ -346,6 +323,8 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the config's own
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         trainer.callbacks.insert(0, MonitorCheck())  # before Lightning looks for the metric itself
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
@@ -369,14 +348,26 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "trainer.num_nodes",
             )
         log_on_first_rank(trainer.global_rank)
-        if self.run is not None and trainer.is_global_zero:
-            self.run.claim(self.saved, self.options.ckpt_path if self.subcommand == "fit" else None)
+        if self.opened is not None and trainer.is_global_zero:
+            self.opened.directory.claim(self.opened.config, self._goes_on(self.opened.directory))
+
+    def _goes_on(self, directory: RunDir) -> bool:
+        """Return whether a training goes on in the directory where it has begun."""
+        checkpoint = self.options.get("ckpt_path")
+        resumed = self.options.get("resume") is not None or directory.holds(checkpoint)
+        return self.subcommand == "fit" and resumed
 
     def callbacks_of(self, kind: type[T]) -> list[T]:
         """Return the callbacks of a class."""
         trainer: Any = self.trainer
         callbacks: list[L.Callback] = trainer.callbacks
         return [callback for callback in callbacks if isinstance(callback, kind)]
+
+    @property
+    def report(self) -> RunReport:
+        """What a person sees of the run."""
+        assert self.opened is not None
+        return self.opened.report
 
     def after_fit(self) -> None:
         """Test the best checkpoint, validate it unless that is done, and show the result."""
@@ -388,6 +379,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.trainer.validate(self.model, self.datamodule, ckpt_path=best, verbose=False)
         if self.options.test_after_fit and (best or trainer.fast_dev_run):
             self._test_best(best or None)
+        self.report.end(self.trainer, self.model)
         self.report.show_result(self.trainer, self.model)
 
     def _test_best(self, ckpt_path: str | None) -> None:

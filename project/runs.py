@@ -1,64 +1,27 @@
-"""Run directories: claiming a new one, and finding the config of an old one."""
+"""Run directories: what is in them, and claiming one."""
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 
-from project import config_text
-from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, local
+from project.checkpoints import CHECKPOINTS, local
 from project.console import is_utf8, readable
 from project.errors import UserError
+from project.saving import write
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+IDENTITY = "run.json"
 LOCK = ".lock"
-REPLACED = (CONFIG, "metrics.csv", "summary.json")  # by a run that resumes in its directory
-CHECKPOINTS = "checkpoints"
-AT_THE_START = {LOCK, CONFIG, "wandb"}  # what every run directory begins with
-
-
-def with_config_of_run(args: list[str]) -> list[str]:
-    """Insert ``--config`` of the run that ``--ckpt_path`` belongs to, unless one is given."""
-    if any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args):
-        return args
-    joined = [arg.partition("=")[2] for arg in args if arg.startswith("--ckpt_path=")]
-    separate = [after for arg, after in pairwise(args) if arg == "--ckpt_path"]
-    for path in joined + separate:
-        config = find_checkpoint(path).parent.parent / CONFIG
-        if not config.is_file():
-            raise UserError(f"--ckpt_path {path}: no {config} beside it; give --config")
-        _refuse_foreign_classes(config)
-        return [args[0], f"--config={config}", *args[1:]]
-    return args
-
-
-def _refuse_foreign_classes(config: Path) -> None:
-    """Don't import what a config names that nobody asked for by ``--config``.
-
-    Raises:
-        UserError: If it names a class outside of the trusted packages.
-    """
-
-    def class_paths(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            if isinstance(path := value.get("class_path"), str):
-                yield path
-            value = list(value.values())
-        for item in value if isinstance(value, list) else []:
-            yield from class_paths(item)
-
-    for path in class_paths(config_text.mapping(config)):
-        if path.split(".")[0] not in TRUSTED_PACKAGES:
-            raise UserError(f"{config} names {path}; if you trust it, give --config {config}")
+AT_THE_START = {LOCK, CONFIG, IDENTITY, "wandb"}  # what every run directory begins with
 
 
 def experiment_name(config: Namespace) -> str:
@@ -74,6 +37,25 @@ def is_run_dir(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and any((folder / name).exists() for name in others)
 
 
+def this_job() -> str | None:
+    """Return the SLURM job that this process is part of, None outside of SLURM."""
+    job, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID")
+
+
+def job_of(run: Path) -> str | None:
+    """Return the SLURM job that a run directory is of, None if it is of none."""
+    return _identity(run).get("slurm_job")
+
+
+def _identity(run: Path) -> dict[str, str | None]:
+    try:
+        found = json.loads((run / IDENTITY).read_text())
+    except (OSError, ValueError):  # of an older version, or not of this program
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class RunDir:
     """The directory of one run.
 
@@ -85,6 +67,7 @@ class RunDir:
 
     Attributes:
         path: Its path.
+        wandb_id: Id of the run in W&B, which stays when it is resumed here.
 
     Raises:
         UserError: If it is not a folder on this machine.
@@ -101,25 +84,37 @@ class RunDir:
         self.path = local(Path(given), self._key)
         if not is_utf8(str(self.path.absolute())):
             raise self._error(": is not in UTF-8, as W&B needs it; choose another name")
+        self.wandb_id = str(_identity(self.path).get("wandb_id") or secrets.token_hex(4))
         self._lock: int | None = None  # a number: copies of the model hold this, too
         self._made: list[Path] = []
         self._found: set[str] | None = None  # what was in the directory; None before it is claimed
 
-    def claim(self, config: str, ckpt_path: str | None = None) -> None:
-        """Make the directory, and write the config into it.
+    def holds(self, file: str | None) -> bool:
+        """Return whether a file is in the directory."""
+        return file is not None and self.path.resolve() in Path(file).resolve().parents
 
-        Files that a resumed run has there get another name, before a logger replaces them.
+    def claim(self, config: str, goes_on: bool = False) -> None:
+        """Make the directory, and write the config into it.
 
         Args:
             config: The complete config as YAML.
-            ckpt_path: The checkpoint that a training resumes, which may be in the directory.
+            goes_on: Whether the run in the directory is resumed. Its ``metrics.csv`` goes on, too;
+                its summary, and its config if it is another one, get another name.
 
         Raises:
             UserError: If it can't be made, holds another run, or is that of a running process.
         """
         try:
             self._make()
-            self._write(config, ckpt_path)
+            if goes_on:
+                self._set_aside(config)
+            elif (self.path / CONFIG).exists():
+                raise self._error(
+                    ": holds another run; choose another, delete it, or go on with --resume"
+                )
+            write(self.path / CONFIG, config)
+            identity = {"wandb_id": self.wandb_id, "slurm_job": this_job()}
+            write(self.path / IDENTITY, json.dumps(identity) + "\n")
         except (OSError, ValueError, RuntimeError) as error:  # also for a NUL, a circle of links
             reason = getattr(error, "strerror", None) or error
             raise self._error(f" can't be made: {reason}") from error
@@ -140,15 +135,11 @@ class RunDir:
             self._lock = lock
         self._found = found
 
-    def _write(self, config: str, ckpt_path: str | None) -> None:
-        if ckpt_path and self.path.resolve() in Path(ckpt_path).resolve().parents:
-            for old in filter(Path.exists, (self.path / name for name in REPLACED)):
-                old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
-        try:
-            with (self.path / CONFIG).open("x", encoding="utf-8") as file:
-                file.write(config)
-        except FileExistsError:
-            raise self._error(": holds another run; choose another or delete it") from None
+    def _set_aside(self, config: str) -> None:
+        own = self.path / CONFIG
+        changed = [own] if own.exists() and own.read_text(encoding="utf-8") != config else []
+        for old in filter(Path.exists, [*changed, self.path / SUMMARY]):
+            old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
 
     def _error(self, reason: str) -> UserError:
         return UserError(readable(self.path) + reason, self._key)

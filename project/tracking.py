@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from project.class_paths import is_a, listed
 from project.errors import UserError
+from project.runs import RunDir
 from project.upstream import logged_in_to_wandb, wandb_url
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -49,12 +50,12 @@ def check_loggers(trainer: Namespace) -> None:
             options.save_dir = RUN_DIR
 
 
-def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
+def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
     """Send the loggers into the run directory, and add a CSV file to them.
 
     Args:
         trainer: Config of the trainer; it is changed.
-        run_dir: The run directory.
+        run: The run directory.
         name: Name of the run in W&B, where the config gives none.
 
     Raises:
@@ -68,22 +69,22 @@ def configure_loggers(trainer: Namespace, run_dir: Path, name: str) -> Tracking:
         wandb = is_a(logger, WandbLogger)
         if options.get("save_dir") == RUN_DIR:
             elsewhere = os.environ.get("WANDB_DIR") if wandb else None
-            options.save_dir = elsewhere or str(run_dir)
+            options.save_dir = elsewhere or str(run.path)
             for kind, folder in FOLDERS.items():
                 if is_a(logger, kind) and options.get("name", "own") is None:
                     options.name = folder
                     options.version = options.get("version") or ""
         if wandb:
-            tracking = _configure_wandb(options, run_dir, name)
+            tracking = _configure_wandb(options, run, name)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
-        in_run_dir = Namespace(save_dir=str(run_dir), name="", version="")
+        in_run_dir = Namespace(save_dir=str(run.path), name="", version="")
         class_path = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
         loggers.append(Namespace(class_path=class_path, init_args=in_run_dir))
     trainer.logger = loggers
     return tracking
 
 
-def _configure_wandb(options: Namespace, run_dir: Path, name: str) -> Tracking:
+def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     chosen = "offline" if options.get("offline") else options.get("mode")
     if chosen is None:
         mode, reason = wandb_mode()
@@ -97,7 +98,10 @@ def _configure_wandb(options: Namespace, run_dir: Path, name: str) -> Tracking:
     options.name = options.get("name") or os.environ.get("WANDB_NAME") or name
     # jsonargparse passes None for what Lightning would default to "allow"
     options.resume = options.get("resume") or os.environ.get("WANDB_RESUME") or "allow"
-    folder = Path(options.get("save_dir") or run_dir)
+    given = options.get("id") or options.get("version")
+    run.wandb_id = given or os.environ.get("WANDB_RUN_ID") or run.wandb_id
+    options.id = run.wandb_id
+    folder = Path(options.get("save_dir") or run.path)
     return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
 
 

@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 QUIET = (  # warnings about what is meant to be so, or that no user can act on
-    "(?s).*Experiment logs directory .* exists and is not empty.*",  # it is the run directory
     "(?s).*Checkpoint directory .* exists and is not empty.*",
     ".*recommended to use .*sync_dist=True.*",  # metrics are synchronised by torchmetrics
     ".*loading a checkpoint outside the .fit. stage.*",  # of an average, which is in it

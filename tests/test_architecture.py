@@ -15,6 +15,8 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("cli",),
     ("commands",),
     ("lightning_cli",),
+    ("opening",),
+    ("resuming",),
     ("parsing",),
     ("length",),
     ("callbacks",),
@@ -22,8 +24,10 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("approaches",),
     ("data",),
     ("networks",),
-    ("runs", "tracking"),
-    ("checkpoints", "class_paths", "config_text", "failures", "console", "environment", "upstream"),
+    ("tracking", "metrics_file"),
+    ("runs",),
+    ("checkpoints",),
+    ("saving", "class_paths", "config_text", "failures", "console", "environment", "upstream"),
     ("errors", "randomness"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}

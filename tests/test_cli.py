@@ -26,7 +26,14 @@ QUICK = ("--trainer.max_epochs", 1, "--trainer.logger", "false")
 def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
     finished = run("fit", "--trainer.max_epochs", 2)
     names = {path.name for path in finished.path.iterdir()}
-    assert names >= {"config.yaml", "checkpoints", "metrics.csv", "wandb", "summary.json"}
+    assert names >= {
+        "config.yaml",
+        "checkpoints",
+        "metrics.csv",
+        "wandb",
+        "summary.json",
+        "run.json",
+    }
     assert {path.name for path in (finished.path / "checkpoints").iterdir()} == {
         "best.ckpt",
         "last.ckpt",
@@ -38,7 +45,7 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
         *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
         *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),
         *("approach", "pretrained", "best_epoch_seconds", "process_seconds", "gflop_per_image"),
-        "data",
+        *("data", "ended"),
     }
     assert set(finished.summary) == scores | costs
     assert len(finished.summary["epoch_seconds"]) == 2

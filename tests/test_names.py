@@ -224,19 +224,19 @@ def test_only_one_of_several_gets_a_directory(tmp_path: Path) -> None:
 
 
 def test_one_process_resumes_in_a_directory(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     first = run_dir_of(tmp_path / "run")
     first.claim("first")
     with pytest.raises(UserError, match="another process is running in it"):
-        run_dir_of(tmp_path / "run").claim("second", str(checkpoint))
+        run_dir_of(tmp_path / "run").claim("second", goes_on=True)
     first.release()
     (tmp_path / "run" / "metrics.csv").write_text("steps of the first")
     second = run_dir_of(tmp_path / "run")
-    second.claim("second", str(checkpoint))
+    second.claim("second", goes_on=True)
     second.release(unused=True)  # but the first run is there
     assert (tmp_path / "run" / "config.yaml").read_text() == "second"
     kept = {path.read_text() for path in (tmp_path / "run").glob("*-until-*")}
-    assert kept == {"first", "steps of the first"}
+    assert kept == {"first"}
+    assert (tmp_path / "run" / "metrics.csv").read_text() == "steps of the first"
 
 
 def test_a_process_that_died_while_it_claimed_does_not_block(tmp_path: Path) -> None:

@@ -241,7 +241,6 @@ def test_torch_compiles_no_more_than_a_few_programs() -> None:
 
 QUICK = ("fit", "--trainer.max_epochs=1", "--trainer.logger=false")
 RUNS = {  # part of the warning: command lines, of which the last one causes it
-    "Experiment logs directory": [("fit", "--trainer.max_epochs=1")],
     "Checkpoint directory": [
         (*QUICK, "--run_dir=run"),
         (*QUICK, "--trainer.max_epochs=2", "--ckpt_path=run", "--run_dir=run"),

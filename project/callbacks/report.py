@@ -24,6 +24,8 @@ from project.console import print_table, show
 from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
+from project.runs import SUMMARY
+from project.saving import write
 from project.tracking import Tracking
 
 SPLITS = ("train/", "val/")
@@ -47,14 +49,12 @@ class RunReport(L.Callback):
 
     Args:
         resources: Where times and throughput come from.
-
-    Attributes:
         tracking: What there is to say of W&B.
     """
 
-    def __init__(self, resources: ResourceMonitor) -> None:
+    def __init__(self, resources: ResourceMonitor, tracking: Tracking) -> None:
         self.resources = resources
-        self.tracking = Tracking()
+        self.tracking = tracking
         self.summary: dict[str, Any] = {}
         self._epoch: int | None = None  # that is not reported yet
         self._validated = False  # since the last report
@@ -143,7 +143,7 @@ class RunReport(L.Callback):
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
         scores = checkpoint.best if checkpoint else {}
-        if not self.resources.images and trainer.global_rank == 0:
+        if self.resources.idle and trainer.global_rank == 0:
             show(f"nothing was trained: {_why_not(trainer)}")
         self.summary |= {
             "approach": type(pl_module).__name__,
@@ -180,6 +180,11 @@ class RunReport(L.Callback):
         self._take(trainer, "test/")
         self._write(trainer, pl_module)
 
+    def end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record that nothing of the run is left to do."""
+        self.summary["ended"] = True
+        self._write(trainer, pl_module)
+
     def _take(self, trainer: L.Trainer, prefix: str) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefix):
@@ -194,7 +199,7 @@ class RunReport(L.Callback):
             "device": device_name(pl_module.device),
         }
         text = json.dumps(_finite(self.summary), indent=2)
-        Path(trainer.default_root_dir, "summary.json").write_text(text + "\n")
+        write(Path(trainer.default_root_dir, SUMMARY), text + "\n")
 
     def show_result(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the scores, what they cost and where everything is."""

@@ -9,6 +9,8 @@ import torch
 from project.data import Batch
 from project.environment import peak_memory_mb
 
+EPOCH_SECONDS = "resources/epoch_seconds"  # is in the row of every epoch
+
 
 class ResourceMonitor(L.Callback):
     """Measures each epoch and logs it under ``resources/``.
@@ -17,6 +19,8 @@ class ResourceMonitor(L.Callback):
         epoch_seconds: Seconds of the training part of each epoch, without validation.
         images: Images trained on, over all epochs and ranks.
         fit_seconds: Seconds from the first step's preparation to the end of the last epoch.
+
+    A resumed run counts on from what the checkpoint has cost.
     """
 
     def __init__(self) -> None:
@@ -24,8 +28,45 @@ class ResourceMonitor(L.Callback):
         self.images = 0
         self.fit_seconds = 0.0
         self._fit_start = 0.0
+        self._before = 0, 0.0  # images and seconds of the parts of the run before this one
+        self._begun = 0, 0.0  # the same of the epoch in which it resumes
         self._epoch_start: float | None = None
         self._epoch_images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the training has cost up to now."""
+        done, begun = list(self.epoch_seconds), 0.0
+        if self._epoch_start is not None:
+            begun = time.perf_counter() - self._epoch_start
+        elif self._epoch_images:  # only its end is left
+            begun = done.pop()
+        return {
+            "images": self.images,
+            "fit_seconds": self._seconds(),
+            "epoch_seconds": done,
+            "begun": [self._epoch_images, begun],
+        }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count on from what the run that is resumed has cost."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if trainer.state.fn != "fit" or not state:
+            return
+        self.images = state["images"]
+        self.epoch_seconds = list(state["epoch_seconds"])
+        self._before = self.images, state["fit_seconds"]
+        images, seconds = state["begun"]
+        self._begun = images, seconds
+
+    def _seconds(self) -> float:
+        return self._before[1] + time.perf_counter() - self._fit_start
+
+    @property
+    def idle(self) -> bool:
+        """Whether no epoch was trained in this process."""
+        return self.images == self._before[0]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -36,6 +77,8 @@ class ResourceMonitor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of an epoch in whose middle a run resumes."""
         self.on_train_epoch_start(trainer, pl_module)
+        self._epoch_images, seconds = self._begun
+        self._epoch_start = time.perf_counter() - seconds
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -65,10 +108,11 @@ class ResourceMonitor(L.Callback):
             return
         images = self._epoch_images * trainer.world_size
         self.images += images
+        self._epoch_images = 0
         pl_module.log_dict(
             {
-                "resources/fit_seconds": time.perf_counter() - self._fit_start,
-                "resources/epoch_seconds": self.epoch_seconds[-1],
+                "resources/fit_seconds": self._seconds(),
+                EPOCH_SECONDS: self.epoch_seconds[-1],
                 "resources/images_per_second": images / self.epoch_seconds[-1],
                 "resources/peak_memory_mb": peak_memory_mb(pl_module.device),
             }
@@ -83,7 +127,7 @@ class ResourceMonitor(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock."""
-        self.fit_seconds = time.perf_counter() - self._fit_start
+        self.fit_seconds = self._seconds()
 
     @property
     def images_per_second(self) -> float:

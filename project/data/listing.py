@@ -5,8 +5,9 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from project.checkpoints import CHECKPOINTS
 from project.console import readable
-from project.runs import CHECKPOINTS, is_run_dir
+from project.runs import is_run_dir
 
 OF_THE_SYSTEM = (  # made by file managers, archivers, file systems, Python and W&B
     *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),

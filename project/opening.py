@@ -1,0 +1,76 @@
+"""Opening a run: its directory, its loggers, and the callbacks that every run has."""
+
+from dataclasses import dataclass, field
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+from project import config_text
+from project.callbacks import (
+    Figures,
+    PredictionWriter,
+    ResourceMonitor,
+    Resume,
+    RunRecord,
+    RunReport,
+    TestPredictions,
+)
+from project.callbacks.destinations import send_into
+from project.callbacks.notices import Notices
+from project.callbacks.report import progress_bars
+from project.class_paths import those_of
+from project.console import readable
+from project.runs import RunDir
+from project.tracking import check_loggers, configure_loggers
+
+
+@dataclass
+class Run:
+    """A run that a command has opened.
+
+    Attributes:
+        directory: Its directory.
+        config: Its complete config as YAML, without the paths of this run.
+        report: What a person sees of it.
+        callbacks: The callbacks that every run has.
+    """
+
+    directory: RunDir
+    config: str
+    report: RunReport
+    callbacks: list[L.Callback] = field(default_factory=list)
+
+
+def open_run(config: Namespace, saved: str) -> Run:
+    """Choose the directory of a run, and send everything there.
+
+    Args:
+        config: Config of the command; it is changed.
+        saved: The config to save, as YAML.
+
+    Returns:
+        The run; nothing is written yet.
+    """
+    check_loggers(config.trainer)
+    directory = RunDir(config)
+    name = readable(f"{config.experiment}/{directory.path.name}")
+    tracking = configure_loggers(config.trainer, directory, name)
+    resources = ResourceMonitor()
+    run = Run(directory, saved, RunReport(resources, tracking))
+    run.callbacks = [
+        RunRecord(saved, directory.path),
+        Resume(config_text.plain(config_text.load(saved))),
+        resources,
+        TestPredictions(),  # before the summary says that there was a test
+        run.report,
+        Figures(),
+        PredictionWriter(),
+        Notices(),
+    ]
+    if config.trainer.logger and not those_of(config.trainer.callbacks, LearningRateMonitor):
+        run.callbacks.append(LearningRateMonitor())
+    config.trainer.default_root_dir = str(directory.path)
+    send_into(directory.path, config.trainer)
+    run.callbacks += progress_bars(config.trainer)
+    return run

@@ -1,0 +1,156 @@
+"""The same command goes on: ``fit --resume``."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from project import config_text
+from project.cli import main
+from project.errors import UserError
+from project.resuming import resume
+from project.runs import CONFIG, IDENTITY, SUMMARY
+from tests.conftest import Run
+from tests.finetuning.schedules import equal
+
+FIT = ["fit", "--data.limit_per_class=10", "--data.batch_size=15", "--trainer.log_every_n_steps=2"]
+AUTO = ["--resume", "auto"]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """What metrics.csv holds, but for times and for learning rates, which are logged anew."""
+    with (run / "metrics.csv").open(newline="") as file:
+        found = [
+            {name: value for name, value in row.items() if value and "resources/" not in name}
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in found if row.keys() - {"step", "epoch"} - {"lr-Adam"}]
+
+
+def scores(run: Path) -> dict[str, object]:
+    summary = json.loads((run / SUMMARY).read_text())
+    return {name: value for name, value in summary.items() if "/" in name or name == "ended"}
+
+
+@pytest.mark.parametrize("stop", [5, 14])
+def test_the_same_command_goes_on(run: Callable[..., Run], tmp_path: Path, stop: int) -> None:
+    whole = run(*FIT, "--trainer.max_epochs=3")
+    begun = tmp_path / "begun"
+    run(*FIT, "--trainer.max_epochs=3", f"--trainer.max_steps={stop}", run_dir=begun)
+    (begun / SUMMARY).unlink()  # as if it had been killed
+    moved = shutil.move(begun, tmp_path / "moved")
+    ended = run(*FIT, "--trainer.max_epochs=3", "--trainer.max_steps=-1", *AUTO, run_dir=moved)
+    assert f"trainer.max_steps: {stop} before, -1 now" in ended.out
+    assert rows(ended.path) == rows(whole.path)
+    assert scores(ended.path) == scores(whole.path)
+    assert len(ended.summary["epoch_seconds"]) == 3
+    assert equal(ended.best["state_dict"], whole.best["state_dict"])
+    folders = sorted(path.name for path in (ended.path / "wandb").glob("offline-run-*"))
+    ids = {name.rpartition("-")[2] for name in folders}
+    assert ids == {json.loads((ended.path / IDENTITY).read_text())["wandb_id"]}
+
+
+def test_what_has_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*FIT, "--trainer.max_epochs=1", "--trainer.logger=false", *AUTO]
+    main(command)
+    (path,) = Path("runs").glob("*/*")
+    before = (path / SUMMARY).stat().st_mtime_ns
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert not end.value.code
+    assert f"{path} has ended" in capsys.readouterr().out
+    assert (path / SUMMARY).stat().st_mtime_ns == before
+    main([*command, "--trainer.max_epochs=2"])
+    assert "trainer.max_epochs: 1 before, 2 now" in capsys.readouterr().out
+    main(["fit", "--resume", str(path), "--trainer.max_epochs=3"])
+    assert [path] == list(Path("runs").glob("*/*"))
+    last = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    main([*command, "--model.label_smoothing=0.1"])  # another experiment: a new run
+    assert "TrainFromScratch has model.label_smoothing" in capsys.readouterr().out.replace(
+        f"/{path.name}", ""
+    )
+    assert len(list(Path("runs").glob("*/*"))) == 2
+
+
+def test_a_damaged_checkpoint_is_put_aside(run: Callable[..., Run], tmp_path: Path) -> None:
+    whole = run(*FIT, "--trainer.max_epochs=3", "--trainer.logger=false")
+    path = tmp_path / "begun"
+    run(*FIT, "--trainer.max_epochs=2", "--trainer.logger=false", run_dir=path)
+    last = path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    ended = run("fit", "--trainer.max_epochs=3", f"--resume={path}", run_dir=path)
+    assert "last.ckpt can't be opened as a checkpoint" in ended.out
+    assert equal(ended.best["state_dict"], whole.best["state_dict"])
+
+
+def made_up(
+    folder: str, trainer: dict[str, object], job: str | None = None, **more: object
+) -> Path:
+    path = Path("runs", "mlp", folder)
+    (path / "checkpoints").mkdir(parents=True)
+    config = {"seed_everything": 0, "trainer": trainer, "model": {"class_path": "A"}, **more}
+    (path / CONFIG).write_text(config_text.dump(config))
+    (path / IDENTITY).write_text(json.dumps({"wandb_id": "a", "slurm_job": job}))
+    return path
+
+
+def config(**options: object) -> Namespace:
+    paths = {"run_dir": None, "ckpt_path": None, "resume": "auto", "experiment": "mlp"}
+    return Namespace(**(paths | options))
+
+
+NOW = {"seed_everything": 0, "trainer": {"max_epochs": 2}, "model": {"class_path": "A"}}
+
+
+@pytest.mark.parametrize(
+    "before, arguments, found",
+    [
+        ({}, [], True),
+        ({"trainer": {"max_epochs": 1}}, [], False),
+        ({"trainer": {"max_epochs": 1}}, ["--trainer.max_epochs=2"], True),
+        ({"trainer": {"max_epochs": 1}}, ["--trainer.max_epochs", "2"], True),
+        ({"trainer": {"max_epochs": 1}}, ["--trainer", "{max_epochs: 2}"], True),
+        ({"trainer": {"max_epochs": 1}}, ["--trainer.max_steps=2"], False),
+        ({"seed_everything": 1}, ["--seed_everything=0"], False),
+        ({"model": {"class_path": "B"}}, ["--model=A"], False),
+    ],
+)
+def test_which_run_auto_goes_on_with(
+    before: dict, arguments: list[str], found: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made_up("1", **({"trainer": {"max_epochs": 2}} | before))
+    options = config()
+    assert resume(options, NOW, arguments)
+    assert (options.run_dir == str(path)) == found
+    assert ("a new one begins" in capsys.readouterr().out) == (not found)
+
+
+def test_a_named_run_may_differ_in_what_is_said() -> None:
+    path = made_up("1", {"max_epochs": 2}, seed_everything=1)
+    with pytest.raises(UserError, match="resume: .*has seed_everything: 1, and the config says 0"):
+        resume(config(resume=str(path)), NOW, [])
+    options = config(resume=str(path))
+    assert resume(options, NOW, ["--seed_everything=0"])
+    assert options.run_dir == str(path)
+    with pytest.raises(UserError, match=r"run_dir: is not .*, which --resume names"):
+        resume(config(resume=str(path), run_dir="other"), NOW, [])
+    with pytest.raises(UserError, match="ckpt_path: is found by --resume"):
+        resume(config(ckpt_path="a.ckpt"), NOW, [])
+
+
+def test_a_job_that_slurm_runs_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, _ = made_up("1", {"max_epochs": 2}, job="7"), made_up("2", {"max_epochs": 2}, job="8")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    options = config(resume=None)
+    assert resume(options, NOW, [])
+    assert options.run_dir is None  # the job's first start
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert resume(options, NOW, [])
+    assert options.run_dir == str(own)

@@ -18,6 +18,7 @@ from project.callbacks import (
 )
 from project.callbacks.destinations import send_into
 from project.callbacks.notices import Notices
+from project.callbacks.plateau import PlateauSteps
 from project.callbacks.report import progress_bars
 from project.class_paths import those_of
 from project.console import readable
@@ -59,6 +60,7 @@ def open_run(config: Namespace, saved: str) -> Run:
     resources = ResourceMonitor()
     run = Run(directory, saved, RunReport(resources, tracking))
     run.callbacks = [
+        PlateauSteps(),  # before others look at the learning rate
         RunRecord(saved, directory.path),
         Resume(config_text.plain(config_text.load(saved))),
         resources,

@@ -20,6 +20,7 @@ from tests.finetuning.schedules import equal, last
 
 STEPS_PER_EPOCH = 7  # batches, before accumulation
 OWN = f"{__name__}."
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 
 
 class StopAfter(L.Callback):
@@ -95,7 +96,7 @@ def training(pick: random.Random) -> dict[str, Any]:
                         {"class_path": "AdamW", "init_args": {"lr": 0.05}},
                     ]
                 ),
-                "lr_scheduler": pick.choice([None, SCHEDULER]),
+                "lr_scheduler": pick.choice([None, SCHEDULER, plateau(pick)]),
             },
         },
         "data": {
@@ -115,6 +116,16 @@ SCHEDULER = {
     "scheduler": {"class_path": "StepLR", "init_args": {"step_size": 3, "gamma": 0.5}},
     "interval": "step",
 }
+
+
+def plateau(pick: random.Random) -> dict[str, Any]:
+    """Return a scheduler that looks at a metric, which has to be there after an epoch."""
+    options = {"patience": pick.randrange(2), "factor": 0.5, "threshold": 0.3}
+    return {
+        "scheduler": {"class_path": PLATEAU, "init_args": options},
+        "monitor": pick.choice(["val/loss", "train/loss"]),
+        "interval": pick.choice(["epoch", "epoch", "step"]),
+    }
 
 
 def stops(pick: random.Random, config: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -3,9 +3,14 @@
 from pkgutil import resolve_name
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from project.errors import UserError
+
+FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
+"""Options of a model that the data gives it."""
+FROM_MODEL = ("input_spec",)
+"""Options of the data that a pretrained backbone gives it."""
 
 
 def listed(value: Any) -> list[Namespace]:
@@ -20,11 +25,23 @@ def listed(value: Any) -> list[Namespace]:
 
 def is_a(value: Namespace, base: type) -> bool:
     """Return whether a config names a class or a subclass of it."""
+    found = named(value.class_path)
+    return isinstance(found, type) and issubclass(found, base)
+
+
+def named(class_path: str) -> Any:
+    """Return what a path names; None for a name without its module, which the parser answers."""
     try:
-        named = resolve_name(value.class_path)
-    except (ValueError, ImportError, AttributeError):  # which the parser answers
-        return False
-    return isinstance(named, type) and issubclass(named, base)
+        return resolve_name(class_path)
+    except (ValueError, ImportError, AttributeError):
+        return None
+
+
+def class_parser(owner: type) -> ArgumentParser:
+    """Return a parser of the options of a class."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(owner, fail_untyped=False, sub_configs=True)
+    return parser
 
 
 def check_arguments(config: Any, key: str = "") -> None:

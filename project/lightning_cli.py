@@ -25,7 +25,7 @@ from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
 from project.callbacks.predictions import PREDICTIONS
 from project.checkpoints import WholeCheckpoints, find_checkpoint, load_checkpoint, local
-from project.class_paths import check_arguments
+from project.class_paths import FROM_DATA, check_arguments
 from project.console import show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
@@ -33,8 +33,9 @@ from project.errors import UserError
 from project.failures import Raised, explained, innermost, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
+from project.mistakes import explain
 from project.opening import Run, open_run
-from project.parsing import FROM_DATA, ProjectParser, explain, link_data_and_model
+from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import resume, with_config_of_run
 from project.runs import RunDir, experiment_name
 from project.tracking import given_by_environment

@@ -18,6 +18,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("opening",),
     ("resuming",),
     ("parsing",),
+    ("mistakes",),
     ("length",),
     ("callbacks",),
     ("finetuning",),

@@ -17,7 +17,8 @@ from project.approaches import ImageClassifier
 from project.commands.preparation import shortest_name
 from project.data import ImageDataModule
 from project.errors import UserError
-from project.parsing import ProjectParser, explain, link_data_and_model
+from project.mistakes import explain
+from project.parsing import ProjectParser, link_data_and_model
 
 CONFIGS: Traversable = files(__package__) / "configs"
 SIZES = (28, 64)  # smallest and largest height of the images that a network from scratch gets

@@ -27,7 +27,8 @@ from project.environment import PACKAGE
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
-from project.parsing import ProjectParser, explain
+from project.mistakes import explain
+from project.parsing import ProjectParser
 
 STEPS = 5  # optimizer steps of each phase
 WARM_UP = 2  # first steps of each phase, in which kernels are chosen; their time isn't counted

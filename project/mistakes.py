@@ -1,0 +1,150 @@
+"""What the parser says of a mistake, in one line: the key, what is wrong, what would be right."""
+
+import re
+from collections.abc import Collection
+from difflib import get_close_matches
+from inspect import signature
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from project.approaches import ImageClassifier
+from project.class_paths import FROM_DATA, FROM_MODEL, class_parser, named
+from project.data import ImageDataModule
+from project.networks import Network
+
+
+def explain(message: str, options: Collection[str] = ()) -> str:
+    """Reduce jsonargparse's message to the key, the mistake and what would be right.
+
+    It lists what each alternative of a type has to say, inside each class that the key passes.
+
+    Args:
+        message: What jsonargparse says.
+        options: Options of the command, for a suggestion.
+    """
+    if typed := _mistyped(message):
+        return typed
+    # callbacks are tried as a list and as a single one, too
+    message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
+    message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
+    keys = [*dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))]  # once an alternative
+    classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
+    given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    place = f"{'.'.join(keys)}: " if keys else ""
+    if unknown := re.search(
+        r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
+    ):
+        if keys and classes:
+            name, owner = unknown[1].partition(".")[0], classes[-1]
+            close = _similar(name, _options(owner))
+            return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
+        known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
+        close = _similar(unknown[1], known, listed=False)
+        start = _similar(unknown[1].partition(".")[0], known, listed=False)
+        return f"no option {unknown[1]!r}{close or start}"
+    if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
+        name, owner = option[1], classes[-1] if classes else ""
+        if not owner:
+            return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
+        if named(owner) is Optimizer:
+            key = ".".join(keys)
+            return f"{key}: {name!r} is of no optimizer; name one before, as by --{key} Adam"
+        close = _similar(name, _options(owner))
+        return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
+    if classes and (needed := re.search(r"arguments are required: (.*)", message)):
+        return f"{place}{classes[-1].rpartition('.')[2]} needs {needed[1]}"
+    expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
+    types = [name for name in expected if name not in ("NoneType", "ImageClassifier")]
+    if types and given and "typing.Literal" not in message:
+        return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
+    if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
+        value = f", got {given[0].rstrip('.')}" if given else ""
+        return f"{place}expected one of {', '.join(dict.fromkeys(choices))}{value}"
+    if missing := re.search(r"Expected a dot import path string: (\S+)", message):
+        close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
+        if keys and keys[-1].endswith("lr_scheduler"):
+            close = f"; give it as {'.'.join(keys)}.scheduler"
+        return f"{place}no class {missing[1]!r}{close}"
+    if absent := re.search(r"No module named '([\w.]+)'", message):
+        where = "in the working directory or among the installed packages"
+        return f"{place}there is no module {absent[1]!r} {where}"
+    if absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"{place}the module {absent[1]} has no class {absent[2]!r}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. [^:]*: ([\w., ]+)", message):
+        return f"{place}there are several {several[1]}; give one of {several[2]}"
+    if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
+        return (
+            f"{place}{function[1]} must be a class, or a function whose annotation says what it "
+            "returns"
+        )
+    base = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
+    if other := re.search(base, message):
+        subject = f"{given[-1]} is" if given and "(" not in given[-1] else "the class is"
+        return f"{place}{subject} not a subclass of {other[1] or other[2]}"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in lines if line and not _NOISE.match(line)]
+    lines = [re.sub(r'^Parser key "[^"]*": ', "", line) for line in lines]
+    if not lines and given:
+        return f"{place}can't be {given[0]}"
+    return re.sub(r"^Call to compute_fn of link .* failed: ", "", place + "; ".join(lines))
+
+
+_NOISE = re.compile(
+    r"Does not validate against any of|Subtypes: |Errors:|Expected a <class 'NoneType'>|"
+    r"Not a valid subclass of|Subclass types expect one of|a (?:class path|dict) |"
+    r"Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
+)
+
+
+def _mistyped(message: str) -> str:
+    """Explain a wrong command, a file without ``--config``, and a file that isn't there."""
+    if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+        known = re.findall(r"'(\w+)'", wrong[2])
+        close = _similar(wrong[1], known, listed=False)
+        return f"no command {wrong[1]!r}{close} (known are {wrong[2]})"
+    if file := re.search(r"unrecognized arguments: ([^-].*\.(?:ya?ml|json))\b", message):
+        return f"unrecognized argument {file[1]!r}; did you mean --config {file[1]}?"
+    if gone := re.search(r"Parser key \"config\": File does not exist: '(.*)'", message):
+        path = Path(gone[1])
+        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        return f"--config: there is no file {gone[1]}{_similar(path.name, beside, listed=False)}"
+    return ""
+
+
+def _similar(name: str, known: list[str], listed: bool = True) -> str:
+    close = get_close_matches(name, dict.fromkeys(known), n=2, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known are {', '.join(known)}" if known and listed else ""
+
+
+def _options(class_path: str) -> list[str]:
+    owner = named(class_path)
+    known = vars(class_parser(owner).get_defaults()) if owner else {}
+    return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
+
+
+def _class_names(key: str) -> list[str]:
+    bases: dict[str, type] = {
+        "model": ImageClassifier,
+        "data": ImageDataModule,
+        "network": Network,
+        "optimizer": Optimizer,
+        "scheduler": LRScheduler,
+        "callbacks": Callback,
+    }
+    key = key.rpartition(".")[2]
+    return sorted(_subclasses(bases[key])) if key in bases else []
+
+
+def _subclasses(base: type) -> set[str]:
+    names: set[str] = set()
+    subclass: type
+    for subclass in base.__subclasses__():
+        if not subclass.__name__.startswith("_"):
+            names.add(subclass.__name__)
+        names |= _subclasses(subclass)
+    return names

@@ -1,10 +1,13 @@
 """Classes as a config names them: by ``class_path`` and ``init_args``."""
 
+from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from project import config_text
 from project.errors import UserError
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
@@ -44,22 +47,37 @@ def class_parser(owner: type) -> ArgumentParser:
     return parser
 
 
-def check_arguments(config: Any, key: str = "") -> None:
-    """Check that the arguments of each class in a config have names.
+def check_written(key: str, value: Any) -> None:
+    """Check what a config says of a class before it is read, where the parser fails at it.
 
     Args:
-        config: A config or a value in it.
-        key: Its key; may be empty.
+        key: Key of the value.
+        value: What is written: a mapping, a list of these, or the text of one.
 
     Raises:
-        UserError: If ``init_args`` is something else, which jsonargparse lets pass.
+        UserError: If a class has no name, or options that are none.
     """
-    for one in config if isinstance(config, list | tuple) else [config]:
-        for name, value in vars(one).items() if isinstance(one, Namespace) else ():
-            inner = f"{key}.{name}" if key else name
-            if name == "init_args" and not isinstance(value, Namespace | dict | None):
-                raise UserError(f"{value!r} must be a mapping of names to values", inner)
-            check_arguments(value, inner)
+    if isinstance(value, str) and value.startswith(("{", "[")):
+        with suppress(yaml.YAMLError):  # which the parser answers
+            value = config_text.load(value)
+    if isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            check_written(f"{key}[{number}]", item)
+    if not isinstance(value, Namespace | dict):
+        return
+    for name, inner in [*(vars(value) if isinstance(value, Namespace) else value).items()]:
+        own = key if name == "init_args" else f"{key}.{name}"
+        if name == "class_path" and not (isinstance(inner, str) and inner):
+            raise UserError(f"{config_text.in_line(inner)} must be the name of a class", own)
+        if name == "init_args" and not isinstance(inner, Namespace | dict):
+            reason = (
+                f"{config_text.in_line(inner)} must be a mapping of options to values, or left out"
+            )
+            raise UserError(reason, f"{key}.init_args")
+        if name == "init_args":
+            for option in vars(inner) if isinstance(inner, Namespace) else inner:
+                config_text.check_key(option, own)
+        check_written(own, inner)
 
 
 def those_of(value: Any, base: type) -> list[Namespace]:

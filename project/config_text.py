@@ -150,6 +150,14 @@ def dump(value: Any) -> str:
     return text
 
 
+def in_line(value: Any) -> str:
+    """Return a value as YAML in one line."""
+    text: str = yaml.dump(
+        value, Dumper=ConfigDumper, allow_unicode=True, default_flow_style=True, width=1000
+    )
+    return text.removesuffix("...\n").strip()
+
+
 def plain(value: Any) -> Any:
     """Return a value of a config with ordinary strings, for use by others."""
     if isinstance(value, Text):
@@ -178,11 +186,21 @@ def read(path: str | Path) -> str:
         raise UserError(error.strerror or str(error), str(path)) from error
 
 
+def check_key(key: Any, place: str) -> None:
+    """Check that a key of a config is a text.
+
+    Raises:
+        UserError: With the place, if it is a number, a truth value or nothing.
+    """
+    if not isinstance(key, str):
+        raise UserError(f"the key {in_line(key)} must be the name of an option", place)
+
+
 def mapping(path: str | Path) -> dict[str, Any]:
     """Return what a config file holds.
 
     Raises:
-        UserError: If it isn't YAML, or no mapping of keys to values.
+        UserError: If it isn't YAML, or no mapping of names to values.
     """
     try:
         content = load(read(path))
@@ -190,4 +208,8 @@ def mapping(path: str | Path) -> dict[str, Any]:
         raise UserError(str(error), str(path)) from error
     if not isinstance(content, dict):
         raise UserError("holds no keys; a config has lines such as `trainer:`", str(path))
+    for key, section in content.items():
+        check_key(key, str(path))
+        for name in section if isinstance(section, dict) else ():
+            check_key(name, f"{path}: {key}")
     return content

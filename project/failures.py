@@ -1,5 +1,6 @@
 """Errors that nobody foresaw: whose they are, and one line for those that a user can mend."""
 
+import os
 import re
 import sys
 import sysconfig
@@ -21,9 +22,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
+from torch.distributed import DistError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.console import readable
 from project.errors import UserError
 
 OURS = Path(__file__).parent
@@ -46,6 +49,12 @@ AROUND: dict[type, str] = {
 PLAIN_WORDS = KeyError, AttributeError, AssertionError, IndexError, ArithmeticError
 MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|alloc_cpu", re.I)
 OPTIONS = frozenset(signature(Trainer).parameters)
+VARIABLES = (  # that Lightning and torch read as numbers
+    *("MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "NUM_NODES"),
+    *("LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+)
+OBJECTS = ("callbacks", "logger", "profiler", "plugins")
+CHOICES = ("accelerator", "strategy", "precision")
 T = TypeVar("T")
 Whose = Literal["package", "library", "user"]
 
@@ -93,33 +102,88 @@ def explained(
     Returns:
         A UserError if the config, the data or the machine is at fault.
     """
-    if isinstance(error, UserError):
-        return error
     named = {**dict(named_classes(config)), **(own or {})}
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    steps = [*walk_tb(error.__traceback__)]
+    frames = [frame for frame, _ in steps]
+    if isinstance(error, UserError):
+        _complete(error, frames, named)
+        return error
+    trainer = config.get("trainer") or Namespace()
     for depth, frame in reversed(list(enumerate(frames))):
         whose = _whose(frame.f_code.co_filename)
         owner = frame.f_locals.get("self", frame.f_locals.get("cls"))
         nearby = depth >= len(frames) - 2
         key, name = _key(owner, (named, KEYS, AROUND) if nearby else (named, KEYS))
         if whose == "user":
-            what = f"{name}, which {key} names" if key else frame.f_code.co_filename
-            return _noted(error, f"raised in code of your own: {what}")
+            what = f"{name}, which {key} names: " if key else ""
+            place = f"{_short(frame.f_code.co_filename)}, line {steps[depth][1]}"
+            return _noted(error, f"raised in code of your own: {what}{place}")
         if (line := machine(error)) is not None:
             return line
         refused = building and isinstance(error, TypeError | ValueError | RuntimeError)
         known = refused if whose == "package" else _is_of_library(owner)
-        if key and (known or isinstance(error, MisconfigurationException)):
+        if isinstance(error, MisconfigurationException) and not known:
+            known = _caller(frames[:depth]) != "user"  # who may have called it where it can't be
+        if key and known:
             return UserError(f"{name}: {sentence(error)}", key)
         if whose == "package" and not refused:
-            return _outside(error, frames[depth + 1 :])
-    return machine(error) or _outside(error, frames)
+            return _outside(error, frames[depth + 1 :], trainer)
+    return machine(error) or _outside(error, frames, trainer)
+
+
+def _complete(error: UserError, frames: Sequence[FrameType], named: Mapping[type, str]) -> None:
+    """Put the key of an object before that of an option, of which alone the object knows."""
+    option = re.split(r"\W", error.key)[0]
+    for frame in reversed(frames) if option else ():
+        owner = frame.f_locals.get("self")
+        key, _ = _key(owner, (named,))
+        if key and option in signature(type(owner)).parameters and not error.key.startswith(key):
+            error.key = f"{key}.{error.key}"
+            return
+
+
+def _caller(frames: Sequence[FrameType]) -> Whose:
+    """Return whose code called a library."""
+    callers = [_whose(frame.f_code.co_filename) for frame in frames]
+    return next((whose for whose in reversed(callers) if whose != "library"), "library")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, also where there are several of these."""
+    waiting, seen = [error], set()
+    while waiting:
+        error = waiting.pop(0)
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        waiting += [
+            *(error.exceptions if isinstance(error, BaseExceptionGroup) else ()),
+            error.__cause__ or error.__context__,
+        ]
+
+
+def own_line(error: BaseException) -> str:
+    """Return the file and the line of a user's own code that raised an error, if any did."""
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno or 1))
+    own = [f"{_short(file)}, line {line}" for file, line in places if _whose(file) == "user"]
+    return own[-1] if own else ""
+
+
+def _short(file: str) -> str:
+    """Return a file as it is seen from where Python imports it."""
+    roots = [root for root in sys.path if root and Path(file).is_relative_to(root)]
+    return readable(Path(file).relative_to(max(roots, key=len)) if roots else file)
 
 
 def innermost(error: BaseException, package: str) -> BaseException:
     """Return what a package reports in words of its own, as it was raised."""
     while error.__cause__ is not None and raised_by(error) == package:
         error = error.__cause__
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
     return error
 
 
@@ -136,9 +200,17 @@ def machine(error: BaseException) -> UserError | None:
     ):
         hint = "lower data.batch_size, data.image_size, or the size of the network"
         return UserError(f"not enough memory ({sentence(error)}); {hint}")
+    if isinstance(error, DistError):
+        key, address = "MASTER_ADDR", os.environ.get("MASTER_ADDR")
+        if "listen" in str(error):
+            key, address = "MASTER_PORT", os.environ.get("MASTER_PORT")
+        hint = "each machine must be able to reach the first, within the timeout of the strategy"
+        return UserError(f"{address}: {sentence(error)}; {hint}", key)
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or error.filename2
         return UserError(error.strerror, str(where) if where is not None else "")
+    if isinstance(error, ValueError) and (variable := _variable(str(error))):
+        return UserError(f"{os.environ[variable]!r}: {sentence(error)}", variable)
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return UserError("a path in the config holds the character \\0")
     if isinstance(error, UnicodeError):
@@ -146,6 +218,13 @@ def machine(error: BaseException) -> UserError | None:
     if type(error).__module__.partition(".")[0] == "wandb":
         return UserError(f"W&B: {sentence(error)}", "trainer.logger")
     return None
+
+
+def _variable(text: str) -> str | None:
+    """Return the environment variable of a distributed training whose value a message has."""
+    found = re.search(r"(?:'(.+)'|\bwas (\S+)\.)$", text)
+    value = found and (found[1] or found[2])
+    return next((name for name in VARIABLES if value and os.environ.get(name) == value), None)
 
 
 def fault(error: Exception) -> Exception:
@@ -162,8 +241,9 @@ def _noted(error: Exception, note: str) -> Exception:
 def named_classes(config: Any, key: str = "") -> Iterator[tuple[type, str]]:
     """Yield the classes that a config names, each with its key."""
     if isinstance(config, list | tuple):
-        for item in config:
-            yield from named_classes(item, key)
+        numbered = len(config) > 1 and key != KEYS[Logger]  # of which a run has more than are given
+        for number, item in enumerate(config):
+            yield from named_classes(item, f"{key}[{number}]" if numbered else key)
     if not isinstance(config, Namespace | dict):
         return
     if isinstance(path := config.get("class_path"), str):
@@ -199,20 +279,39 @@ def _is_of_library(owner: Any) -> bool:
     return _whose(file) == "library"
 
 
-def _outside(error: Exception, frames: list[FrameType]) -> Exception:
-    """Return an error of a library that the package called: the config's fault, or its own.
-
-    Lightning's messages mention the option that they refuse.
-    """
+def _outside(error: Exception, frames: list[FrameType], trainer: Namespace) -> Exception:
+    """Return an error of a library that the package called: the config's fault, or its own."""
     text = str(error)
-    mentioned = [word for word in re.findall(r"\w+", text) if word in OPTIONS and "_" in word]
-    option = mentioned[0] if mentioned else _option_in_quotes(text)
+    option = _option(text, trainer)
     by_trainer = any(isinstance(frame.f_locals.get("self"), Trainer) for frame in frames)
     kinds = TypeError | ValueError | RuntimeError | ImportError | ArithmeticError
     usual = isinstance(error, kinds)
     if not by_trainer or not (option or usual or isinstance(error, MisconfigurationException)):
         return fault(error)
+    if option in ("accelerator", "strategy") and isinstance(trainer.get(option), str):
+        return UserError(
+            f"{trainer[option]!r} can't be used: {sentence(error)}", f"trainer.{option}"
+        )
     return UserError(sentence(error), f"trainer.{option}" if option else "trainer")
+
+
+def _option(text: str, trainer: Namespace) -> str | None:
+    """Return the option of the trainer that a message of Lightning's is about, if it is clear.
+
+    Of the options that the config gives, it is the one whose value the message has, or whose name;
+    a message about a strategy may also mention the accelerator, which nobody has given.
+    """
+    words = re.findall(r"\w+", text)
+    given = [
+        name
+        for name, option in signature(Trainer).parameters.items()
+        if trainer.get(name) not in (None, option.default) and name not in OBJECTS
+    ]
+    by_value = [name for name in given if isinstance(trainer[name], str) and trainer[name] in words]
+    mentioned = [word for word in words if word in OPTIONS and "_" in word]
+    by_name = [name for name in given if name in words and name in CHOICES]
+    found = [*by_value, *by_name, *mentioned]
+    return found[0] if found else _option_in_quotes(text)
 
 
 def _option_in_quotes(text: str) -> str | None:
@@ -222,9 +321,9 @@ def _option_in_quotes(text: str) -> str | None:
     return words[0] if words else None
 
 
-def sentence(error: BaseException) -> str:
-    """Return what an error says, in a line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, PLAIN_WORDS) or not text:
+def sentence(error: BaseException, named: bool = False) -> str:
+    """Return what an error says, in a line; with its kind where it needs it, or always."""
+    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    if named or isinstance(error, PLAIN_WORDS) or not text:
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) < 400 else f"{text[:400]} …"

@@ -8,11 +8,14 @@ What limits it, the first that is given:
 """
 
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 
 from project.class_paths import those_of
+from project.config_text import in_line
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import DEFAULT_EPOCHS, Preset, preset_phases
@@ -29,6 +32,7 @@ def settle_length(trainer: Namespace) -> None:
     Raises:
         UserError: If the config contradicts itself.
     """
+    _check_time(trainer.get("max_time"))
     schedules = those_of(trainer.get("callbacks"), FineTuningSchedule)
     if len(schedules) > 1:
         raise UserError("there are two FineTuningSchedules; leave one", "trainer.callbacks")
@@ -36,6 +40,18 @@ def settle_length(trainer: Namespace) -> None:
         _settle_preset(schedules[0].get("init_args") or Namespace(), trainer)
     else:
         _settle_epochs(trainer)
+
+
+def _check_time(limit: Any) -> None:
+    if limit is None:
+        return
+    try:
+        seconds = Timer(limit).time_remaining()
+    except (MisconfigurationException, TypeError, ValueError, OverflowError) as error:
+        reason = "must be days:hours:minutes:seconds, as 00:12:00:00, or as {hours: 12}"
+        raise UserError(f"{in_line(limit)} {reason}", "trainer.max_time") from error
+    if seconds is not None and seconds <= 0:
+        raise UserError(f"{in_line(limit)} must be more than 0 seconds", "trainer.max_time")
 
 
 def _settle_preset(options: Namespace, trainer: Namespace) -> None:

@@ -25,7 +25,7 @@ from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
 from project.callbacks.predictions import PREDICTIONS
 from project.checkpoints import WholeCheckpoints, find_checkpoint, load_checkpoint, local
-from project.class_paths import FROM_DATA, check_arguments
+from project.class_paths import FROM_DATA
 from project.console import show
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
@@ -198,6 +198,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             self.config = parser.parse_object(args)
         command = self.config.get("subcommand")
         seed = (self.config[command] if command else self.config).get("seed_everything")
+        if seed is None:
+            raise UserError("null must be a number, or true for one by chance", "seed_everything")
         if isinstance(seed, int) and not 0 <= seed < 2**32:
             raise UserError(f"{seed} must be from 0 to {2**32 - 1}", "seed_everything")
 
@@ -214,7 +216,6 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
-        check_arguments(config)
         if self.subcommand in ("fit", None):
             check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
@@ -326,7 +327,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         trainer: Any = self.trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the config's own
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        trainer.callbacks.insert(0, MonitorCheck())  # before Lightning looks for the metric itself
+        check = MonitorCheck(tests=self.options.get("test_after_fit", False))
+        trainer.callbacks.insert(0, check)  # before Lightning looks for the metric itself
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -28,11 +29,16 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     if typed := _mistyped(message):
         return typed
     # callbacks are tried as a list and as a single one, too
-    message = re.sub(r"\n *- Problem with given class_path 'lightning.Callback':\n.*", "", message)
     message = re.sub(r"\n *- Expected a <class 'list'>.*", "", message)
-    keys = [*dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))]  # once an alternative
+    if re.search(rf"{_PROBLEM}(?!{_BASE})", message):
+        message = re.sub(rf"\n *- {_PROBLEM}{_BASE}:\n.*", "", message)
+    whole_key = key_of(message)
+    message = re.sub(r"Given value: (?:_AsItIs|Namespace)\(.*", "", message)
     classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
+    message = re.sub(r"\. Got value: Namespace\(.*", "", message)
+    message = re.sub(r"Type .* expects a function or a callable class: ", "", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    keys = _keys(message)
     place = f"{'.'.join(keys)}: " if keys else ""
     if unknown := re.search(
         r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
@@ -49,25 +55,29 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         name, owner = option[1], classes[-1] if classes else ""
         if not owner:
             return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
-        if named(owner) is Optimizer:
-            key = ".".join(keys)
-            return f"{key}: {name!r} is of no optimizer; name one before, as by --{key} Adam"
+        for base, example in EXAMPLES.items():
+            if named(owner) is base:
+                kind, key = base.__name__.lower(), ".".join(keys)
+                return f"{key}: {name!r} is of no {kind}; name one before, as by --{key} {example}"
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
         return f"{place}{classes[-1].rpartition('.')[2]} needs {needed[1]}"
     expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
-    types = [name for name in expected if name not in ("NoneType", "ImageClassifier")]
-    if types and given and "typing.Literal" not in message:
-        return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
-    if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
-        value = f", got {given[0].rstrip('.')}" if given else ""
-        return f"{place}expected one of {', '.join(dict.fromkeys(choices))}{value}"
-    if missing := re.search(r"Expected a dot import path string: (\S+)", message):
+    types = [LISTS.get(name, name) for name in expected if name not in NO_CHOICE]
+    missing = re.search(r"Expected a dot import path string: (\S+)", message)
+    if missing and not {"int", "float", "str"} & {*types}:
         close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
         if keys and keys[-1].endswith("lr_scheduler"):
             close = f"; give it as {'.'.join(keys)}.scheduler"
         return f"{place}no class {missing[1]!r}{close}"
+    if types and given and "typing.Literal" not in message:
+        return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
+    if count := re.search(r"Expected a tuple with (\d+) elements", message):
+        return f"{place}expected a list of {count[1]} values, got {given[0]}"
+    if choices := re.findall(r"Expected a typing.Literal\[([^\]]*)\]", message):
+        value = f", got {given[0].rstrip('.')}" if given else ""
+        return f"{place}expected one of {', '.join(dict.fromkeys(choices))}{value}"
     if absent := re.search(r"No module named '([\w.]+)'", message):
         where = "in the working directory or among the installed packages"
         return f"{place}there is no module {absent[1]!r} {where}"
@@ -80,22 +90,50 @@ def explain(message: str, options: Collection[str] = ()) -> str:
             f"{place}{function[1]} must be a class, or a function whose annotation says what it "
             "returns"
         )
-    base = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
-    if other := re.search(base, message):
+    bases = r"(?:to be a subclass of <class '(\w+)'>|correspond to a subclass of (\w+))"
+    if other := re.search(bases, message):
         subject = f"{given[-1]} is" if given and "(" not in given[-1] else "the class is"
         return f"{place}{subject} not a subclass of {other[1] or other[2]}"
+    place = f"{whole_key}: " if whole_key else ""  # which the parser hasn't come to
+    if whole := re.search(r"Unable to load config '(.*)'", message):
+        reason = "must be options below it, one by one or in a file, or left out"
+        return f"{place}{whole[1]} {reason}"
+    if lost := re.match(r"the following arguments are required: (?:\w+\.)?(model|data)$", message):
+        return (
+            f"{lost[1]}: must be a class, or left out; known are {', '.join(_class_names(lost[1]))}"
+        )
+    if no_text := re.search(r"Key must be a string, got: (\w+)", message):
+        return f"{place}the key {no_text[1]} must be the name of an option"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     lines = [re.sub(r'^Parser key "[^"]*": ', "", line) for line in lines]
     if not lines and given:
         return f"{place}can't be {given[0]}"
-    return re.sub(r"^Call to compute_fn of link .* failed: ", "", place + "; ".join(lines))
+    return place + "; ".join(lines)
 
 
+def key_of(message: str) -> str:
+    """Return the key that a message of jsonargparse is about; empty if there is none."""
+    keys = _keys(message)
+    nested = re.findall(r"Given value: _AsItIs\(key='([^']+)'", message)
+    whole = f"{keys[0]}.{nested[-1]}" if keys and nested else ""
+    return max(".".join(keys), whole, key=len)
+
+
+def _keys(message: str) -> list[str]:
+    """Return the key in its parts, one of each class inside; that of an item has its number."""
+    keys = [*dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message))]  # once an alternative
+    return [key for key in keys if not any(other.startswith(f"{key}[") for other in keys)]
+
+
+EXAMPLES: dict[type, str] = {Optimizer: "Adam", Callback: "EarlyStopping", Logger: "CSVLogger"}
+LISTS = {"Iterable": "list", "tuple": "list"}
+NO_CHOICE = ("NoneType", "ImageClassifier")
+_PROBLEM, _BASE = "Problem with given class_path ", r"'lightning\.Callback'"
 _NOISE = re.compile(
     r"Does not validate against any of|Subtypes: |Errors:|Expected a <class 'NoneType'>|"
     r"Not a valid subclass of|Subclass types expect one of|a (?:class path|dict) |"
-    r"Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
+    r"Expected a path but|Given value|Parser key \"[^\"]*\":$|Problem with given class_path"
 )
 
 
@@ -135,8 +173,9 @@ def _class_names(key: str) -> list[str]:
         "optimizer": Optimizer,
         "scheduler": LRScheduler,
         "callbacks": Callback,
+        "logger": Logger,
     }
-    key = key.rpartition(".")[2]
+    key = key.rpartition(".")[2].partition("[")[0]
     return sorted(_subclasses(bases[key])) if key in bases else []
 
 

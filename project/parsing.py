@@ -18,17 +18,20 @@ from project import config_text
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.checkpoints import from_home
-from project.class_paths import FROM_DATA, FROM_MODEL, class_parser
+from project.class_paths import FROM_DATA, FROM_MODEL, check_written, class_parser
 from project.console import is_utf8, readable
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError, under
+from project.failures import Raised, causes, own_line, sentence
 from project.length import expand_presets
-from project.mistakes import explain
+from project.mistakes import explain, key_of
 from project.networks import Network
 from project.upstream import (
     before_class_change,
+    keep_alternatives,
     leave_texts,
+    look_before,
     read_configs_by,
     read_numbers_by,
     settled,
@@ -58,6 +61,8 @@ def _start_afresh(previous: Namespace, value: Namespace) -> None:
 
 before_class_change(_start_afresh)
 leave_texts()
+look_before(check_written)
+keep_alternatives()
 read_configs_by(config_text.read)
 read_numbers_by(config_text.load)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
@@ -111,7 +116,15 @@ class ProjectParser(LightningArgumentParser):
         for arg in args:
             if not is_utf8(arg):
                 raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
-        config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
+        try:
+            config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
+        except SystemExit as end:
+            if where := own_line(end):  # of a module that a config names
+                raise UserError(f"{where}: sys.exit({end.code!r}) at its import") from end
+            raise
+        except Raised as fault:
+            assert fault.__cause__ is not None
+            raise fault.__cause__ from None
         _expand_home(config)
         return config
 
@@ -136,13 +149,15 @@ class ProjectParser(LightningArgumentParser):
         cfg = deepcopy(cfg)  # jsonargparse writes into the classes of a list
         if trainer := cfg.get("trainer"):
             expand_presets(trainer)
-        try:
-            with settled():
-                text: str = super().dump(cfg, **kwargs)
-        except (TypeError, ValueError) as error:  # of a value that only its class could check
-            if not self.exit_on_error:
-                raise
-            raise UserError(explain(str(error))) from error
+        with settled():
+            try:
+                if not kwargs.get("skip_validation"):
+                    self.validate(cfg)
+            except (TypeError, ValueError) as error:  # of a value that only its class could check
+                if not self.exit_on_error:
+                    raise
+                raise UserError(explain(str(error))) from error
+            text: str = super().dump(cfg, **kwargs | {"skip_validation": True})
         return text
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
@@ -155,10 +170,17 @@ class ProjectParser(LightningArgumentParser):
         """Say what is wrong, where, and what would be right.
 
         Raises:
-            UserError: Always.
+            UserError: Unless what :func:`link_data_and_model` calls has a fault.
         """
         if not self.exit_on_error:  # the parser of a class inside; what it says comes here later
             super().error(message, ex)
+        for cause in causes(ex):
+            if isinstance(cause, UserError):
+                raise cause
+            if where := own_line(cause):
+                raise UserError(f"{where}: {sentence(cause, named=True)}", key_of(message)) from ex
+        if isinstance(ex, ValueError) and "compute_fn of link" in message and ex.__cause__:
+            raise Raised from ex.__cause__
         options = [o[2:] for a in self._actions for o in a.option_strings if o[:2] == "--"]
         raise UserError(explain(message, options)) from ex
 

@@ -5,7 +5,7 @@ needs it.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from types import UnionType
@@ -148,6 +148,65 @@ def _takes_mapping(kind: Any) -> bool:
     if origin in _typehints.mapping_origin_types:
         return True
     return origin in (Union, UnionType) and any(map(_takes_mapping, get_args(kind)))
+
+
+def look_before(check_written: Callable[[str, Any], None]) -> None:
+    """Call a function before jsonargparse checks a value, and let it number the items of a list.
+
+    It fails at a ``class_path`` that is no text, and at ``init_args`` that are no mapping, with
+    what Python says of these; and it doesn't say which item of a list is wrong.
+
+    Args:
+        check_written: Takes the key and the value, as it is written.
+    """
+    check: Callable[..., Any] = typehints.ActionTypeHint._check_type
+
+    @wraps(check)  # its signature is looked at
+    def check_type(action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        nested = isinstance(value, typehints.NestedArg)
+        check_written(
+            *((f"{action.dest}.{value.key}", value.val) if nested else (action.dest, value))
+        )
+        try:
+            return check(action, value, *args, **kwargs)
+        except TypeError:
+            items = value
+            with suppress(typehints.get_loader_exceptions()):
+                items = () if nested else typehints.parse_value_or_config(value)[0]
+            many = isinstance(items, list | tuple) and _takes_list(action._typehint)
+            for number, item in enumerate(items if many else ()):
+                try:
+                    check(action, [item], *args, **kwargs)
+                except TypeError as error:
+                    place = f'Parser key "{action.dest}[{number}]":'
+                    raise TypeError(f"{place}\n{error}") from error
+            raise
+
+    typehints.ActionTypeHint._check_type = check_type
+
+
+def keep_alternatives() -> None:
+    """Let an error that no alternative of a type takes a value have the errors of all as its cause.
+
+    jsonargparse raises it from that of the first one, and the others are lost.
+    """
+    fail: Callable[..., None] = typehints.raise_union_unexpected_value
+
+    def raise_from_all(subtypes: Any, value: Any, exceptions: list[Exception]) -> None:
+        try:
+            fail(subtypes, value, exceptions)
+        except ValueError as error:
+            raise error from ExceptionGroup("alternatives", exceptions)
+
+    typehints.raise_union_unexpected_value = raise_from_all
+
+
+def _takes_list(kind: Any) -> bool:
+    """Return whether a type takes a list of any length."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(map(_takes_list, args))
+    return origin in _typehints.sequence_origin_types or (origin is tuple and args[-1] is Ellipsis)
 
 
 def resume_by_epochs(trainer: L.Trainer) -> None:

@@ -28,7 +28,8 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("tracking", "metrics_file"),
     ("runs",),
     ("checkpoints",),
-    ("saving", "class_paths", "config_text", "failures", "console", "environment", "upstream"),
+    ("class_paths", "failures"),
+    ("saving", "config_text", "console", "environment", "upstream"),
     ("errors", "randomness"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}

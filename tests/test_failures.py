@@ -12,6 +12,8 @@ import lightning as L
 import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed import DistNetworkError
 
 from project.approaches import TrainFromScratch
 from project.cli import main
@@ -26,6 +28,7 @@ SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--test_af
 QUIET = (*SHORT, "--trainer.logger=false")
 STOP, LOSS = "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"
 METRIC = "torchmetrics.classification.MulticlassAUROC"
+PLATEAU = ("--model.lr_scheduler.scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",)
 ONE_CYCLE = (
     "--model.lr_scheduler.scheduler=OneCycleLR",
     "--model.lr_scheduler.scheduler.max_lr=0.1",
@@ -66,6 +69,16 @@ class Silent(Logger):
 class Faulty(L.Callback):
     def on_train_start(self, *args: Any) -> None:
         raise ValueError("mine")
+
+
+class WrongHook(L.Callback):
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.log("x", 1.0)
+
+
+class Unsaved(L.Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"f": lambda: 1}
 
 
 class FaultyNetwork(Network):
@@ -146,6 +159,29 @@ DEEP: list[tuple[str, tuple[str, ...], str]] = [
     ("best", ("--checkpoint.monitor=nothing",), "^checkpoint.monitor: .*nothing"),
     ("arguments", ("--model.optimizer={class_path: Adam, init_args: 3}",), "^model.optimizer"),
     ("clip", ("--trainer.gradient_clip_algorithm=x",), "^trainer.gradient_clip_algorithm: "),
+    ("accelerator", ("--trainer.accelerator=mps",), "^trainer.accelerator: 'mps' can't be used: "),
+    ("no gpu", ("--trainer.accelerator=gpu",), "^trainer.accelerator: 'gpu' can't be used: No sup"),
+    ("sharded", ("--trainer.strategy=fsdp",), "^trainer.strategy: 'fsdp' can't be used: .*GPU"),
+    (
+        "plateau between validations",
+        (*PLATEAU, "--trainer.check_val_every_n_epoch=2"),
+        "^model.lr_scheduler.frequency: 1 epoch is over before val/loss .*; set frequency: 2$",
+    ),
+    (
+        "plateau of each step",
+        (*PLATEAU, "--model.lr_scheduler.interval=step"),
+        "^model.lr_scheduler.frequency: 1 step is over before val/loss .*; set interval: epoch",
+    ),
+    (
+        "part of a batch to test",
+        ("--test_after_fit=true", "--trainer.limit_test_batches=0.5"),
+        "^trainer.limit_test_batches: 0.5 of 1 is less than one batch",
+    ),
+    (
+        "own state",
+        (f"--trainer.callbacks={__name__}.Unsaved",),
+        "^trainer.callbacks: Unsaved: what its state_dict returns can't be saved",
+    ),
 ]
 
 
@@ -276,7 +312,10 @@ def test_last_layer_group_must_be_the_head(fails: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("option", "note"),
     [
-        ("trainer.callbacks=Faulty", "code of your own: Faulty, which trainer.callbacks names"),
+        (
+            "trainer.callbacks=Faulty",
+            "code of your own: Faulty, which trainer.callbacks names: tests/test_failures.py, l",
+        ),
         ("model.network=FaultyNetwork", "code of your own: FaultyNetwork, which model.network na"),
     ],
 )
@@ -285,6 +324,14 @@ def test_own_code_keeps_its_trace(option: str, note: str) -> None:
     with pytest.raises(ValueError, match="mine") as raised:
         main(["fit", *QUIET, f"--{name}={__name__}.{value}"])
     assert note in "".join(raised.value.__notes__)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_library_that_own_code_calls_is_not_blamed() -> None:
+    with pytest.raises(MisconfigurationException) as raised:
+        main(["fit", *QUIET, f"--trainer.callbacks={__name__}.WrongHook"])
+    said = "".join(raised.value.__notes__)
+    assert_matches(said, r"code of your own: WrongHook, which trainer.callbacks names: .*, line")
 
 
 def test_a_fault_asks_for_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,9 +377,14 @@ def test_interrupted_run_exits_with_130(
         (MemoryError(), "not enough memory"),
         (RuntimeError("CUDA out of memory. Tried"), "not enough memory .CUDA out of memory"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "use UTF-8"),
+        (ValueError("invalid literal for int() with base 10: 'abc'"), "^MASTER_PORT: 'abc': inv"),
+        (DistNetworkError("timed out"), "^MASTER_ADDR: far: timed out; each machine must be able"),
+        (DistNetworkError("The server socket has failed to listen"), "^MASTER_PORT: abc: "),
     ],
 )
-def test_machine(error: Exception, message: str) -> None:
+def test_machine(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "abc")
+    monkeypatch.setenv("MASTER_ADDR", "far")
     assert_matches(str(machine(error)), message)
     assert machine(ValueError("x")) is None
     assert explained(ValueError("x"), config={}) is not None  # type: ignore[arg-type]

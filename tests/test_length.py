@@ -8,8 +8,11 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
+from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase
+from project.length import settle_length
 from tests.conftest import Run
 
 QUIET = ("--trainer.logger=false", "--test_after_fit=false")
@@ -19,6 +22,22 @@ STEPS = 21  # of an epoch of the bundled digits
 def steps(run: Run) -> int:
     last = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)
     return int(last["global_step"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("abc", "must be days:hours"),
+        ("1", "must be days:hours"),
+        ({"foo": 1}, "must be days:hours"),
+        ("00:00:00:00", "must be more than 0"),
+        ({"days": -1}, "must be more than 0"),
+    ],
+)
+def test_a_time_that_is_none(limit: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as raised:
+        settle_length(Namespace(max_time=limit))
+    assert raised.value.key == "trainer.max_time"
 
 
 @pytest.mark.parametrize(

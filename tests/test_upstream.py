@@ -341,3 +341,29 @@ def test_jsonargparse_reads_texts_as_yaml_and_files_by_the_locale(tmp_path: Path
         check=True,
     )
     assert found.stdout.split() == ["True", "True", "True", "True"]
+
+
+MISTAKES = """
+from jsonargparse import ArgumentParser
+parser = ArgumentParser(exit_on_error=False)
+parser.add_argument("--one", type=BaseException | list[BaseException])
+for value in ({"class_path": 5}, {"class_path": "ValueError", "init_args": 5}):
+    try:
+        parser.parse_object({"one": value})
+    except Exception as error:
+        text = str(error)
+        print("is not iterable" in text or "has no attribute 'keys'" in text)
+        causes = []
+        while error is not None:
+            causes.append(error)
+            error = error.__cause__
+        print(not any(isinstance(cause, ExceptionGroup) for cause in causes))
+"""
+
+
+def test_jsonargparse_says_what_python_says_of_a_class_that_is_none() -> None:
+    """Why there are look_before and keep_alternatives."""
+    found = subprocess.run(
+        [sys.executable, "-c", MISTAKES], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["True", "True", "True", "True"]

@@ -19,7 +19,7 @@ from project.approaches.optimizers import (
     optimizer_errors,
     other_scheduler,
 )
-from project.approaches.schedulers import Scheduler, Shared
+from project.approaches.schedulers import EARLY, Scheduler, Shared
 
 
 class OptimizedModule(L.LightningModule):
@@ -52,6 +52,8 @@ class OptimizedModule(L.LightningModule):
         Raises:
             UserError: If their arguments are invalid.
         """
+        if self._lr_scheduler is not None:
+            self._lr_scheduler.rehearse(self._build_optimizer())
         optimizer = self._build_optimizer()
         scheduler = self._build_scheduler(optimizer, self.total_steps)
         if self._lr_scheduler is not None and scheduler is not None:
@@ -106,7 +108,7 @@ class OptimizedModule(L.LightningModule):
         scheduler = self._build_scheduler(optimizer, lambda: steps)
         rates = []
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")
+            warnings.filterwarnings("ignore", EARLY)
             for step in range(1, steps + 1):
                 rates.append(optimizer.param_groups[0]["lr"])
                 if self._lr_scheduler is not None and scheduler is not None:

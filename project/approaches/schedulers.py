@@ -1,7 +1,9 @@
 """Learning rate schedulers: when they step, and a cosine with a warm-up."""
 
+import inspect
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from project.approaches.metrics import natural_mode
 from project.errors import UserError
+
+KEY = "model.lr_scheduler.scheduler"
+EARLY = ".*lr_scheduler.step.*before.*optimizer.step.*"  # a warning that a rehearsal doesn't need
 
 
 @dataclass
@@ -51,7 +56,10 @@ class Scheduler:
         try:
             scheduler = self.scheduler(optimizer)
         except (TypeError, ValueError) as error:
-            raise UserError(f"model.lr_scheduler: {error}") from error
+            raise UserError(str(error), KEY) from error
+        except ArithmeticError as error:
+            raise UserError(f"one of its options must not be 0 ({error})", KEY) from error
+        _check_numbers(scheduler)
         plateau = isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode == "min"
         if plateau and natural_mode(self.monitor) == "max":
             raise UserError(
@@ -66,6 +74,20 @@ class Scheduler:
                 raise UserError("model.lr_scheduler: WarmupCosine needs trainer.max_epochs")
             scheduler.set_total_steps(0 if steps == math.inf else int(steps))
         return scheduler
+
+    def rehearse(self, optimizer: Optimizer) -> None:
+        """Let the scheduler step before the training, where an option divides by zero.
+
+        Args:
+            optimizer: One that isn't used.
+
+        Raises:
+            UserError: Naming the option.
+        """
+        scheduler = self.build(optimizer, lambda: 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", EARLY)
+            self.step_in_advance(scheduler, self.frequency, 1)
 
     def check_length(self, scheduler: LRScheduler, steps: float, epochs: float) -> None:
         """Check before a training that its scheduler lasts as long; OneCycleLR has an end.
@@ -104,7 +126,32 @@ class Scheduler:
         try:
             scheduler.step()
         except ValueError as error:
-            raise UserError(f"model.lr_scheduler: {error}") from error
+            raise UserError(str(error), KEY) from error
+        except ArithmeticError as error:
+            zeros = [
+                name for name, value in _numbers(scheduler) if value == 0 and type(value) is int
+            ]
+            place = f"{KEY}.{zeros[0]}: 0" if len(zeros) == 1 else f"{KEY}: one of its options"
+            name = type(scheduler).__name__
+            raise UserError(f"{place} must not be 0: {name} divides by it") from error
+
+
+def _numbers(scheduler: LRScheduler) -> Iterator[tuple[str, float]]:
+    """Yield the options of a scheduler that are numbers, as far as it keeps them."""
+    for name in inspect.signature(type(scheduler)).parameters:
+        value = getattr(scheduler, name, None)
+        if isinstance(value, int | float) and name != "last_epoch":
+            yield name, value
+
+
+def _check_numbers(scheduler: LRScheduler) -> None:
+    """Refuse numbers that torch takes, and computes nonsense with."""
+    of_torch = type(scheduler).__module__ == LRScheduler.__module__
+    for name, value in _numbers(scheduler):
+        if not math.isfinite(value):
+            raise UserError(f"{value} must be finite", f"{KEY}.{name}")
+        if of_torch and type(value) is int and value < 0:
+            raise UserError(f"{value} must be at least 0", f"{KEY}.{name}")
 
 
 class WarmupCosine(LambdaLR):

@@ -3,6 +3,7 @@
 ``docs/callbacks.md`` has a row for each callback and option, also for those that work.
 """
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -32,6 +33,7 @@ from lightning.pytorch.profilers import XLAProfiler
 
 from project.approaches.metrics import natural_mode
 from project.class_paths import is_a, listed, those_of
+from project.config_text import in_line
 from project.errors import UserError
 
 REFUSED: dict[type[Callback], str] = {
@@ -59,6 +61,15 @@ SAME_STATE: dict[type[Callback], tuple[str, ...]] = {  # options that tell two o
         *("every_n_train_steps", "every_n_epochs", "train_time_interval"),
     ),
 }
+LEAST = {  # of options of the trainer, where Lightning takes less, and does something else
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 
 
@@ -72,14 +83,21 @@ def check_trainer_config(trainer: Namespace) -> None:
         UserError: Naming the callback or the option, and what to use instead.
     """
     callbacks = listed(trainer.get("callbacks"))
-    for callback in callbacks:
+    for number, callback in enumerate(callbacks):
+        key = "trainer.callbacks"
+        if len(callbacks) > 1:
+            key += f"[{number}]"
         for refused, reason in REFUSED.items():
             if is_a(callback, refused):
-                raise UserError(f"{_name(callback)}: {reason}", "trainer.callbacks")
-        _check_needs(callback, trainer)
-        _check_mode(callback)
+                raise UserError(f"{_name(callback)}: {reason}", key)
+        _check_needs(callback, trainer, key)
+        _check_mode(callback, key)
         if is_a(callback, EMAWeightAveraging):
-            _check_average(callback)
+            _check_average(callback, key)
+        patience = _options(callback).get("patience")
+        if is_a(callback, EarlyStopping) and patience is not None and patience < 0:
+            raise UserError(f"{patience} must be at least 0", f"{key}.patience")
+        _check_finite(_options(callback), key)
     _check_repeated(callbacks)
     _check_options(trainer)
 
@@ -93,11 +111,11 @@ def _options(callback: Namespace) -> Namespace:
     return callback.get("init_args") or Namespace()  # a class without any has none
 
 
-def _check_needs(callback: Namespace, trainer: Namespace) -> None:
+def _check_needs(callback: Namespace, trainer: Namespace, key: str) -> None:
     if trainer.get("logger") in (None, False) and any(is_a(callback, one) for one in NEED_A_LOGGER):
         raise UserError(
             f"{_name(callback)}: has nothing to log to; remove it, or trainer.logger: false",
-            "trainer.callbacks",
+            key,
         )
     if is_a(callback, DeviceStatsMonitor):
         of_cpu = _options(callback).get("cpu_stats")
@@ -106,21 +124,21 @@ def _check_needs(callback: Namespace, trainer: Namespace) -> None:
         if of_cpu and find_spec("psutil") is None:
             raise UserError(
                 "DeviceStatsMonitor: needs psutil for the statistics of a CPU: pip install psutil",
-                "trainer.callbacks",
+                key,
             )
 
 
-def _check_mode(callback: Namespace) -> None:
+def _check_mode(callback: Namespace, key: str) -> None:
     options = _options(callback)
     if options.get("mode") == "min" and natural_mode(str(options.get("monitor"))) == "max":
         raise UserError(
             f"{_name(callback)}: mode: min takes the worst {options.monitor} for the best; "
             "use mode: max",
-            "trainer.callbacks",
+            key,
         )
 
 
-def _check_average(callback: Namespace) -> None:
+def _check_average(callback: Namespace, key: str) -> None:
     options = _options(callback)
     every = options.get("update_every_n_steps", 1)
     by_epoch = options.get("update_starting_at_epoch") is not None
@@ -128,7 +146,7 @@ def _check_average(callback: Namespace) -> None:
         raise UserError(
             f"{_name(callback)}: update_every_n_steps: {every} must be at least 1, or 0 with "
             "update_starting_at_epoch, which averages after epochs only",
-            "trainer.callbacks",
+            key,
         )
 
 
@@ -166,24 +184,27 @@ def _check_options(trainer: Namespace) -> None:
             trainer.get("default_root_dir") is not None,
             "everything goes to the run directory; use run_dir or experiment",
         ),
-        "gradient_clip_val": (
-            (trainer.get("gradient_clip_val") or 0) < 0,
-            "must be greater than 0; below, nothing would be clipped",
-        ),
         "limit_train_batches": (
             trainer.get("limit_train_batches") == 0,
             "leaves no batch to train on",
         ),
         "profiler": (is_xla(trainer.get("profiler")), "XLA profiles TPUs only; use pytorch"),
     }
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+    for name, least in LEAST.items():
         value = trainer.get(name)
-        refused[name] = (value is not None and value < 1, f"{value} must be at least 1")
+        refused[name] = (value is not None and value < least, f"{value} must be at least {least}")
     never = trainer.get("val_check_interval") == 0
     refused["val_check_interval"] = (never, "0 must be greater than 0")
     for option, (given, reason) in refused.items():
         if given:
             raise UserError(reason, f"trainer.{option}")
+    _check_finite(trainer, "trainer")
+
+
+def _check_finite(options: Namespace, key: str) -> None:
+    for name, value in vars(options).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{in_line(value)} must be a finite number", f"{key}.{name}")
 
 
 def is_xla(profiler: Any) -> bool:

@@ -1,6 +1,7 @@
 """The checkpoints of a run: the best one and the last one."""
 
 import math
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from project.errors import UserError
 from project.upstream import follow_weights
 
 VALIDATION = "val/"  # what the names of validation metrics begin with
+PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
 EPOCH = ("train/", "resources/")  # the same of metrics that are known at the end of an epoch
 
 
@@ -251,10 +253,32 @@ class BestAndLast(ModelCheckpoint):
 
     def _save(self, path: str, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         follow_weights(trainer, pl_module)
-        trainer.save_checkpoint(path)
+        try:
+            trainer.save_checkpoint(path)
+        except PICKLES_FAIL as error:
+            _blame(trainer, error)
+            raise
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
+
+
+def _blame(trainer: L.Trainer, error: Exception) -> None:
+    """Name the callback whose state can't be saved.
+
+    Raises:
+        UserError: If it is that of a callback.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
+    for callback in callbacks:
+        try:
+            pickle.dumps(callback.state_dict())
+        except PICKLES_FAIL as reason:
+            raise UserError(
+                f"{type(callback).__name__}: what its state_dict returns can't be saved "
+                f"({reason}); it must be tensors, numbers and texts, in lists and dictionaries",
+                "trainer.callbacks",
+            ) from error
 
 
 def scores(trainer: L.Trainer, *prefixes: str) -> dict[str, float]:

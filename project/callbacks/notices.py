@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
@@ -135,20 +136,46 @@ def _check_updates(average: WeightAveraging, trainer: L.Trainer, steps: int) -> 
 
 
 class MonitorCheck(L.Callback):
-    """Looks in the first validation, not after an epoch, whether what is monitored exists."""
+    """Looks before or in the first validation whether what is needed later will be there.
+
+    Args:
+        tests: Whether a test follows the training.
+    """
+
+    def __init__(self, tests: bool = False) -> None:
+        self.tests = tests
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to monitor a validation that there is not.
+        """Refuse to monitor a validation that there is not, and to test a part of a batch.
 
         Raises:
-            UserError: Naming what monitors it.
+            UserError: Naming what monitors it, or the limit.
         """
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        limit: Any = trainer.limit_test_batches
+        if self.tests and isinstance(limit, float) and limit and data.test_images:
+            batches = len(data.test_dataloader())
+            if int(limit * batches) < 1:
+                reason = (
+                    f"{limit:g} of {batches:,} is less than one batch; give more, or 0 for none"
+                )
+                raise UserError(reason, "trainer.limit_test_batches")
         if data.val_images and trainer.limit_val_batches:
             return
         for key, monitor in _monitors(trainer):
             if monitor.startswith("val/") and not key.startswith("checkpoint"):
                 raise UserError(f"{monitor}: nothing is validated; monitor train/loss", key)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a scheduler that would look at a validation before there is one.
+
+        Raises:
+            UserError: Naming its frequency, and what would be right.
+        """
+        for scheduler in trainer.lr_scheduler_configs:
+            monitor = scheduler.monitor or ""
+            if scheduler.reduce_on_plateau and monitor.startswith("val/"):
+                _check_frequency(trainer, scheduler)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse metrics of the validation that it hasn't logged.
@@ -163,6 +190,25 @@ class MonitorCheck(L.Callback):
             if monitor.startswith("val/") and monitor not in known:
                 names = ", ".join(sorted([*known, "train/accuracy", "train/loss"]))
                 raise UserError(f"there is no {monitor!r}; known are {names}", key)
+
+
+def _check_frequency(trainer: Any, scheduler: LRSchedulerConfig) -> None:
+    between = trainer.val_check_batch  # batches from one validation to the next
+    epochs = trainer.check_val_every_n_epoch  # None counts the batches through all epochs
+    if scheduler.interval == "step":
+        fits = epochs in (None, 1) and scheduler.frequency % between == 0
+        right = f"interval: epoch, and frequency: {epochs or 1}"
+    elif epochs is None:
+        right = f"frequency: {math.ceil(between / trainer.num_training_batches)}"
+        fits = scheduler.frequency * trainer.num_training_batches >= between
+    else:
+        fits, right = scheduler.frequency % epochs == 0, f"frequency: {epochs}"
+    if not fits:
+        raise UserError(
+            f"{scheduler.frequency} {scheduler.interval} is over before {scheduler.monitor} is "
+            f"measured; set {right}",
+            "model.lr_scheduler.frequency",
+        )
 
 
 def _monitors(trainer: L.Trainer) -> Iterator[tuple[str, str]]:

@@ -146,6 +146,8 @@ class ImageFolder(ImageDataModule):
         self.url = url
         self.sha256 = sha256
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
+        if classes and len(set(classes)) < len(classes):
+            raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
         self._class_names = classes
 
     def prepare_data(self) -> None:

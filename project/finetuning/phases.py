@@ -153,7 +153,7 @@ def preset_phases(preset: Preset, epochs: int) -> tuple[Phase, ...]:
         "full": [Phase("all", "all", lr_scale=0.3, warmup_steps=10, norm="affine_only")],
     }[preset]
     if epochs < len(phases):
-        raise UserError(f"epochs: {epochs} is too few for the {len(phases)} phases of {preset}")
+        raise UserError(f"{epochs} is too few for the {len(phases)} phases of {preset}", "epochs")
     short = max(round(epochs * 0.3), 1) if len(phases) == 2 else epochs // len(phases)
     for phase in phases[:-1]:
         phase.epochs = short
@@ -168,13 +168,13 @@ def check_phases(phases: Sequence[Phase]) -> None:
         UserError: Naming the key, what is wrong and what would be right.
     """
     if not phases:
-        raise UserError("phases: there are none; give at least one, or a preset")
+        raise UserError("there are none; give at least one, or a preset", "phases")
     names: list[str] = []
     for number, phase in enumerate(phases):
         key = f"phases[{number}]"
 
         def refuse(name: str, reason: str, key: str = key) -> None:
-            raise UserError(f"{key}.{name}: {reason}")
+            raise UserError(reason, f"{key}.{name}")
 
         if phase.name in names:
             refuse("name", f"{phase.name!r} is the name of another phase, too")
@@ -186,7 +186,7 @@ def check_phases(phases: Sequence[Phase]) -> None:
                 refuse(name, f"{value} must be at least 1")
         if len(lengths) != 1:
             given = " and ".join(lengths) or "none"
-            raise UserError(f"{key}: needs one of epochs, steps and plateau; given is {given}")
+            raise UserError(f"needs one of epochs, steps and plateau; given is {given}", key)
         if phase.plateau:
             _check_plateau(phase.plateau, f"{key}.plateau")
         if phase.train == []:
@@ -205,19 +205,20 @@ def check_phases(phases: Sequence[Phase]) -> None:
 
 def _check_plateau(plateau: Plateau, key: str) -> None:
     if plateau.min_epochs < 1:
-        raise UserError(f"{key}.min_epochs: {plateau.min_epochs} must be at least 1")
+        raise UserError(f"{plateau.min_epochs} must be at least 1", f"{key}.min_epochs")
     if plateau.max_epochs < plateau.min_epochs:
         raise UserError(
-            f"{key}.max_epochs: {plateau.max_epochs} is less than min_epochs {plateau.min_epochs}"
+            f"{plateau.max_epochs} is less than min_epochs {plateau.min_epochs}",
+            f"{key}.max_epochs",
         )
     if plateau.patience < 1:
-        raise UserError(f"{key}.patience: {plateau.patience} must be at least 1")
+        raise UserError(f"{plateau.patience} must be at least 1", f"{key}.patience")
     if plateau.mode == "min" and natural_mode(plateau.monitor) == "max":
         raise UserError(
-            f"{key}.mode: min takes the worst {plateau.monitor} for the best; use mode: max"
+            f"min takes the worst {plateau.monitor} for the best; use mode: max", f"{key}.mode"
         )
-    if plateau.min_delta < 0:
-        raise UserError(f"{key}.min_delta: {plateau.min_delta} must be at least 0")
+    if not plateau.min_delta >= 0:  # nor nan
+        raise UserError(f"{plateau.min_delta} must be at least 0", f"{key}.min_delta")
 
 
 def differences(old: list[dict[str, Any]], new: Sequence[Phase]) -> list[str]:

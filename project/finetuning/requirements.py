@@ -88,9 +88,9 @@ def check_length(trainer: Any, phases: Sequence[Phase], steps_per_epoch: int) ->
         if phase.plateau or phase.restore_best:
             key = f"phases[{number}].{'plateau' if phase.plateau else 'restore_best'}"
             if not validated:
-                raise UserError(f"{key}: there are no validation images")
+                raise UserError("there are no validation images", key)
             if phase.length(steps_per_epoch) < every:
-                raise UserError(f"{key}: the phase is over before it is validated; make it longer")
+                raise UserError("the phase is over before it is validated; make it longer", key)
     steps = sum(phase.length(steps_per_epoch) for phase in phases)
     epochs = math.ceil(steps / steps_per_epoch)
     _check_epochs(trainer, epochs)

@@ -1,5 +1,6 @@
 """Backbones from torchvision and timm, without their classifiers, and what images they expect."""
 
+import pickle
 import re
 import urllib.error
 from collections import OrderedDict
@@ -156,7 +157,9 @@ def read_weights(path: str) -> Mapping[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise many kinds
-        raise UserError(f"{path} is not a file of weights: {error}", "weights") from error
+        clear = isinstance(error, OSError | RuntimeError | pickle.UnpicklingError)
+        reason = str(error) if clear else "neither safetensors nor torch has written it"
+        raise UserError(f"{path} is not a file of weights: {reason}", "weights") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}
 
 

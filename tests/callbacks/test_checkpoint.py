@@ -110,7 +110,6 @@ def test_without_validation_the_last_weights_are_tested(
     [
         ("--trainer.max_epochs=0", "trainer.max_epochs: 0"),
         ("--trainer.max_steps=0", "trainer.max_steps: 0"),
-        ("--trainer.max_time=00:00:00:00", "trainer.max_time"),
     ],
 )
 def test_a_training_of_no_steps_says_so(option: str, reason: str, run: Callable[..., Run]) -> None:

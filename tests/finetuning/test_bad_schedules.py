@@ -62,7 +62,7 @@ OPTION = "--trainer.callbacks.init_args"
         ([phases("{name: a, train: all, steps: -5}")], "phases[0].steps: -5 must be at least 1"),
         (
             [phases("{name: a, train: all, epochs: 1.5}")],
-            "phases.epochs: expected int, got '1.5'",
+            "phases[0].epochs: expected int, got '1.5'",
         ),
         (
             [phases("{name: a, train: all, plateau: {max_epochs: 2, min_epochs: 3}}")],
@@ -209,7 +209,7 @@ OPTION = "--trainer.callbacks.init_args"
         ),
         (
             [phases("{name: a, train: all, plateau: 3}")],
-            "trainer.callbacks.phases.plateau: can't be 3",
+            "phases[0].plateau: can't be 3",
         ),
         (
             [phases(HEAD), "--model.optimizer.lr=0", "--model.group_lr={head: 0.1}"],
@@ -245,7 +245,8 @@ def test_one_callback_needs_no_list(
     one = SCHEDULE.replace("    - class_path: FineT", "    class_path: FineT")
     one = one.replace("      init_args:\n        phases:", "    init_args:\n        phases:")
     (tmp_path / "schedule.yaml").write_text(one.replace("warmup_steps: 2", "warmup_steps: -1"))
-    assert fails(*schedule) == "phases[1].warmup_steps: -1 must be at least 0"
+    message = "trainer.callbacks.phases[1].warmup_steps: -1 must be at least 0"
+    assert fails(*schedule) == message
 
 
 def test_a_wrong_metric_is_found_before_training(

@@ -1,6 +1,7 @@
 """Saving, finding and opening checkpoints, without ever running code that is inside them."""
 
 import zipfile
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,22 +13,13 @@ from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from project.checkpoint_format import HYPER_PARAMETERS, NEEDED, PARTS, RESUMED, check_form
 from project.console import readable, show
 from project.errors import UserError
 from project.saving import whole
 
 CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 DAMAGED = ".damaged"  # what the name of one that was put aside ends in
-
-# what a checkpoint, or the config beside it, may name to be imported
-TRUSTED_PACKAGES = (
-    __name__.split(".")[0],
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "timm",
-    "lightning",
-)
 
 
 def from_home(path: str | Path) -> Path:
@@ -73,12 +65,14 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
     if path.is_file():
         return path
     if not path.exists():
-        raise UserError(f"{path}: no such checkpoint or run directory")
+        raise UserError(f"{readable(path)}: no such checkpoint or run directory")
     for name in (prefer, "last", "best"):
         checkpoint = path / CHECKPOINTS / f"{name}.ckpt"
         if checkpoint.is_file():
             return checkpoint
-    raise UserError(f"{path} holds no {CHECKPOINTS}/{prefer}.ckpt: is it a run directory?")
+    raise UserError(
+        f"{readable(path)} holds no {CHECKPOINTS}/{prefer}.ckpt: is it a run directory?"
+    )
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -111,7 +105,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with ``weights_only=True``.
+    """Read a checkpoint onto the CPU with ``weights_only=True``, and check what it is made of.
 
     Raises:
         UserError: If the file is damaged, not a Lightning checkpoint, or holds code.
@@ -120,11 +114,43 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         _check(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: zip, pickle, end of file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{path} can't be opened as a checkpoint: {reason}") from error
+        reason = readable(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise UserError(f"{readable(path)} can't be opened as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of a run: it has no state_dict")
+        raise UserError(f"{readable(path)} is not a checkpoint of a run: it has no state_dict")
+    _check_parts(checkpoint, PARTS, "", path)
+    _check_parts(
+        checkpoint.get("hyper_parameters", {}), HYPER_PARAMETERS, "hyper_parameters.", path
+    )
     return checkpoint
+
+
+def _check_parts(
+    whole: Mapping[str, Any], forms: Mapping[str, Any], place: str, path: str | Path
+) -> None:
+    for name, form in forms.items():
+        if name in whole:
+            check_form(whole[name], form, place + name, path)
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Check that a checkpoint has all that a training needs to go on.
+
+    Raises:
+        UserError: If it hasn't.
+    """
+    if missing := [name for name in NEEDED if name not in checkpoint]:
+        raise UserError(
+            f"{readable(path)} has no {missing[0]}: it holds weights only (save_weights_only), "
+            "which no training can resume from",
+            "ckpt_path",
+        )
+    check_form(checkpoint["loops"], RESUMED, "loops", path)
+    if not checkpoint["optimizer_states"]:
+        raise UserError(
+            f"{readable(path)} is damaged: optimizer_states is empty, and no optimizer can go on",
+            "ckpt_path",
+        )
 
 
 def _check(path: str | Path) -> None:

@@ -1,7 +1,6 @@
 """Classes as a config names them: by ``class_path`` and ``init_args``."""
 
 from contextlib import suppress
-from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -9,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from project import config_text
 from project.errors import UserError
+from project.trust import resolve_name
 
 FROM_DATA = ("num_classes", "image_shape", "class_names", "normalization")
 """Options of a model that the data gives it."""

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project.commands.compare import compare
 from project.commands.plan import plan
 from project.commands.recommend import recommend
-from project.console import accept_all_characters
+from project.console import accept_all_characters, readable
 from project.errors import UserError
 from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
@@ -73,7 +73,7 @@ def main(args: ArgsType = None) -> None:
             if told is None and not hasattr(error, "__notes__"):
                 fault(error)
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {readable(str(told))}", file=sys.stderr)
         sys.exit(2)
     finally:
         if "wandb" in sys.modules:

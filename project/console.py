@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -34,6 +35,13 @@ def _as_utf8(name: str) -> str:
         return os.fsencode(name).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # it is not the name of a file
         return name
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+    """Return names for a message: not more than a few, in a form that can be seen."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(readable, names[:most])) + rest
 
 
 def is_utf8(text: str) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
-from pkgutil import resolve_name
 from traceback import walk_tb
 from types import FrameType
 from typing import Any, Literal, TypeVar
@@ -28,6 +27,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.console import readable
 from project.errors import UserError
+from project.trust import Refused, resolve_name
+from project.upstream import restored
 
 OURS = Path(__file__).parent
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -108,6 +109,8 @@ def explained(
     if isinstance(error, UserError):
         _complete(error, frames, named)
         return error
+    if (told := _unrestored(error, frames)) is not None:
+        return told
     trainer = config.get("trainer") or Namespace()
     for depth, frame in reversed(list(enumerate(frames))):
         whose = _whose(frame.f_code.co_filename)
@@ -176,6 +179,17 @@ def _short(file: str) -> str:
     """Return a file as it is seen from where Python imports it."""
     roots = [root for root in sys.path if root and Path(file).is_relative_to(root)]
     return readable(Path(file).relative_to(max(roots, key=len)) if roots else file)
+
+
+def _unrestored(error: Exception, frames: Sequence[FrameType]) -> UserError | None:
+    """Return what is told of an error that came up while a checkpoint was restored."""
+    parts = [found for frame in frames if (found := restored(frame))]
+    own_code = any(_whose(frame.f_code.co_filename) == "user" for frame in frames)
+    if not parts or own_code or isinstance(error, MisconfigurationException) or machine(error):
+        return None
+    part, path = parts[-1]
+    reason = f"its {part} can't be restored: {sentence(error)}"
+    return UserError(f"{readable(path)} is damaged, or of another program: {reason}", "ckpt_path")
 
 
 def innermost(error: BaseException, package: str) -> BaseException:
@@ -247,7 +261,7 @@ def named_classes(config: Any, key: str = "") -> Iterator[tuple[type, str]]:
     if not isinstance(config, Namespace | dict):
         return
     if isinstance(path := config.get("class_path"), str):
-        with suppress(ImportError, AttributeError, ValueError):  # which the parser answers
+        with suppress(ImportError, AttributeError, ValueError, Refused):  # the parser answers
             yield resolve_name(path), key
     for name, value in vars(config).items() if isinstance(config, Namespace) else config.items():
         inner = key if name == "init_args" else f"{key}.{name}" if key else str(name)

@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
-from project import __version__, config_text
+from project import __version__, config_text, trust
 from project.approaches import ImageClassifier, TrainFromScratch
 from project.approaches.pretrained import remove_weights
 from project.callbacks import BestAndLast, RunReport
@@ -24,9 +24,15 @@ from project.callbacks.checkpoint import best_and_last
 from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
 from project.callbacks.predictions import PREDICTIONS
-from project.checkpoints import WholeCheckpoints, find_checkpoint, load_checkpoint, local
+from project.checkpoints import (
+    WholeCheckpoints,
+    check_resumable,
+    find_checkpoint,
+    load_checkpoint,
+    local,
+)
 from project.class_paths import FROM_DATA
-from project.console import show
+from project.console import show, some
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
@@ -81,7 +87,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         self.opened: Run | None = None
         self.known_classes: tuple[str, ...] | None = None  # those of the checkpoint
         show_messages()
-        with self._released_run(), self._explained():
+        with trust.command(), self._released_run(), self._explained():
             super().__init__(
                 ImageClassifier,
                 ImageDataModule,
@@ -171,6 +177,14 @@ class ProjectCLI(CheckpointsDecideNothing):
             help="Folder in runs/ for the run directory; by default the name of the config file.",
         )
         parser.add_argument(
+            f"--{trust.OPTION}",
+            type=str | None,
+            default=None,
+            metavar="PACKAGE",
+            help="Package of one's own that the config.yaml of a --ckpt_path may name; can be "
+            "repeated.",
+        )
+        parser.add_argument(
             "--test_after_fit",
             type=bool,
             default=True,
@@ -216,6 +230,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         for name in FROM_DATA:
             if config.model.init_args.get(name) is not None:
                 raise UserError("comes from the data; remove it", f"model.{name}")
+        trust.check_places(config)
         if self.subcommand in ("fit", None):
             check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
@@ -256,12 +271,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             found = find_checkpoint(config.ckpt_path, "last" if fit else "best")
             config.ckpt_path = str(local(found, "ckpt_path"))
             checkpoint = load_checkpoint(config.ckpt_path)
-            if fit and "optimizer_states" not in checkpoint:
-                raise UserError(
-                    f"{config.ckpt_path} holds weights only (save_weights_only), which no training "
-                    "can resume from",
-                    "ckpt_path",
-                )
+            if fit:
+                check_resumable(checkpoint, config.ckpt_path)
             hparams = checkpoint.get("hyper_parameters", {})
             self.known_classes = hparams.get("class_names")
             if self.subcommand == "predict" and "classes" in config.data.init_args:
@@ -306,7 +317,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         gives before ``--config`` would be lost.
         """
         values = config_text.load(self.command_parser.dump(config, skip_none=False))
-        own = {"run_dir", "ckpt_path", "resume"}
+        own = {"run_dir", "ckpt_path", "resume", trust.OPTION}
         return config_text.dump({name: value for name, value in values.items() if name not in own})
 
     def instantiate_classes(self) -> None:
@@ -321,8 +332,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             raise UserError(explain(str(error))) from error
         if self.known_classes and tuple(self.known_classes) != self.model.class_names:
             raise UserError(
-                f"the checkpoint knows the classes {', '.join(self.known_classes)}, and the data "
-                f"has {', '.join(self.model.class_names)} (a --config replaces that of the run)"
+                f"the checkpoint knows the classes {some(self.known_classes)}, and the data has "
+                f"{some(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the config's own

@@ -5,7 +5,6 @@ from argparse import HelpFormatter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import yaml
@@ -27,8 +26,11 @@ from project.failures import Raised, causes, own_line, sentence
 from project.length import expand_presets
 from project.mistakes import explain, key_of
 from project.networks import Network
+from project.trust import KINDS, heard, imported, may_read, resolve_name
 from project.upstream import (
     before_class_change,
+    find_configs_by,
+    import_by,
     keep_alternatives,
     leave_texts,
     look_before,
@@ -63,7 +65,10 @@ before_class_change(_start_afresh)
 leave_texts()
 look_before(check_written)
 keep_alternatives()
-read_configs_by(config_text.read)
+read_configs_by(lambda path: heard(config_text.read(path), path))
+find_configs_by(may_read)
+import_by(imported)
+KINDS.append(Augment)
 read_numbers_by(config_text.load)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
 set_dumper("yaml", config_text.dump)
@@ -140,7 +145,8 @@ class ProjectParser(LightningArgumentParser):
         Raises:
             UserError: If it can't be read, or isn't a config.
         """
-        config_text.mapping(path)
+        if "config" in config_text.mapping(path):
+            raise UserError("names another config; give each by --config", f"{path}: config")
         config: Namespace = super().parse_path(path, *args, **kwargs)
         return config
 

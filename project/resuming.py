@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from project import config_text
-from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, from_home, newest_checkpoint
+from project import config_text, trust
+from project.checkpoints import find_checkpoint, from_home, newest_checkpoint
 from project.console import readable, show
 from project.errors import UserError
 from project.runs import CONFIG, RUNS, SUMMARY, is_run_dir, job_of, this_job
@@ -22,9 +22,12 @@ _ABSENT = object()
 def with_config_of_run(args: list[str]) -> list[str]:
     """Insert ``--config`` of the run that ``--ckpt_path`` or ``--resume`` names, if none is given.
 
+    What ``--trust`` says is taken out; it is part of no config.
+
     Raises:
-        UserError: If there is no config beside it, or it names classes that nobody has asked for.
+        UserError: If there is no config beside it.
     """
+    args = trust.take_packages(args)
     if any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args):
         return args
     for option, value in _options(args):
@@ -36,7 +39,7 @@ def with_config_of_run(args: list[str]) -> list[str]:
             continue
         if not config.is_file():
             raise UserError(f"{option} {value}: no {config} beside it; give --config")
-        _refuse_foreign_classes(config)
+        trust.distrust(config, config_text.mapping(config))
         return [args[0], f"--config={config}", *args[1:]]
     return args
 
@@ -47,26 +50,6 @@ def _options(args: list[str]) -> Iterator[tuple[str, str]]:
         option, equals, value = arg.partition("=")
         if option.startswith("--"):
             yield option, value if equals else after
-
-
-def _refuse_foreign_classes(config: Path) -> None:
-    """Don't import what a config names that nobody asked for by ``--config``.
-
-    Raises:
-        UserError: If it names a class outside of the trusted packages.
-    """
-
-    def class_paths(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            if isinstance(path := value.get("class_path"), str):
-                yield path
-            value = list(value.values())
-        for item in value if isinstance(value, list) else []:
-            yield from class_paths(item)
-
-    for path in class_paths(config_text.mapping(config)):
-        if path.split(".")[0] not in TRUSTED_PACKAGES:
-            raise UserError(f"{config} names {path}; if you trust it, give --config {config}")
 
 
 def resume(config: Namespace, saved: Mapping[str, Any], args: list[str]) -> bool:

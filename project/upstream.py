@@ -4,19 +4,21 @@ Each has its reason and a link. A test in ``tests/test_upstream.py`` fails when 
 needs it.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
-from types import UnionType
+from types import FrameType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import lightning as L
 import torch
-from jsonargparse import Namespace, _typehints, typing
+from jsonargparse import Namespace, _typehints, _util, typing
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 QUIET = (  # warnings about what is meant to be so, or that no user can act on
@@ -86,6 +88,45 @@ def read_configs_by(read: Callable[[str], str]) -> None:
         return read(path.absolute) if is_file else before(path)
 
     setattr(typing.Path, "read_text", read_text)  # noqa: B010  # mypy takes it for a mistake
+
+
+def import_by(imported: Callable[[str, Callable[[str], Any]], Any]) -> None:
+    """Let jsonargparse import what a value names by a function.
+
+    Its policy of import paths is one for all configs, and tries the other alternatives of a type
+    after a refusal.
+
+    Args:
+        imported: Takes an import path and what imports it, and returns the object.
+    """
+    load: Callable[..., Any] = _util.import_object
+
+    def import_object(name: str, *args: Any, **options: Any) -> Any:
+        by_code = False in (*args, options.get("check_path"))  # an annotation names it, no value
+        return load(name, *args, **options) if by_code else imported(name, load)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{_util.__package__}.") and hasattr(module, load.__name__):
+            setattr(module, load.__name__, import_object)
+
+
+def find_configs_by(may_read: Callable[[str], bool]) -> None:
+    """Let jsonargparse ask before it takes a text for the name of a file.
+
+    Wherever a class is expected, it reads a file of that name, and there is no setting for it.
+
+    Args:
+        may_read: Takes the text and returns whether it may be a file.
+    """
+    start: Callable[..., None] = typing.Path.__init__
+
+    @wraps(start)
+    def init(path: typing.Path, text: Any, *args: Any, **options: Any) -> None:
+        if isinstance(text, str) and not may_read(text):
+            raise TypeError("no other file may be named here")
+        start(path, text, *args, **options)
+
+    setattr(typing.Path, "__init__", init)  # noqa: B010  # mypy takes it for a mistake
 
 
 def read_numbers_by(load: Callable[[str], Any]) -> None:
@@ -207,6 +248,17 @@ def _takes_list(kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(map(_takes_list, args))
     return origin in _typehints.sequence_origin_types or (origin is tuple and args[-1] is Ellipsis)
+
+
+def restored(frame: FrameType) -> tuple[str, Any] | None:
+    """Return what a call restores from a checkpoint, and from which; None if it restores nothing.
+
+    Lightning takes the parts of a checkpoint as they are, and says nothing of it in an error.
+    """
+    owner = frame.f_locals.get("self")
+    if not isinstance(owner, _CheckpointConnector):
+        return None
+    return frame.f_code.co_name.removeprefix("restore_"), owner.trainer.ckpt_path
 
 
 def resume_by_epochs(trainer: L.Trainer) -> None:

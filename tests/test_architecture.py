@@ -27,9 +27,11 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("networks",),
     ("tracking", "metrics_file"),
     ("runs",),
-    ("checkpoints",),
     ("class_paths", "failures"),
-    ("saving", "config_text", "console", "environment", "upstream"),
+    ("trust",),
+    ("checkpoints",),
+    ("checkpoint_format", "saving", "upstream"),
+    ("console", "environment", "config_text"),
     ("errors", "randomness"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}

@@ -79,8 +79,15 @@ def test_guide_covers_every_extension_point() -> None:
     ]
 
 
-def test_imported_class_has_a_short_name(importable: Path, run: Callable[..., Run]) -> None:
+def test_imported_class_has_a_short_name(
+    importable: Path, run: Callable[..., Run], fails: Callable[..., str]
+) -> None:
     write_files(SECTIONS["A network"], importable)
     __import__("my_network")
     finished = run("fit", "--model.network", "Tiny", *QUICK)
     assert "my_network.Tiny" in (finished.path / "config.yaml").read_text()
+    again = ("test", "--ckpt_path", finished.path, "--trainer.logger=false")
+    assert fails(*again).endswith("give --trust my_network")
+    tested = run(*again, "--trust=my_network")
+    assert tested.summary["test/loss"] == finished.summary["test/loss"]
+    assert "trust" not in (tested.path / "config.yaml").read_text()

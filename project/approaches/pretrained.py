@@ -1,6 +1,5 @@
 """Pretrained backbones: what images they expect, and those of a run's checkpoint."""
 
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,14 @@ from typing import Any
 from jsonargparse import Namespace
 
 from project.approaches.base import NetworkFactory
-from project.checkpoints import TRUSTED_PACKAGES, find_checkpoint, load_checkpoint
+from project.checkpoints import find_checkpoint, load_checkpoint
+from project.console import readable
 from project.errors import UserError, under
 from project.networks import InputSpec, Network, input_spec
 from project.networks.backbone import TIMM
+from project.trust import class_in
+
+KNOWN = ("class_names", "image_shape", "normalization", "num_classes", "one_logit")
 
 
 def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
@@ -39,7 +42,7 @@ def _hyper_parameters(backbone: str) -> dict[str, Any]:
     path = find_checkpoint(backbone)
     hparams: dict[str, Any] = load_checkpoint(path).get("hyper_parameters", {})
     network = hparams.get("network")
-    if not isinstance(network, dict) or "class_path" not in network:
+    if not isinstance(network, dict) or not {*KNOWN, "network"} <= hparams.keys():
         raise UserError(
             f"{path} doesn't say which network it holds; give a checkpoint that `fit` wrote with "
             "FullTraining or TrainFromScratch",
@@ -57,24 +60,22 @@ def load_network(backbone: str) -> Network:
     path = find_checkpoint(backbone)
     hparams = _hyper_parameters(backbone)
     class_path: str = hparams["network"]["class_path"]
-    module, _, name = class_path.rpartition(".")
-    if module.split(".")[0] not in TRUSTED_PACKAGES:
-        raise UserError(
-            f"{path} asks for {class_path}, which is outside of {', '.join(TRUSTED_PACKAGES)}; it "
-            "was not imported",
-            "backbone",
-        )
-    network_class = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(network_class, type) and issubclass(network_class, Network)):
-        raise UserError(f"{path} asks for {class_path}, which is not a Network", "backbone")
+    with under("", name="backbone"):
+        network_class = class_in(path, class_path, Network)
     init_args: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in hparams["network"].get("init_args", {}).items()
+        for key, value in (hparams["network"].get("init_args") or {}).items()
         if key != "weights"  # the checkpoint has them
     }
     num_logits = 1 if hparams["one_logit"] else hparams["num_classes"]
     build: NetworkFactory = partial(network_class, **init_args)
-    network = build(tuple(hparams["image_shape"]), num_logits)
+    try:
+        network = build(tuple(hparams["image_shape"]), num_logits)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = readable(" ".join(str(error).split())[:200])
+        raise UserError(
+            f"{path} holds no network that can be built: {reason}", "backbone"
+        ) from error
     prefix = "network."
     state = {
         key.removeprefix(prefix): value

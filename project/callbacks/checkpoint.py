@@ -15,11 +15,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project.approaches.metrics import natural_mode
+from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import load_checkpoint
-from project.console import show
+from project.console import readable, show
 from project.errors import UserError
 from project.upstream import follow_weights
 
+STATE = {  # what a checkpoint has of BestAndLast
+    "monitor": (str, None),
+    "mode": str,
+    "score": (a_number, None),
+    "scores": {str: a_number},
+    "step": a_count,
+}
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
 EPOCH = ("train/", "resources/")  # the same of metrics that are known at the end of an epoch
@@ -108,13 +116,17 @@ class BestAndLast(ModelCheckpoint):
         if not state:
             return
         file = Path(trainer.ckpt_path).parent / "best.ckpt"
-        own = load_checkpoint(file)["callbacks"].get(self.state_key) if file.is_file() else None
+        best = load_checkpoint(file) if file.is_file() else {}
+        own = best.get("callbacks", {}).get(self.state_key)
+        for source, found in ((trainer.ckpt_path, state), (file, own)):
+            if found:
+                check_form(found, STATE, f"callbacks.{self.state_key}", source)
         if state.get("score") is None and (not own or own.get("score") is None):
             return
         reason = self._outdated(own, checkpoint["global_step"])
         if reason or own is None:
             if trainer.is_global_zero:
-                show(f"{file}: {reason}; the best is looked for anew")
+                show(readable(f"{file}: {reason}; the best is looked for anew"))
             return
         # of the same checkpoint, the state may know more: the metrics of its whole epoch
         same = all(own[name] == state[name] for name in ("score", "step"))

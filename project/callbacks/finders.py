@@ -9,7 +9,6 @@ config had said so from the beginning.
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from project.class_paths import is_a, listed, those_of
 from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
+from project.trust import resolve_name
 
 FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
 from project.callbacks.resources import EPOCH_SECONDS
-from project.console import show
+from project.console import readable, show
 from project.data import ImageDataModule
 from project.finetuning import FineTuningSchedule
 from project.metrics_file import continue_metrics
@@ -154,7 +154,7 @@ def _accumulates(trainer: Any) -> bool:
 
 def _say(trainer: L.Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        show(text)
+        show(readable(text))
 
 
 def _validation(

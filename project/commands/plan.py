@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace
@@ -18,6 +17,7 @@ from project.finetuning.preview import PhasePreview, preview, tables
 from project.finetuning.requirements import check_length, steps_per_epoch
 from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
 from project.lightning_cli import ProjectCLI
+from project.trust import resolve_name
 
 
 def plan(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from project.data.files import ImageFiles, Pixels, in_memory, on_disk
 from project.data.listing import class_folders, images_below
 from project.data.splits import stratified_split
 from project.errors import UserError
+from project.trust import check_download
 
 DEFAULT_SIZE = 224
 
@@ -159,6 +160,7 @@ class ImageFolder(ImageDataModule):
         root = Path(self.root)
         if self.url is None or self.sha256 is None or self._class_folders(root):
             return
+        check_download(self.url, "data.url")
         with lock(root.parent):
             if not self._class_folders(root):
                 fetch_archive(self.url, self.sha256, root)

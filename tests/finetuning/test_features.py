@@ -196,20 +196,17 @@ def test_a_backbone_that_is_no_sequence_is_cached_whole(
     works: bool,
     run: Callable[..., Run],
     schedule: tuple[str, ...],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("project.approaches.pretrained.TRUSTED_PACKAGES", ("tests",))
     network = f"{SumNetwork.__module__}.SumNetwork"
     source = run(
         *("fit", "--model=FullTraining", f"--model.network={network}", "--data=Digits"),
         *("--data.limit_per_class=5", "--trainer.max_epochs=1", "--trainer.logger=false"),
     )
     phase = f"name: a, train: {train}, epochs: 1"
-    result = run(*schedule, cached(phase), PLAIN, f"--model.backbone={source.path}")
+    trusted = (f"--model.backbone={source.path}", "--trust=tests")
+    result = run(*schedule, cached(phase), PLAIN, *trusted)
     assert ("Sum does more than" in result.out) != works
-    assert_weights_equal(
-        result, run(*schedule, uncached(phase), PLAIN, f"--model.backbone={source.path}")
-    )
+    assert_weights_equal(result, run(*schedule, uncached(phase), PLAIN, *trusted))
 
 
 class Gated(Sum):

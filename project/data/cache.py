@@ -120,9 +120,12 @@ class CacheDir:
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):  # published or removed by another process
                 status = file.stat()
-                if file.name[0] != ".":
+                hidden, unfinished = file.name[0] == ".", ".tmp" in file.suffixes
+                if file.suffix != ".npy" or hidden != unfinished or not file.is_file():
+                    continue  # it is another's: a config may name any folder
+                if not unfinished:
                     entries.append((status.st_mtime_ns, status.st_size, file))
-                elif status.st_mtime < time.time() - ABANDONED_SECONDS and file.suffix != ".lock":
+                elif status.st_mtime < time.time() - ABANDONED_SECONDS:
                     file.unlink()
                     continue
                 total += status.st_size

@@ -99,6 +99,20 @@ def test_full_disk_is_an_error_and_leaves_nothing(
     assert not list(tmp_path.glob("*.npy"))
 
 
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """A config may name any folder as a cache."""
+    (tmp_path / "folder.npy").mkdir()
+    others = [tmp_path / name for name in ("photo.jpg", "notes", ".profile", ".old.npy")]
+    for file in others:
+        file.write_bytes(bytes(300_000))
+        os.utime(file, (0, 0))
+    cache = CacheDir(tmp_path, 250 * KB)
+    add(cache, "a", 100)
+    reserve(later(cache), 200_000)
+    assert not (tmp_path / "a.npy").exists()
+    assert all(file.exists() for file in others) and (tmp_path / "folder.npy").is_dir()
+
+
 def test_abandoned_files_go(tmp_path: Path) -> None:
     cache = CacheDir(tmp_path, 1)
     killed, being_made = (cache.create(key, (10, 10), np.uint8) for key in ("a", "b"))

@@ -26,7 +26,7 @@ from project.failures import Raised, causes, own_line, sentence
 from project.length import expand_presets
 from project.mistakes import explain, key_of
 from project.networks import Network
-from project.trust import KINDS, heard, imported, may_read, resolve_name
+from project.trust import heard, imported, may_read, resolve_name
 from project.upstream import (
     before_class_change,
     find_configs_by,
@@ -68,7 +68,6 @@ keep_alternatives()
 read_configs_by(lambda path: heard(config_text.read(path), path))
 find_configs_by(may_read)
 import_by(imported)
-KINDS.append(Augment)
 read_numbers_by(config_text.load)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
 set_dumper("yaml", config_text.dump)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,13 +45,14 @@ TRUSTED_PACKAGES = (
 """What a checkpoint, or the config beside it, may name to be imported."""
 
 T = TypeVar("T")
-KINDS: list[type] = [
+KINDS: tuple[type, ...] = (
     *(Module, Optimizer, LRScheduler, LightningDataModule, Callback, Logger, Profiler, Strategy),
     *(Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision),
-]
+)
 """What a class of these packages must be: a key may take anything that can be called, or anything.
 
-Nothing of these does more with its arguments than its name says.
+Nothing of these does more with its arguments than its name says, and neither does a dataclass of
+this package.
 """
 
 PLACES = {"default_root_dir", "dirpath", "dir", "log_dir", "save_dir"}
@@ -248,13 +249,15 @@ def is_trusted(found: Any, *kinds: type) -> bool:
 
     Args:
         found: The object.
-        kinds: What it must be a subclass of; by default any of ``KINDS``.
+        kinds: What it must be a subclass of; by default any of ``KINDS``, or a dataclass.
     """
     home = str(getattr(found, "__module__", getattr(found, "__name__", ""))).partition(".")[0]
     if home in _now().packages:
         return True
-    kind = isinstance(found, type) and issubclass(found, kinds or tuple(KINDS))
-    return kind and home in TRUSTED_PACKAGES
+    if not isinstance(found, type) or home not in TRUSTED_PACKAGES:
+        return False
+    own_values = not kinds and home == TRUSTED_PACKAGES[0] and is_dataclass(found)
+    return own_values or issubclass(found, kinds or KINDS)
 
 
 def class_in(file: Path, name: str, base: type[T]) -> type[T]:

@@ -22,7 +22,7 @@ from project.checkpoints import check_resumable, load_checkpoint
 from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 from project.networks.backbone import read_weights
-from tests.conftest import Run
+from tests.conftest import CONFIGS, Run
 
 CANARY = """\
 import pathlib
@@ -245,6 +245,32 @@ def test_no_argument_of_a_class_that_may_be_named_takes_a_function(key: str, bes
         for way in ("name", "function of a package", "command"):
             value = {"class_path": name, "init_args": {argument: TO_CODE[way]}}
             check_harmless(beside, nested(key, value))
+
+
+SHIPPED = {
+    path.stem: path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if {*yaml.safe_load(path.read_text())} <= {"data", "model", "trainer", "checkpoint"}
+    and "backbone: RUN" not in path.read_text()
+}
+RICHEST = {"full_cifar10_best", "own_phases"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=name, marks=[] if name in RICHEST else pytest.mark.slow)
+        for name, path in SHIPPED.items()
+    ],
+)
+def test_the_config_of_each_run_is_read_again(path: Path, beside: Path) -> None:
+    cli = reader()
+    cli.parse_arguments(cli.parser, ["test", "--config", str(path)])
+    saved = cli._saved(cli.options)
+    found = read(beside, saved)
+    assert isinstance(found, Namespace), found
+    assert cli._saved(found) == saved
 
 
 REFUSED = [

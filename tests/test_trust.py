@@ -266,7 +266,8 @@ RICHEST = {"full_cifar10_best", "own_phases"}
 )
 def test_the_config_of_each_run_is_read_again(path: Path, beside: Path) -> None:
     cli = reader()
-    cli.parse_arguments(cli.parser, ["test", "--config", str(path)])
+    cli._given = ["test", "--config", str(path)]
+    cli.parse_arguments(cli.parser, cli._given)
     saved = cli._saved(cli.options)
     found = read(beside, saved)
     assert isinstance(found, Namespace), found

@@ -315,10 +315,10 @@ def check_places(config: Namespace) -> None:
         raise UserError("is for the command line alone", OPTION)
     if now.file is None:
         return
-    names = ("run_dir", "resume", "trainer", "checkpoint")
+    names = ("run_dir", "trainer", "checkpoint")
     for key, text in _texts({name: config.get(name) for name in names}):
         here = key.rpartition(".")[2] not in PLACES or text == RUN_DIR
-        if text not in now.said and (not here or key in names[:2] or _leaves(text)):
+        if text not in now.said and (not here or key == names[0] or _leaves(text)):
             raise Refused(f"names {text}, which isn't in the run directory", _whole(), text, key)
 
 

@@ -1,6 +1,10 @@
 import os
 import sys
 
+from project.signals import Listening
+
+starting = Listening(starting=True).__enter__()  # it stays until Python itself has ended
+
 try:
     from project.cli import main
 except ValueError as error:  # libraries read RANK, SLURM_PROCID, MPLBACKEND and the like
@@ -10,4 +14,7 @@ except ValueError as error:  # libraries read RANK, SLURM_PROCID, MPLBACKEND and
     sys.exit(2)
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        starting.finish()

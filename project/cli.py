@@ -2,16 +2,17 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import getdoc
-from typing import NoReturn
 
 import torch
 from lightning.pytorch.cli import ArgsType
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project import signals
 from project.commands.compare import compare
 from project.commands.plan import plan
 from project.commands.recommend import recommend
@@ -19,6 +20,7 @@ from project.console import accept_all_characters, readable
 from project.errors import UserError
 from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
+from project.signals import Listening, Stopped
 from project.upstream import QUIET
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -36,8 +38,7 @@ def main(args: ArgsType = None) -> None:
         args: Arguments; None takes those of the process.
 
     Raises:
-        SystemExit: With 2 for a mistake in config or data, 130 when interrupted, 143 when
-            terminated.
+        SystemExit: With 2 for a mistake in config or data, with 128 and its number for a signal.
     """
     accept_all_characters()
     logging.raiseExceptions = False  # W&B's log is in the locale's encoding, which may lack a name
@@ -49,23 +50,37 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("high")
     if not torch.cuda.is_available():  # or optimizers load the GPU's library again in each step
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    with Listening() as listening:
+        code = 1
+        try:
+            code = _run(args, listening)
+        finally:
+            if "wandb" in sys.modules:
+                sys.modules["wandb"].finish(exit_code=code)
+        if listening.received:
+            listening.afterwards()
+            signals.leave_ranks()
+        if code:
+            sys.exit(code)
+
+
+def _run(args: ArgsType, listening: Listening) -> int:
+    """Run the command line, and return its exit code; a fault of the program is raised."""
     given = sys.argv[1:] if args is None else args
-    failed = 1
     try:
         if isinstance(given, list) and given and given[0] in COMMANDS:
             COMMANDS[given[0]](given[1:])
         else:
             ProjectCLI(args, other_commands=_descriptions())
-        failed = 0
-    except SIGTERMException:
-        sys.exit(143)  # Lightning would exit with 0
-    except KeyboardInterrupt:
-        _end_interrupted()
+    except (Stopped, SIGTERMException, KeyboardInterrupt) as stopped:
+        return _stopped(stopped, listening)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1
-            _end_interrupted()
+            return _stopped(end.__context__, listening)
         raise
     except Exception as error:
+        if listening.received and listening.has_ranks:  # another rank has left
+            return _stopped(error, listening)
         told = error if isinstance(error, UserError) else None
         if told is None and not hasattr(error, "__notes__"):  # a note says already whose it is
             told = machine(error)
@@ -74,15 +89,17 @@ def main(args: ArgsType = None) -> None:
                 fault(error)
             raise
         print(f"error: {readable(str(told))}", file=sys.stderr)
-        sys.exit(2)
-    finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish(exit_code=failed)
+        return 2
+    return 0
 
 
-def _end_interrupted() -> NoReturn:
-    print("error: interrupted", file=sys.stderr)
-    sys.exit(130)
+def _stopped(reason: BaseException, listening: Listening) -> int:
+    """Say what has ended the command, and return its exit code."""
+    if not listening.received:  # raised by code, or in a thread, where no handler can be
+        interrupted = isinstance(reason, KeyboardInterrupt)
+        listening.received = signal.SIGINT if interrupted else signal.SIGTERM
+    listening.tell()
+    return listening.code
 
 
 def _descriptions() -> dict[str, str]:

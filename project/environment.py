@@ -6,8 +6,10 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -54,6 +56,14 @@ def device_name(device: torch.device) -> str:
 def available_cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that leaves out what hasn't begun where its block ends with an exception."""
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        """Wait for what has begun."""
+        self.shutdown(cancel_futures=kind is not None)
 
 
 def bfloat16_speedup() -> float:

@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
-from project import __version__, config_text, trust
+from project import __version__, config_text, signals, trust
 from project.approaches import ImageClassifier, TrainFromScratch
 from project.approaches.pretrained import remove_weights
 from project.callbacks import BestAndLast, RunReport
@@ -24,6 +24,7 @@ from project.callbacks.checkpoint import best_and_last
 from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
 from project.callbacks.predictions import PREDICTIONS
+from project.callbacks.stopping import share_signals
 from project.checkpoints import (
     WholeCheckpoints,
     check_resumable,
@@ -124,7 +125,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 trainer = getattr(self, "trainer", None)
                 measured = trainer and (trainer.global_step or trainer.callback_metrics)
                 if unused and not measured and "wandb" in sys.modules:
-                    sys.modules["wandb"].finish(exit_code=1)  # it writes until then
+                    sys.modules["wandb"].finish(exit_code=signals.now.code)  # it writes until then
                 self.opened.directory.release(unused=unused and not measured)
 
     @contextmanager
@@ -338,6 +339,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         trainer: Any = self.trainer
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the config's own
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        share_signals(self.trainer)
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
         trainer.callbacks.insert(0, check)  # before Lightning looks for the metric itself
         for schedule in self.callbacks_of(FineTuningSchedule):

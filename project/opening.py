@@ -14,6 +14,7 @@ from project.callbacks import (
     Resume,
     RunRecord,
     RunReport,
+    StopOnSignal,
     TestPredictions,
 )
 from project.callbacks.destinations import send_into
@@ -69,6 +70,7 @@ def open_run(config: Namespace, saved: str) -> Run:
         Figures(),
         PredictionWriter(),
         Notices(),
+        StopOnSignal(),
     ]
     if config.trainer.logger and not those_of(config.trainer.callbacks, LearningRateMonitor):
         run.callbacks.append(LearningRateMonitor())

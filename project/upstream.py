@@ -5,19 +5,22 @@ needs it.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
+from subprocess import Popen
 from types import FrameType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import lightning as L
 import torch
 from jsonargparse import Namespace, _typehints, _util, typing
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -259,6 +262,37 @@ def restored(frame: FrameType) -> tuple[str, Any] | None:
     if not isinstance(owner, _CheckpointConnector):
         return None
     return frame.f_code.co_name.removeprefix("restore_"), owner.trainer.ckpt_path
+
+
+def own_signals(trainer: L.Trainer) -> None:
+    """Keep a trainer from handling signals, and from asking all ranks for one in each batch.
+
+    Inside the handler of a SIGTERM, Lightning sends a tensor to all ranks, which hangs unless all
+    of them are in it: https://github.com/Lightning-AI/pytorch-lightning/issues/20806
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def started_ranks(trainer: L.Trainer) -> Callable[[], Sequence[Popen[Any]]]:
+    """Return a function for the processes that a trainer has started as further ranks."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        return lambda: launcher.procs
+    return lambda: ()
+
+
+def stop_after_batch(trainer: L.Trainer) -> None:
+    """Let a training end after the batch, or after the epoch if it is its last one."""
+    trainer._signal_connector.received_sigterm = True
+
+
+def requeue_signal(trainer: L.Trainer) -> int | None:
+    """Return the signal with which SLURM says that a job should be put into its queue again."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal
+    return None
 
 
 def resume_by_epochs(trainer: L.Trainer) -> None:

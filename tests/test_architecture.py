@@ -32,7 +32,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("checkpoints",),
     ("checkpoint_format", "saving", "upstream"),
     ("console", "environment", "config_text"),
-    ("errors", "randomness"),
+    ("errors", "randomness", "signals"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem in PLACES)

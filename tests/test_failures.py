@@ -366,8 +366,7 @@ def test_interrupted_run_exits_with_130(
         main(["fit", *QUIET])
     signal.signal(signal.SIGINT, handler)
     assert exit_.value.code == 130
-    errors = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error")]
-    assert errors == ["error: interrupted"]
+    assert capfd.readouterr().err.splitlines()[-1].startswith("interrupted: ")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What other libraries get wrong: each test fails when its workaround in upstream.py can go."""
 
+import inspect
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -22,6 +24,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.tuner.tuning import Tuner
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor, nn
@@ -396,3 +400,23 @@ def test_lightning_does_not_say_that_a_checkpoint_is_damaged(tmp_path: Path) -> 
     frames = [frame for frame, _ in walk_tb(raised.value.__traceback__)]
     parts = [found for frame in frames if (found := upstream.restored(frame))]
     assert parts[-1] == ("loops", "x.ckpt")
+
+
+def test_lightning_talks_to_other_ranks_inside_a_signal_handler() -> None:
+    """Why there is own_signals; it is mended once the handler only sets a flag."""
+    handler = inspect.getsource(_SignalConnector._sigterm_notifier_fn)
+    assert "dist.broadcast" in handler
+    assert "broadcast" in inspect.getsource(_TrainingEpochLoop._broadcast_sigterm_tensor)
+
+
+def test_lightning_takes_over_sigterm_unless_told_not_to() -> None:
+    for own in (False, True):
+        trainer = L.Trainer(logger=False, barebones=True, max_epochs=1)
+        if own:
+            upstream.own_signals(trainer)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            trainer._signal_connector.register_signal_handlers()
+            assert (signal.getsignal(signal.SIGTERM) == before) == own
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
 from project.callbacks.resources import ResourceMonitor
 from project.callbacks.resume import Resume
+from project.callbacks.stopping import StopOnSignal
 
 __all__ = [
     "BestAndLast",
@@ -16,5 +17,6 @@ __all__ = [
     "Resume",
     "RunRecord",
     "RunReport",
+    "StopOnSignal",
     "TestPredictions",
 ]

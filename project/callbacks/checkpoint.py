@@ -11,8 +11,7 @@ from weakref import proxy
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from project.approaches.metrics import natural_mode
 from project.checkpoint_format import a_count, a_number, check_form
@@ -165,15 +164,16 @@ class BestAndLast(ModelCheckpoint):
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
-        if due or _stops(trainer):
+        if due or trainer.received_sigterm or _stops(trainer):
             # Lightning would skip this validation after a resume
             self._save_after_validation = _validates_now(trainer)
             if not self._save_after_validation:
                 self._save_last(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let an average of the weights that hasn't begun be the weights themselves."""
+        """Let an average that hasn't begun be the weights themselves, and count from anew."""
         follow_weights(trainer, pl_module)
+        _count_anew(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if it is this one."""
@@ -218,18 +218,21 @@ class BestAndLast(ModelCheckpoint):
             self._folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(str(trainer.ckpt_path), last)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    def save_in_validation(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, begun: bool
     ) -> None:
-        """Write the last checkpoint when the run is told to terminate."""
-        if isinstance(exception, SIGTERMException) and trainer.training:
-            if self._last_step != trainer.global_step:
-                self._save_last(trainer, pl_module)
-            if trainer.global_rank == 0:
-                show(
-                    f"terminated at step {trainer.global_step}; resume with --ckpt_path "
-                    f"{trainer.default_root_dir}"
-                )
+        """Write the last checkpoint in a validation, such that a resumed run validates from anew.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            begun: Whether averages of the weights are validated in place of the weights.
+        """
+        for callback in trainer.callbacks if begun else ():  # type: ignore[attr-defined]  # set late
+            if isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)
+        _interrupt_validation(trainer)
+        self._save_last(trainer, pl_module)
 
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if the metric is better than ever."""
@@ -351,6 +354,21 @@ def _as_stopped(trainer: Any) -> Iterator[None]:
     finally:
         for counts in (progress.current, progress.total):
             counts.processed += rest
+
+
+def _interrupt_validation(trainer: Any) -> None:
+    """Let Lightning count no batch of this validation, and take it for one to be finished."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    before = progress.total.completed - progress.current.completed
+    for counts, completed in ((progress.total, before), (progress.current, 0)):
+        counts.ready = counts.started = completed + 1
+        counts.processed = counts.completed = completed
+
+
+def _count_anew(trainer: Any) -> None:
+    """Forget the batch that a resumed validation had begun, or all later ones looked unfinished."""
+    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total.ready = total.started = total.processed = total.completed
 
 
 def _why_not(trainer: Any) -> str:

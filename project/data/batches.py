@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from project.errors import UserError
 from project.randomness import mix
+from project.signals import own_group
 
 
 class Batch(NamedTuple):
@@ -319,6 +320,7 @@ class BatchLoader:
                 batch_size=None,
                 num_workers=num_workers,
                 persistent_workers=True,
+                worker_init_fn=own_group,
                 pin_memory=torch.cuda.is_available(),
             )
 

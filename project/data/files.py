@@ -6,7 +6,6 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from project.data.cache import CacheDir
 from project.data.decode import DECODER, Decoder, broken_image
+from project.environment import Threads
 
 RESIDENT_BYTES = 2**26  # bytes read from a memory map before its pages are released
 SUBMITTED = 4096  # files that are queued for the threads; queueing all would take memory
@@ -109,7 +109,7 @@ class ImageFiles:
             write(place, self.decoder(self.paths[place]))
 
         bar = tqdm(total=len(self), desc="decoding", unit=" images", disable=not progress)
-        with bar, ThreadPoolExecutor() as pool:
+        with bar, Threads() as pool:
             for start in range(0, len(self), SUBMITTED):
                 for _ in pool.map(decode, range(len(self))[start : start + SUBMITTED]):
                     bar.update()

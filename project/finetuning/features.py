@@ -16,6 +16,7 @@ from project.console import show
 from project.data import Batch, ImageDataModule
 from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images, Source
 from project.randomness import mix, run_seed
+from project.signals import stop_where_agreed
 
 CHECKED_IMAGES = 8  # of which the features of an older run are computed again, and compared
 TOLERANCE = {torch.float64: 0.005, torch.float32: 0.005}  # of the largest feature
@@ -174,7 +175,8 @@ class FeatureCache:
         if self.trainer.global_rank == 0 and not has_bar:
             show(f"computing features of {len(features):,} images")
         hidden = not has_bar or self.trainer.global_rank != 0
-        for batch in tqdm(loader, "features", leave=False, disable=hidden):
+        for place, batch in enumerate(tqdm(loader, "features", leave=False, disable=hidden)):
+            stop_where_agreed(self.trainer, place)
             for number, view in enumerate([None] if views is None else range(views)):
                 rows = number * len(images) + batch.indices.numpy()
                 features[rows] = _stored(self._compute(batch, view)).numpy()

@@ -2,20 +2,18 @@
 
 import io
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from project import signals
 from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
 from project.commands.compare.read import results_of
@@ -58,8 +56,8 @@ def compare(arguments: Sequence[str]) -> None:
     _check_contenders(runs.missing(cells))
     with runs.alone():
         show(f"{len(cells)} runs in {folder}")
-        with _interruptible():
-            runs.run_all(cells)
+        signals.now.advice = "the same command continues with the missing runs"
+        runs.run_all(cells)
         comparison = Comparison(
             name=name,
             data=_described(data, given.data),
@@ -110,30 +108,6 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
                 raise UserError(f"contenders: {name}: {reason}") from None
         except UserError as error:
             raise UserError(f"contenders: {name}: {error}") from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: end the running runs, and say how to continue.
-
-    Raises:
-        SystemExit: With 130 for Ctrl-C, 143 for SIGTERM.
-    """
-    code = 130
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        nonlocal code
-        code = 143
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt:
-        show("stopped; the same command continues with the missing runs")
-        sys.exit(code)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _budget(settings: Settings) -> str:

@@ -48,6 +48,7 @@ class Runs:
         self.folder = folder
         self.group = group
         self.jobs = jobs
+        self._stopping = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(jobs):
@@ -111,7 +112,7 @@ class Runs:
     def run_all(self, cells: Sequence[Cell]) -> None:
         """Run the unfinished cells, sources first; an error of a run stays in its log.
 
-        A KeyboardInterrupt or SIGTERM ends the runs that are running.
+        An exception here, such as that of a signal, ends the runs that are running.
         """
         sources = list(dict.fromkeys(cell.after for cell in cells if cell.after))
         everything = [*sources, *cells]
@@ -201,6 +202,8 @@ class Runs:
                 start_new_session=True,  # Ctrl-C goes to this process alone, which ends its runs
             )
         self._processes.append(process)
+        if self._stopping:  # it began in another thread meanwhile
+            os.killpg(process.pid, signal.SIGTERM)
         return process
 
     def _share(self, slot: int) -> dict[str, str]:
@@ -213,6 +216,7 @@ class Runs:
         return {"OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
 
     def _stop(self) -> None:
+        self._stopping = True
         running = [process for process in self._processes if process.poll() is None]
         for process in running:
             os.killpg(process.pid, signal.SIGTERM)  # with its ranks and workers

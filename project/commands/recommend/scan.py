@@ -1,7 +1,6 @@
 """Facts about the data: its size, its balance, broken files and duplicates."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from project.data import ImageDataModule
 from project.data.base import to_channels
 from project.data.batches import Images
 from project.data.decode import open_image
+from project.environment import Threads
 from project.errors import UserError
 
 MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances
@@ -109,7 +109,7 @@ def _look(images: Images, total: int) -> _Look:
         parts = torch.split(torch.arange(len(images)), CHUNK)
         small = torch.cat([_thumbnails(images[index].images) for index in parts])
         return _Look(small, images[parts[0][:1]].images.shape[2:])
-    with ThreadPoolExecutor() as pool:
+    with Threads() as pool:
         found = list(pool.map(_look_at_file, paths))
     good = [look for look in found if not isinstance(look, str)]
     return _Look(

@@ -135,9 +135,17 @@ class CachedFeatures:
             view, and so on. A view is an augmented version of an image.
         labels: int64 ``[N]``.
         depth: Number of stages of the network that computed the features.
+        check: Is called before features are read, and raises if they can't be any more.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, depth: int) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        depth: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check = check
         self.features = features
         self.labels = labels
         self.depth = depth
@@ -152,6 +160,7 @@ class CachedFeatures:
             index: int64 ``[B]``.
             epoch: The epoch.
         """
+        self._check()
         place = index % len(self)
         views = len(self.features) // len(self)
         view = (index // len(self) + epoch) % views

@@ -6,18 +6,31 @@ import os
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import DTypeLike
-from tqdm import tqdm
+from numpy.typing import DTypeLike, NDArray
+
+from project.console import readable, show
+from project.environment import available_cores
+from project.errors import UserError
 
 ABANDONED_SECONDS = 24 * 3600
+SEAL = b"checksum"  # it begins the last bytes of an entry, its seal
+SEAL_BYTES = len(SEAL) + 4
+BLOCK = 2**24  # bytes that a thread checks at once
+PIECE = 2**18  # bytes that it reads at once; they stay in the cache of its core
 
 _used: set[Path] = set()  # entries of this process, in whichever folder
+_whole: set[tuple[Path, int, int]] = (
+    set()
+)  # files, by inode and size, that this process has checked
 
 
 class CacheDir:
@@ -26,12 +39,12 @@ class CacheDir:
     ::
 
         with cache.lock(key):  # one process writes the entry, the others wait
-            if not cache.path(key).is_file():
+            if not cache.holds(key):
                 temporary = cache.create(key, shape, np.uint8)
                 ...  # fill it, from any process that knows the path
                 cache.publish(temporary, key)
 
-    Hidden files are locks and unfinished entries.
+    Hidden files are locks and unfinished entries. An entry ends with a checksum of what is before.
 
     Args:
         folder: Folder of the entries; it is created with the first of them.
@@ -55,11 +68,29 @@ class CacheDir:
                 os.utime(path)
         return path
 
+    def holds(self, key: str) -> bool:
+        """Whether the entry of a key is there, and is what was written.
+
+        A process reads the whole entry once, and compares its checksum.
+
+        Raises:
+            OSError: If it can't be read.
+        """
+        path = self.path(key)
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        known = (path, status.st_ino, status.st_size)
+        if known not in _whole and _is_whole(path):
+            _whole.add(known)
+        return known in _whole
+
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Let one process at a time write the entry of this key.
 
-        Files that a killed process left unfinished are removed.
+        Files that a killed process left unfinished are removed. So is a damaged entry, with a line.
 
         Raises:
             OSError: If the folder can't be written to.
@@ -67,6 +98,10 @@ class CacheDir:
         with self._lock(f".{key}.lock"):
             for file in self.folder.glob(f".{key}.*.tmp*"):
                 file.unlink(missing_ok=True)
+            path = self.path(key)
+            if path.is_file() and not self.holds(key):
+                path.unlink()
+                show(f"{readable(path)} is damaged, as its checksum says, and is made again")
             yield
 
     def create(self, key: str, shape: tuple[int, ...], dtype: DTypeLike) -> Path:
@@ -85,7 +120,7 @@ class CacheDir:
         """
         path = self.folder / f".{key}.{secrets.token_hex(4)}.tmp.npy"
         with self._lock(".lock"):
-            self._make_room(math.prod(shape) * np.dtype(dtype).itemsize)
+            self._make_room(math.prod(shape) * np.dtype(dtype).itemsize + SEAL_BYTES)
             try:
                 np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
                 _allocate(path)
@@ -104,8 +139,15 @@ class CacheDir:
             OSError: If the disk fails.
         """
         with temporary.open("r+b") as file:
+            size = temporary.stat().st_size
+            file.seek(size)
+            file.write(_seal(temporary, size))
+            file.flush()
             os.fsync(file.fileno())  # otherwise a power failure could leave a file of zeros
-        temporary.replace(self.folder / f"{key}{temporary.suffix}")
+        path = self.folder / f"{key}{temporary.suffix}"
+        temporary.replace(path)
+        status = path.stat()
+        _whole.add((path, status.st_ino, status.st_size))
         return self.path(key, temporary.suffix)
 
     def _make_room(self, num_bytes: int) -> None:
@@ -148,12 +190,64 @@ class CacheDir:
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            tqdm.write(f"waiting for another run that writes to {self.folder}")
+            show(f"waiting for another run that writes to {readable(self.folder)}")
             lock.acquire()
         try:
             yield
         finally:
             lock.release()
+
+
+def check_length(array: NDArray[Any]) -> None:
+    """Look whether the file of a mapped array is as long as it was, before it is read.
+
+    To read beyond the end of a file that was cut would end the process with SIGBUS.
+
+    Args:
+        array: What ``numpy.load`` returns with a ``mmap_mode``.
+
+    Raises:
+        UserError: If the file was cut.
+    """
+    assert isinstance(array, np.memmap)
+    mapped: Any = array.base
+    if mapped.size() < array.offset + array.nbytes:
+        raise UserError(
+            f"{readable(str(array.filename))} was cut while it was in use; start again, and it is "
+            "made again"
+        )
+
+
+def _is_whole(path: Path) -> bool:
+    size = path.stat().st_size - SEAL_BYTES
+    if size < 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(size)
+        found = file.read()
+    return found[: len(SEAL)] == SEAL and found == _seal(path, size)
+
+
+def _seal(path: Path, size: int) -> bytes:
+    """Return what an entry of this content ends with: a checksum of its first ``size`` bytes.
+
+    Several threads read blocks of it, because one computes a CRC more slowly than memory is. They
+    read the file instead of a map, whose pages would count as memory of this process.
+    """
+
+    def checksum(start: int) -> int:
+        found, left, piece = 0, min(BLOCK, size - start), memoryview(bytearray(PIECE))
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while left > 0 and (count := file.readinto(piece[:left])):
+                found = zlib.crc32(piece[:count], found)
+                left -= count
+        return found
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        checksums = list(pool.map(checksum, range(0, size, BLOCK)))
+    total = np.array([size, *checksums], "<u8").tobytes()
+    return SEAL + zlib.crc32(total).to_bytes(4, "little")
 
 
 def _allocate(path: Path) -> None:

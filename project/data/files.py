@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from project.data.cache import CacheDir
+from project.console import readable, show
+from project.data.cache import CacheDir, check_length
 from project.data.decode import DECODER, Decoder, broken_image
 from project.environment import Threads
 
@@ -135,7 +136,8 @@ def in_memory(files: ImageFiles, progress: bool) -> Pixels:
 def on_disk(files: ImageFiles, cache: CacheDir, resident: bool) -> Pixels:
     """Decode all files into one file of the cache, unless it exists, and map it into memory.
 
-    If several processes call this at once, one of them decodes and the others wait.
+    If several processes call this at once, one of them decodes and the others wait. A file that is
+    damaged is made again.
 
     Args:
         files: The files.
@@ -146,12 +148,11 @@ def on_disk(files: ImageFiles, cache: CacheDir, resident: bool) -> Pixels:
         OSError: If the cache can't be written to or is too small.
         UserError: If a file is broken; then nothing is added to the cache.
     """
-    path = cache.path(files.key)
-    if not path.is_file():
+    if not cache.holds(files.key):
         with cache.lock(files.key):
-            if not cache.path(files.key).is_file():
+            if not cache.holds(files.key):
                 _decode_into(cache, files)
-    return MappedPixels(path, resident)
+    return MappedPixels(cache.path(files.key), resident)
 
 
 def _decode_into(cache: CacheDir, files: ImageFiles) -> None:
@@ -159,7 +160,7 @@ def _decode_into(cache: CacheDir, files: ImageFiles) -> None:
     progress = sys.stderr.isatty()
     try:
         if not progress:
-            tqdm.write(f"decoding {len(files):,} images into {cache.path(files.key)}")
+            show(f"decoding {len(files):,} images into {readable(cache.path(files.key))}")
         with temporary.open("r+b", buffering=0) as file:
             header = temporary.stat().st_size - files.num_bytes
 
@@ -191,7 +192,12 @@ class MappedPixels:
         self._array = np.load(path, mmap_mode="r")
 
     def __call__(self, places: Tensor) -> Tensor:
-        """Return the images at these places, uint8 ``[B, C, H, W]``."""
+        """Return the images at these places, uint8 ``[B, C, H, W]``.
+
+        Raises:
+            UserError: If the file was cut.
+        """
+        check_length(self._array)
         images = torch.from_numpy(np.asarray(self._array)[places.numpy()])
         self._allowance -= images.nbytes
         if self._allowance <= 0:

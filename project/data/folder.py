@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from project.console import readable
+from project.console import readable, show
 from project.data.base import ImageDataModule
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
@@ -286,7 +285,7 @@ class ImageFolder(ImageDataModule):
 
     def _is_cached(self, files: ImageFiles) -> bool:
         with suppress(OSError):  # reported later, when the cache is needed
-            return self.cache in ("auto", "disk") and self.cache_dir.path(files.key).is_file()
+            return self.cache in ("auto", "disk") and self.cache_dir.holds(files.key)
         return False
 
     def _pixels(self, files: ImageFiles) -> Pixels | None:
@@ -297,13 +296,14 @@ class ImageFolder(ImageDataModule):
             try:
                 return on_disk(files, self.cache_dir, resident=use == "auto" and fits)
             except OSError as error:
-                reason = f"data.cache_dir: {self.cache_dir.folder}: {error.strerror or error}"
+                place = readable(self.cache_dir.folder)
+                reason = f"data.cache_dir: {place}: {error.strerror or error}"
             if use == "disk":
                 raise UserError(f"{reason}; choose another, or data.cache auto, memory or off")
             use = "memory" if fits else "off"
             if first:
                 where = "into memory at each start" if fits else "for every batch"
-                tqdm.write(f"{reason}; images are decoded {where}")
+                show(f"{reason}; images are decoded {where}")
         if use == "memory":
             return in_memory(files, progress=first and sys.stderr.isatty())
         return None

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from project.approaches import FineTuning
 from project.console import show
 from project.data import Batch, ImageDataModule
 from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images, Source
+from project.data.cache import CacheDir, check_length
 from project.randomness import mix, run_seed
 from project.signals import stop_where_agreed
 
@@ -128,7 +131,7 @@ class FeatureCache:
         cache, strategy = self.data.cache_dir, self.trainer.strategy
         with ExitStack() as stack:
             self._on_rank_0(lambda: stack.enter_context(cache.lock(key)))
-            found = strategy.reduce_boolean_decision(_holds(cache.path(key), sample))
+            found = strategy.reduce_boolean_decision(_holds(cache, key, sample))
             if not found:
                 shape = ((views or 1) * len(images), *sample.shape[1:])
                 dtype = _stored(sample).numpy().dtype
@@ -140,9 +143,11 @@ class FeatureCache:
                 finally:
                     if self.trainer.global_rank == 0:
                         temporary.unlink(missing_ok=True)
-            features = _load(cache.path(key), sample.dtype)
+            array = _load(cache.path(key))
             strategy.barrier()  # the lock is for all ranks
-        return CachedFeatures(features, images.labels, self.depth), found
+        features = torch.from_numpy(array).view(sample.dtype)
+        check = partial(check_length, array)
+        return CachedFeatures(features, images.labels, self.depth, check), found
 
     def _on_rank_0(self, function: Callable[[], Any]) -> Any:
         """Return on all ranks what it returns on the first."""
@@ -236,16 +241,20 @@ def _stored(features: Tensor) -> Tensor:
     return features.view(torch.int16) if features.dtype == torch.bfloat16 else features
 
 
-def _load(path: Path, dtype: torch.dtype) -> Tensor:
-    array = np.load(path, mmap_mode="c")  # torch has no tensors that can't be written to
-    return torch.from_numpy(array).view(dtype)
+def _load(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="c")  # torch has no tensors that are read-only
+    return array
 
 
-def _holds(path: Path, sample: Tensor) -> bool:
-    """Whether the entry is there, and of the same features as these of its first images."""
-    if not path.is_file():
+def _holds(cache: CacheDir, key: str, sample: Tensor) -> bool:
+    """Whether the entry is there and whole, and of these features of its first images."""
+    try:
+        if not cache.holds(key):
+            return False
+        array = _load(cache.path(key))
+    except OSError:  # all ranks have to answer
         return False
-    stored = _load(path, sample.dtype)[: len(sample)].float()
+    stored = torch.from_numpy(array[: len(sample)]).view(sample.dtype).float()
     tolerance = TOLERANCE.get(sample.dtype, TOLERANCE_OF_HALF)
     sample = sample.float()
     return bool(((stored - sample).abs() <= tolerance * sample.abs().max()).all())

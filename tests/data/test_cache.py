@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from project.data import cache as module
-from project.data.cache import CacheDir
+from project.data.cache import CacheDir, check_length
+from project.errors import UserError
 
 KB = 1e-6  # of a gigabyte
 
@@ -18,6 +19,7 @@ KB = 1e-6  # of a gigabyte
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_used", set())
+    monkeypatch.setattr(module, "_whole", set())
 
 
 def add(cache: CacheDir, key: str, kilobytes: int, seconds_ago: int = 0) -> Path:
@@ -38,6 +40,7 @@ def reserve(cache: CacheDir, num_bytes: int) -> None:
 def later(cache: CacheDir) -> CacheDir:
     """The same folder in another process."""
     module._used.clear()
+    module._whole.clear()
     return cache
 
 
@@ -121,3 +124,72 @@ def test_abandoned_files_go(tmp_path: Path) -> None:
     assert not killed.exists() and being_made.exists()
     with cache.lock("b"):  # whoever made it doesn't hold the lock any more
         assert not being_made.exists()
+
+
+def overwrite(path: Path, start: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+        file.write(content)
+
+
+DAMAGES = {
+    "a byte in the middle": lambda path: overwrite(path, 50_000, b"\x08"),
+    "a page of zeros": lambda path: overwrite(path, 8192, bytes(4096)),
+    "random bytes": lambda path: overwrite(path, 90_000, os.urandom(3000)),
+    "the header": lambda path: overwrite(path, 20, b"x"),
+    "the checksum": lambda path: overwrite(path, -1, b"xx"),
+    "cut at the end": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "cut in half": lambda path: os.truncate(path, 50_000),
+    "cut to the header": lambda path: os.truncate(path, 10),
+    "emptied": lambda path: os.truncate(path, 0),
+    "longer": lambda path: os.truncate(path, path.stat().st_size + 4096),
+    "without a checksum": lambda path: os.truncate(path, path.stat().st_size - module.SEAL_BYTES),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_removed_with_a_line(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 30_000)  # so that there are several
+    cache = CacheDir(tmp_path, 1)
+    path = add(cache, "a", 100)
+    assert cache.holds("a") and later(cache).holds("a")
+    DAMAGES[damage](path)
+    assert not later(cache).holds("a")
+    with cache.lock("a"):
+        assert not path.exists()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"{path} is damaged, as its checksum says, and is made again"
+    add(cache, "a", 100)
+    assert cache.holds("a") and later(cache).holds("a")
+    with cache.lock("a"):
+        assert path.exists()
+
+
+def test_a_process_reads_an_entry_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = CacheDir(tmp_path, 1)
+    add(cache, "a", 100)
+    seals: list[Path] = []
+    original = module._seal
+    monkeypatch.setattr(module, "_seal", lambda p, size: seals.append(p) or original(p, size))
+    assert cache.holds("a") and not seals  # it was written here
+    assert all(later(cache).holds("a") for _ in "a") and len(seals) == 1
+    assert cache.holds("a") and CacheDir(tmp_path, 1).holds("a") and len(seals) == 1
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_a_file_that_is_cut_while_it_is_mapped_is_named(
+    mode: Any, size: int, tmp_path: Path
+) -> None:
+    path = add(CacheDir(tmp_path, 1), "a", 100)
+    array = np.load(path, mmap_mode=mode)
+    check_length(array)
+    os.truncate(path, size)
+    with pytest.raises(UserError, match="a.npy was cut while it was in use; start again, and it"):
+        check_length(array)
+    path.unlink()  # removed by another run, which takes nothing from who has it open
+    other = np.load(add(CacheDir(tmp_path, 1), "a", 100), mmap_mode=mode)
+    (tmp_path / "a.npy").unlink()
+    check_length(other)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from project.cli import main
-from project.data import Digits, ImageFolder, decode, files
+from project.data import Digits, ImageFolder, cache, decode, files
 from project.data.batches import TensorImages
 from project.data.cache import CacheDir
 from project.data.decode import Decoder, open_image
@@ -214,6 +214,48 @@ def test_broken_image_is_named_and_leaves_nothing(pets: Path) -> None:
     (pets / "train" / "dog" / "7.jpg").symlink_to("nowhere")
     with pytest.raises(UserError, match="dog/7.jpg: broken image: No such file"):
         folder(pets)
+
+
+@pytest.mark.parametrize("damage", [b"", b"zeros", b"cut"])
+def test_a_damaged_file_is_decoded_anew(
+    damage: bytes, pets: Path, decoded: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last image, which no sample would look at."""
+    expected = pixels(folder(pets).test_images)
+    path = Path("cache", entries()[0]).absolute()
+    if damage == b"cut":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size - 500)
+            file.write(bytes(400) if damage else os.urandom(100))
+    cache._whole.clear()  # as another process
+    decoded.clear()
+    capsys.readouterr()
+    assert torch.equal(pixels(folder(pets).test_images), expected)
+    assert len(decoded) == 32
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first == f"{path} is damaged, as its checksum says, and is made again"
+
+
+def test_a_damaged_file_that_cannot_be_replaced_is_not_used(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    expected = pixels(folder(pets).train_images)
+    os.truncate(Path("cache", entries()[0]), 4000)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert torch.equal(pixels(folder(pets).train_images), expected)
+    assert "Permission denied; images are decoded into memory" in capsys.readouterr().out
+
+
+def test_a_file_cut_in_use_is_an_error(pets: Path) -> None:
+    images = folder(pets).train_images
+    os.truncate(Path("cache", entries()[0]), 4096)
+    with pytest.raises(UserError, match=r"images-.*npy was cut while it was in use; start again"):
+        pixels(images)
 
 
 def set_up_slowly(root: Path, name: str, seconds: float) -> None:

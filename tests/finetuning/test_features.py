@@ -1,7 +1,9 @@
 """The feature cache: the same training, without the frozen layers."""
 
 import json
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from project.approaches import FineTuning
-from project.data import Batch
-from project.finetuning.features import CannotCacheError, FeatureCache
+from project.data import Batch, cache
+from project.data.batches import CachedFeatures
+from project.data.cache import check_length
+from project.errors import UserError
+from project.finetuning.features import CannotCacheError, FeatureCache, _load
 from project.networks import Network
 from project.networks.freezing import evaluate_frozen
 from tests.conftest import Run
@@ -147,6 +152,34 @@ def test_features_of_changed_code_are_not_used(
     second = run(*schedule, cached(HEAD), PLAIN)
     assert "features computed" in second.out
     assert_same_end(last(first.path), last(second.path))
+
+
+def test_damaged_features_are_not_used(
+    run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Beyond the images that are computed again to compare them."""
+    first = run(*schedule, cached(HEAD), PLAIN)
+    for file in (tmp_path / "cache").glob("[!.]*.npy"):
+        features = np.load(file, mmap_mode="r+")
+        features[-1] = 0
+        features.flush()
+    cache._whole.clear()  # as another process
+    second = run(*schedule, cached(HEAD), PLAIN)
+    assert second.out.count("is damaged, as its checksum says, and is made again") == 2
+    assert "features computed" in second.out
+    assert_same_end(last(first.path), last(second.path))
+
+
+def test_features_cut_in_use_are_an_error() -> None:
+    np.save("a.npy", np.ones((4, 8), np.float32))
+    array = _load(Path("a.npy"))
+    images = CachedFeatures(
+        torch.from_numpy(array), torch.zeros(4).long(), 1, partial(check_length, array)
+    )
+    assert images.batch(torch.arange(4), 0).images.sum() == 32
+    os.truncate("a.npy", 20)
+    with pytest.raises(UserError, match="a.npy was cut while it was in use"):
+        images.batch(torch.arange(4), 0)
 
 
 def test_augmented_images_need_views(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:

@@ -8,9 +8,18 @@ import numpy as np
 import torch
 from torchvision import datasets
 
+from project.console import readable
 from project.data.base import ImageDataModule
 from project.data.batches import TensorImages
-from project.data.download import lock, scratch
+from project.data.download import (
+    BROKEN,
+    CHECKSUMS,
+    check_files,
+    lock,
+    move_into,
+    note_checksums,
+    scratch,
+)
 from project.errors import UserError
 
 
@@ -42,37 +51,46 @@ class CIFAR10(ImageDataModule):
         listed = self._dataset.train_list if train else self._dataset.test_list
         return [self._folder / name for name, _ in listed]
 
+    def _files(self) -> list[Path]:
+        return [*self._batches(train=True), *self._batches(train=False)]
+
     def prepare_data(self) -> None:
         """Download the data set unless all of its files exist.
 
         Raises:
             UserError: If the download fails.
         """
-        files = [*self._batches(train=True), *self._batches(train=False)]
+        files = self._files()
         if all(file.is_file() for file in files):
             return
         with lock(Path(self.root)):
             missing = [file.name for file in files if not file.is_file()]
             if not missing:
                 return
-            if self._folder.exists():
+            if self._folder.exists() and not (self._folder / CHECKSUMS).is_file():
                 raise UserError(
-                    f"{self._folder} lacks {', '.join(missing)}; complete it, or delete it to have "
-                    "it downloaded"
+                    f"{readable(self._folder)} lacks {', '.join(missing)}; complete it, or delete "
+                    "it to have it downloaded"
                 )
             with scratch(Path(self.root)) as temporary:
                 try:
                     self._dataset(temporary, download=True)
-                except (OSError, RuntimeError, EOFError) as error:
+                except BROKEN as error:
                     raise UserError(
                         f"{self.variant} could not be downloaded ({error}); unpack "
                         f"{self._dataset.filename} into {self.root}",
                         "data.root",
                     ) from error
-                (temporary / self._dataset.base_folder).rename(self._folder)
+                folder = temporary / self._dataset.base_folder
+                if self._folder.exists():  # a damaged file was deleted
+                    move_into([folder / name for name in missing], self._folder)
+                else:
+                    note_checksums([folder / file.name for file in files], folder)
+                    folder.rename(self._folder)
 
     def load(self) -> tuple[TensorImages, None, TensorImages]:
         """Return training and test images."""
+        check_files(self._files())
         return self._part(train=True), None, self._part(train=False)
 
     def _part(self, train: bool) -> TensorImages:
@@ -83,15 +101,10 @@ class CIFAR10(ImageDataModule):
                     content = _ArraysOnly(file, encoding="latin1").load()
                 images.append(np.asarray(content["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
                 labels.append(np.asarray(content[self._labels], dtype=np.int64))
-            except (
-                OSError,
-                EOFError,
-                KeyError,
-                TypeError,
-                ValueError,
-                pickle.PickleError,
-            ) as error:
-                raise UserError(f"{path} is not a batch of {self.variant}: {error}") from error
+            except Exception as error:  # a damaged pickle may raise anything
+                raise UserError(
+                    f"{readable(path)} is not a batch of {self.variant}: {error}"
+                ) from error
         return TensorImages(
             torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels))
         )

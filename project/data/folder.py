@@ -14,7 +14,7 @@ from project.console import readable, show
 from project.data.base import ImageDataModule
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
-from project.data.download import fetch_archive, lock
+from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import ImageFiles, Pixels, in_memory, on_disk
 from project.data.listing import class_folders, images_below
 from project.data.splits import stratified_split
@@ -112,6 +112,8 @@ class ImageFolder(ImageDataModule):
             test images.
         url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
         sha256: SHA-256 of that archive, in hexadecimal.
+        unpacked_gb: Largest total size in gigabytes that the archive may unpack to.
+        unpacked_files: Largest number of files that the archive may unpack to.
         kwargs: Options of every data module.
     """
 
@@ -129,6 +131,8 @@ class ImageFolder(ImageDataModule):
         predict_dir: str | None = None,
         url: str | None = None,
         sha256: str | None = None,
+        unpacked_gb: float = 100.0,
+        unpacked_files: int = 5_000_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, **kwargs)
@@ -145,6 +149,7 @@ class ImageFolder(ImageDataModule):
         self.predict_dir = predict_dir
         self.url = url
         self.sha256 = sha256
+        self.allowance = Allowance(int(unpacked_gb * 1e9), unpacked_files)
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
         if classes and len(set(classes)) < len(classes):
             raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
@@ -162,7 +167,7 @@ class ImageFolder(ImageDataModule):
         check_download(self.url, "data.url")
         with lock(root.parent):
             if not self._class_folders(root):
-                fetch_archive(self.url, self.sha256, root)
+                fetch_archive(self.url, self.sha256, root, self.allowance)
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]  # known once it is read

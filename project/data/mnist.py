@@ -8,9 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 from torchvision import datasets
 
+from project.console import readable
 from project.data.base import ImageDataModule
 from project.data.batches import TensorImages
-from project.data.download import lock, move_into, scratch
+from project.data.download import BROKEN, check_files, lock, move_into, scratch
 from project.errors import UserError
 
 Variant = Literal[
@@ -93,8 +94,8 @@ class MNIST(ImageDataModule):
                     try:
                         with gzip.open(packed) as source, (temporary / name).open("wb") as target:
                             shutil.copyfileobj(source, target)
-                    except (OSError, EOFError) as error:
-                        raise UserError(f"{packed} is broken: {error}") from error
+                    except BROKEN as error:
+                        raise UserError(f"{readable(packed)} is broken: {error}") from error
                     move_into([temporary / name], self._raw)
 
     def _download(self) -> None:
@@ -102,27 +103,28 @@ class MNIST(ImageDataModule):
             try:
                 for train in (True, False):
                     self._dataset(temporary, train=train, download=True, **self._options)
-            except (OSError, RuntimeError, EOFError) as error:
+            except BROKEN as error:
                 reason = " ".join(str(error).split())
                 files = ", ".join(f"{name}.gz" for name in self._missing())
                 raise UserError(
                     f"{self.variant} could not be downloaded ({reason}); put {files} into "
-                    f"{self._raw}"
+                    f"{readable(self._raw)}"
                 ) from error
             raw = temporary / self._dataset.__name__ / "raw"
             move_into([raw / file.name for file in self._files()], self._raw)
 
     def load(self) -> tuple[TensorImages, None, TensorImages]:
         """Return training and test images."""
+        check_files(self._files())
         return self._part(train=True), None, self._part(train=False)
 
     def _part(self, train: bool) -> TensorImages:
         try:
             dataset = self._dataset(self.root, train=train, **self._options)
-        except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # torchvision takes for granted that a file is as it should be
             part = "training" if train else "test"
             raise UserError(
-                f"the {part} files of {self.variant} in {self._raw} are broken "
+                f"the {part} files of {self.variant} in {readable(self._raw)} are broken "
                 f"({error or 'size'}); delete them to have them downloaded again"
             ) from error
         images: Tensor = dataset.data

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -11,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,8 +23,11 @@ from torchvision import datasets
 
 from project.data import CIFAR10, MNIST, Digits, ImageFolder
 from project.data.decode import open_image
+from project.data.download import CHECKSUMS
 from project.errors import UserError
 from tests.conftest import Run, digits_like, write_idx
+
+CIFAR = datasets.CIFAR10
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -39,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
         server.seen = []  # type: ignore[attr-defined]
         server.url = f"http://127.0.0.1:{server.server_port}/"  # type: ignore[attr-defined]
         server.folder = folder  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -135,6 +141,58 @@ def test_mnist_downloads_once(server: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     assert {path.name for path in root.iterdir()} == {".lock", "MNIST"}
 
 
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_mnist_damaged_after_it_was_unpacked(mnist: Path) -> None:
+    """One bit of one pixel, which the format itself doesn't notice."""
+    data, file = MNIST(root=str(mnist)), mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    data.prepare_data()
+    damage(file)
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is damaged: .*; delete it to"):
+        data.setup("fit")
+    file.unlink()
+    assert len(loaded(MNIST(root=str(mnist))).train_images) == 180
+    damage(file)
+    (file.parent / CHECKSUMS).unlink()
+    loaded(MNIST(root=str(mnist)))  # as one's own
+
+
+def test_cifar10_damaged_after_its_download(
+    cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(root: Path, download: bool) -> None:
+        shutil.copytree(cifar10 / CIFAR.base_folder, root / CIFAR.base_folder)
+
+    data = CIFAR10(root=str(tmp_path / "root"))
+    monkeypatch.setattr(data, "_dataset", Mock(side_effect=download, wraps=CIFAR))
+    for name in ("base_folder", "train_list", "test_list"):
+        setattr(data._dataset, name, getattr(CIFAR, name))
+    data.prepare_data()
+    file = tmp_path / "root" / CIFAR.base_folder / "data_batch_3"
+    damage(file)
+    with pytest.raises(UserError, match="data_batch_3 is damaged: .*; delete it to have it"):
+        data.setup("fit")
+    file.unlink()
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data.train_images) == 180
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\x0e\x03" + b"\xff" * 40, os.urandom(99)])
+def test_a_file_of_another_kind_is_named(content: bytes, mnist: Path, cifar10: Path) -> None:
+    raw = mnist / "MNIST" / "raw"
+    for file in (raw / "train-images-idx3-ubyte", cifar10 / CIFAR.base_folder / "data_batch_1"):
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="training files of MNIST .* are broken"):
+        loaded(MNIST(root=str(mnist)))
+    with pytest.raises(UserError, match="data_batch_1 is not a batch of CIFAR10"):
+        loaded(CIFAR10(root=str(cifar10)))
+
+
 def test_damaged_download_leaves_nothing(
     server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -152,6 +210,7 @@ def test_cut_file_is_named(mnist: Path) -> None:
     data.prepare_data()
     file = mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-100])
+    (file.parent / CHECKSUMS).unlink()  # as one that a person put there
     with pytest.raises(UserError, match="test files of MNIST .* are broken"):
         data.setup("fit")
 
@@ -200,6 +259,54 @@ def test_archive_can_not_write_outside(kind: str, server: Any, tmp_path: Path) -
     with pytest.raises(UserError, match="can't be unpacked"):
         data.prepare_data()
     assert not list(tmp_path.rglob("escaped.png"))
+
+
+def packed(kind: str, members: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, inside in members.items():
+                zipped.writestr(name, inside)
+    else:
+        with tarfile.open(fileobj=content, mode=f"w:{kind}") as tar:  # type: ignore[call-overload]
+            for name, inside in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(inside)
+                tar.addfile(member, io.BytesIO(inside))
+    return content.getvalue()
+
+
+def fetched(server: Any, content: bytes, **options: Any) -> Any:
+    (server.folder / "archive").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    data = ImageFolder(root="new/root", url=f"{server.url}archive", sha256=sha256, **options)
+    data.prepare_data()
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz", "xz", "bz2"])
+def test_an_archive_that_unpacks_to_too_much_is_refused(kind: str, server: Any) -> None:
+    zeros = packed(kind, {f"a/{number}": bytes(400_000) for number in range(5)})
+    assert len(zeros) < 10_000
+    many = packed(kind, {f"a/{number}": b"" for number in range(5)})
+    with pytest.raises(UserError, match=r"^data.unpacked_gb: .* unpacks to more than 0.001 GB"):
+        fetched(server, zeros, unpacked_gb=0.001)
+    with pytest.raises(UserError, match=r"^data.unpacked_files: the archive has more than 4 files"):
+        fetched(server, many, unpacked_files=4)
+    with pytest.raises(UserError, match=r"^data.unpacked_gb: .* more than 1e-07 GB"):
+        fetched(server, os.urandom(1000), unpacked_gb=1e-7)
+    assert {path.name for path in Path("new").iterdir()} == {".lock"}
+    fetched(server, zeros, unpacked_gb=0.0021)
+    assert len(list(Path("new/root").iterdir())) == 5
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz", "xz", "bz2", ""])
+def test_a_cut_archive_is_one_line(kind: str, server: Any) -> None:
+    """One that was cut before it was published, with the SHA-256 of the rest."""
+    whole = packed(kind, {f"a/{number}": os.urandom(3000) for number in range(3)})
+    for size in (0, 10, 600, 2000, 6000):
+        with pytest.raises(UserError, match=r"data.url: http.* can't be unpacked: ."):
+            fetched(server, whole[:size])
+    assert {path.name for path in Path("new").iterdir()} == {".lock"}
 
 
 def test_folder_matches_other_splits_by_name(pets: Path) -> None:

@@ -21,10 +21,11 @@ TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 
 @dataclass
 class Done:
-    """What the first rank answered."""
+    """What the ranks answered: their exit code, and what each of them said."""
 
     code: int
     said: str
+    said_by_second: str
 
 
 class Ranks:
@@ -46,15 +47,20 @@ class Ranks:
             env=os.environ | {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)},
         )
 
-    def __call__(self, *args: Any) -> Done:
-        """Run a command line on both ranks, in the working directory of the test."""
-        request = json.dumps([str(Path.cwd()), [*map(str, args), *TWO]])
-        for process in self.processes:
+    def __call__(self, *args: Any, folders: tuple[Path | str, Path | str] = ("", "")) -> Done:
+        """Run a command line on both ranks, in the working directory of the test.
+
+        Args:
+            args: The command line.
+            folders: Working directory of each rank, below that of the test.
+        """
+        for process, folder in zip(self.processes, folders):
+            request = json.dumps([str(Path.cwd() / folder), [*map(str, args), *TWO]])
             assert process.stdin is not None
             print(request, file=process.stdin, flush=True)
         answers = [json.loads(process.stdout.readline()) for process in self.processes]  # type: ignore[union-attr]
         assert answers[0][0] == answers[1][0], answers
-        return Done(*answers[0])
+        return Done(*answers[0], answers[1][1])
 
     def close(self) -> None:
         """End the processes, which wait for each other."""

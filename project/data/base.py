@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional
 from project.data.augment import Augment
 from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
 from project.data.cache import CacheDir
+from project.data.ranks import check_equal, num_ranks, one_error
 from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
 from project.networks import InputSpec
@@ -184,9 +185,15 @@ class ImageDataModule(L.LightningDataModule):
         return values
 
     def setup(self, stage: str) -> None:
-        """Load the images once, set aside validation images, and take the subset to train on."""
-        if self.train_images is not None:
-            return
+        """Load the images once, set aside validation images, and take the subset to train on.
+
+        Raises:
+            UserError: If the data is missing or broken, or not the same on all ranks.
+        """
+        if self.train_images is None:
+            self.check_ranks_after(self._load_and_split)
+
+    def _load_and_split(self) -> None:
         train, val, test = self._loaded()
         if val is None and self.val_fraction:
             kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
@@ -198,6 +205,37 @@ class ImageDataModule(L.LightningDataModule):
         if len(train) == 0:
             raise UserError("data: no training images are left; lower val_fraction")
         self.train_images, self.val_images, self.test_images = train, val, test
+
+    def check_ranks_after(self, find: Callable[[], None]) -> None:
+        """Find images, and see that all ranks of a distributed run have found the same ones.
+
+        Args:
+            find: Sets the splits.
+
+        Raises:
+            UserError: On all ranks, if one of them fails, or has other images.
+        """
+        with one_error():
+            find()
+            facts = self._facts() if num_ranks() > 1 else {}
+        check_equal(facts)
+
+    def _facts(self) -> dict[str, Any]:
+        """What all ranks must have in common, so that they train together, by its name."""
+        splits = {"training": self.train_images, "validation": self.val_images}
+        splits["test"] = self.test_images
+        return {
+            "classes": self.class_names,
+            **{f"number of {name} images": len(images or ()) for name, images in splits.items()},
+            **{f"{name} images": images and images.content() for name, images in splits.items()},
+            "data.batch_size": self.batch_size,
+            "data.eval_batch_size": self.fitting_eval_batch_size,
+            "data.steps_per_epoch": self.steps_per_epoch,
+            "image size": self.image_shape,
+            "normalisation": self.normalization,
+            "data.augment": self.augment,
+            "seed": run_seed(),
+        }
 
     def _loaded(self) -> tuple[Images, Images | None, Images | None]:
         """Return what :meth:`load` does, after a look at it.

@@ -61,6 +61,10 @@ class Images(Protocol):
         """Return a SHA-256, in hexadecimal, of images and labels; not of the decoded size."""
         ...
 
+    def content(self) -> str:
+        """Return a SHA-256, in hexadecimal, that is the same on all machines with these images."""
+        ...
+
     def path(self, index: int) -> Path | None:
         """Return the file of the image with this index, None if it has no file of its own."""
         ...
@@ -116,6 +120,10 @@ class TensorImages:
         return digest.hexdigest()
 
     def identity(self) -> str:
+        """Return the SHA-256 of images and labels."""
+        return self.fingerprint()
+
+    def content(self) -> str:
         """Return the SHA-256 of images and labels."""
         return self.fingerprint()
 

@@ -17,6 +17,7 @@ from project.data.decode import Decoder
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import ImageFiles, Pixels, in_memory, on_disk
 from project.data.listing import class_folders, images_below
+from project.data.ranks import one_error
 from project.data.splits import stratified_split
 from project.errors import UserError
 from project.trust import check_download
@@ -65,6 +66,11 @@ class FolderImages:
 
     def _digest(self, decoded: bool) -> str:
         files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def content(self) -> str:
+        """Return a SHA-256 of files and labels that doesn't depend on where the files lie."""
+        files = self.files.content(self.places)
         return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:
@@ -228,18 +234,22 @@ class ImageFolder(ImageDataModule):
     def setup(self, stage: str) -> None:
         """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
-            folder = Path(self.predict_dir)
-            if not folder.exists():
-                raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
-            paths = images_below(folder) if folder.is_dir() else []
-            if not paths:
-                raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
-            unknown = torch.full((len(paths),), -1)
-            self.test_images = FolderImages(self._files(paths), torch.arange(len(paths)), unknown)
-            return
-        if self.train_images is None:
+            self.check_ranks_after(self._find_unlabelled)
+        elif self.train_images is None:
             super().setup(stage)
-            self._decode()
+            with one_error():
+                self._decode()
+
+    def _find_unlabelled(self) -> None:
+        assert self.predict_dir is not None
+        folder = Path(self.predict_dir)
+        if not folder.exists():
+            raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
+        paths = images_below(folder) if folder.is_dir() else []
+        if not paths:
+            raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
+        unknown = torch.full((len(paths),), -1)
+        self.test_images = FolderImages(self._files(paths), torch.arange(len(paths)), unknown)
 
     def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}

@@ -30,7 +30,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("class_paths", "failures"),
     ("trust",),
     ("checkpoints",),
-    ("checkpoint_format", "saving", "upstream"),
+    ("checkpoint_format", "csv_text", "saving", "upstream"),
     ("console", "environment", "config_text"),
     ("errors", "randomness", "signals"),
 )

@@ -111,7 +111,7 @@ def test_evaluation_needs_only_the_run_directory(run: Callable[..., Run]) -> Non
     assert validated.summary["val/loss"] == pytest.approx(fitted.summary["val/loss"])
     predicted = run("predict", f"--ckpt_path={fitted.path}")
     lines = (predicted.path / "predictions.csv").read_text().splitlines()
-    assert lines[0].startswith("image,class,probability,probability_0")
+    assert lines[0].startswith('"image","class","probability","probability_0"')
     assert len(lines) == 1 + 359
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(359))
 

@@ -19,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from project.cli import main
 from project.console import readable
+from project.csv_text import cell, read_table, table, text_of
 from project.data.listing import class_folders
 from project.environment import PACKAGE
 from project.errors import UserError
@@ -85,7 +86,7 @@ def check_names(tmp_path: Path, classes: list[bytes], files: list[bytes], run_di
         return
     header, *images = through_everything(root, run_dir)
     assert header[3:] == [f"probability_{name}" for name in shown]
-    assert {row[1] for row in images} <= set(shown)
+    assert {text_of(row[1]) for row in images} <= set(shown)
     paths = (root / os.fsdecode(c) / (os.fsdecode(f) + ".png") for c in classes for f in files)
     assert sorted(row[0] for row in images) == sorted(readable(str(path)) for path in paths)
 
@@ -163,6 +164,41 @@ def test_readable(name: str, seen: str) -> None:
     assert readable(name) == seen
     seen.encode()
     assert len(seen.splitlines()) == 1
+
+
+FORMULAS = (
+    "=HYPERLINK(1)",
+    "+1",
+    "-1",
+    "@a",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "\uff1d1",
+    "\uff0b1",
+    "\uff20",
+)
+
+
+@given(st.text() | st.sampled_from(FORMULAS))
+@settings(any_speed, max_examples=100, derandomize=True)
+def test_a_cell_is_no_formula_and_gives_its_text_again(text: str) -> None:
+    assert text_of(cell(text)) == text
+    assert not cell(text).startswith(tuple(one[0] for one in FORMULAS))
+    assert cell(text) == text or text.startswith(("'", *(one[0] for one in FORMULAS)))
+
+
+def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    """Nor does it become one where a semicolon ends a cell, as in many countries."""
+    texts = [*FORMULAS, "a;=1", 'a",=1', "'=1", "猫", "a\n=1"]
+    with table(tmp_path / "a.csv") as to:
+        to.row(["name", "number"])
+        for text in texts:
+            to.row([text, -0.5])
+    content = (tmp_path / "a.csv").read_bytes().decode()
+    assert content.startswith('"name","number"\r\n"\'=HYPERLINK(1)",-0.5\r\n')
+    assert '"a;=1",-0.5' in content and '"a"",=1",-0.5' in content
+    assert [row["name"] for row in read_table(tmp_path / "a.csv")] == texts
 
 
 def test_a_picture_that_cannot_be_drawn_costs_one_line(

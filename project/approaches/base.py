@@ -304,8 +304,8 @@ class ImageClassifier(OptimizedModule):
         if self.train_metrics.update_called:
             reduce, metrics = self.trainer.strategy.reduce, self.train_metrics
             checkpoint["train_metrics"] = {
-                "loss_sum": reduce(metrics.loss_sum.clone(), reduce_op="sum"),
-                "confusion": reduce(metrics.confusion.clone(), reduce_op="sum"),
+                name: reduce(value.clone(), reduce_op="sum")
+                for name, value in metrics.sums().items()
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

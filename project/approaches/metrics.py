@@ -12,6 +12,8 @@ from project.errors import UserError
 SCORES = ("accuracy", "precision", "recall", "f1", "loss")
 """Names of what :class:`EpochMetrics` computes."""
 
+MAX_CONFUSION = 1000  # classes, of which a matrix takes 8 MB for each of three splits
+
 MetricFactory = Callable[[int], Metric]
 """Takes the number of classes and returns a metric of torchmetrics."""
 
@@ -28,10 +30,13 @@ class EpochMetrics(Metric):
     """Loss, accuracy, precision, recall and F1 of an epoch, over all ranks.
 
     A step adds to the sum of the losses and to a confusion matrix, both on its device, without
-    waiting for the GPU. The results are on the CPU.
+    waiting for the GPU. The results are on the CPU. Beyond :data:`MAX_CONFUSION` classes, a matrix
+    would take too much memory, and the images of each class are counted alone: those that are of
+    it, that were predicted to be of it, and both.
 
     Attributes:
-        total_confusion: int64 ``[K, K]``, labels by predictions, at the last ``compute()``.
+        total_confusion: int64 ``[K, K]``, labels by predictions, at the last ``compute()``; None
+            if only the images of each class are counted.
 
     Args:
         num_classes: Number of classes, K.
@@ -39,17 +44,18 @@ class EpochMetrics(Metric):
 
     full_state_update = False
     loss_sum: Tensor
-    confusion: Tensor
+    confusion: Tensor  # int64 [K, K]
+    counts: Tensor  # int64 [3, K]: labels, predictions, and correct predictions
+    total_confusion: Tensor | None = None
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.has_confusion = num_classes <= MAX_CONFUSION
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state(
-            "confusion",
-            torch.zeros(num_classes, num_classes, dtype=torch.long),
-            dist_reduce_fx="sum",
-        )
+        name, rows = ("confusion", num_classes) if self.has_confusion else ("counts", 3)
+        zeros = torch.zeros(rows, num_classes, dtype=torch.long)
+        self.add_state(name, zeros, dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -60,20 +66,33 @@ class EpochMetrics(Metric):
             labels: int64 ``[B]``.
         """
         self.loss_sum += loss.detach() * len(labels)
-        cells = labels * self.num_classes + scores.detach().argmax(dim=1)
+        predictions = scores.detach().argmax(dim=1)
+        ones = torch.ones_like(labels)
         # torch.bincount, which torchmetrics uses, would wait for the GPU in each step
-        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        if self.has_confusion:
+            self.confusion.view(-1).index_add_(0, labels * self.num_classes + predictions, ones)
+        else:
+            correct = (labels == predictions).long()
+            for row, classes, images in zip(
+                self.counts, (labels, predictions, labels), (ones, ones, correct)
+            ):
+                row.index_add_(0, classes, images)
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return the sums over the epoch so far, of this rank."""
+        names = ("loss_sum", "confusion" if self.has_confusion else "counts")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue an epoch after a reset.
 
         Args:
-            state: ``loss_sum`` and ``confusion`` so far.
+            state: What :meth:`sums` returned, over all ranks.
         """
         nothing = torch.zeros(0, self.num_classes, device=self.device)
         self.update(torch.zeros((), device=self.device), nothing, nothing.argmax(1))
-        self.loss_sum += state["loss_sum"].to(self.device)
-        self.confusion += state["confusion"].to(self.device)
+        for name, value in self.sums().items():
+            value += state[name].to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means over the epoch.
@@ -81,9 +100,12 @@ class EpochMetrics(Metric):
         Precision, recall and F1 are unweighted means over the classes that occur among labels or
         predictions.
         """
-        self.total_confusion = self.confusion.clone()  # of all ranks, which only compute() sees
-        confusion = self.confusion.cpu().double()
-        correct, predicted, actual = confusion.diagonal(), confusion.sum(0), confusion.sum(1)
+        if self.has_confusion:
+            self.total_confusion = self.confusion.clone()  # of all ranks, which only this sees
+            confusion = self.confusion.cpu().double()
+            actual, predicted, correct = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+        else:
+            actual, predicted, correct = self.counts.cpu().double()
         occurs = predicted + actual > 0
         return {
             "loss": (self.loss_sum.cpu() / actual.sum()).float(),

@@ -24,13 +24,16 @@ class Figures(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the confusion matrix."""
         assert isinstance(pl_module, ImageClassifier)
-        if trainer.global_rank != 0 or pl_module.num_classes > MAX_CLASSES:
+        if trainer.global_rank != 0:
             return
         path = Path(trainer.default_root_dir, "confusion_matrix.png")
+        confusion = pl_module.test_metrics.total_confusion
+        if confusion is None or pl_module.num_classes > MAX_CLASSES:
+            classes = f"{pl_module.num_classes:,} classes"
+            show(f"{path.name}: not drawn, as {classes} are more than {MAX_CLASSES}")
+            return
         with allowed_to_fail(path.name):
-            draw_confusion_matrix(
-                pl_module.test_metrics.total_confusion.cpu(), pl_module.class_names, path
-            )
+            draw_confusion_matrix(confusion.cpu(), pl_module.class_names, path)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_image("test/confusion_matrix", [str(path)])

@@ -1,10 +1,8 @@
 """Writes predictions to files."""
 
-import csv
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch.distributed
@@ -12,22 +10,24 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from project.approaches import ImageClassifier
-from project.console import readable
+from project.console import readable, show
+from project.csv_text import table
 from project.data import ImageDataModule
 
-if TYPE_CHECKING:
-    from _csv import Writer
-
+MAX_CLASSES = 1000  # whose probabilities are columns; of more, the table couldn't be opened
 PREDICTIONS = "predictions.csv"
 TEST_PREDICTIONS = "test_predictions.csv"
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.csv``: which image, the class, its probability, all probabilities."""
+    """Writes ``predictions.csv``: which image, the class, its probability, all probabilities.
+
+    Beyond :data:`MAX_CLASSES`, only the probability of the predicted class is kept.
+    """
 
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
-        self._rows: list[tuple[int, str, list[float]]] = []
+        self._rows: list[tuple[int, str, float, list[float]]] = []
 
     def write_on_batch_end(
         self,
@@ -40,9 +40,13 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep the predictions of a batch."""
-        columns = (prediction["indices"], prediction["probabilities"])
-        index, probabilities = (column.tolist() for column in columns)
-        self._rows += zip(index, prediction["class"], probabilities)
+        probabilities = prediction["probabilities"]
+        largest = probabilities.amax(dim=1)
+        if probabilities.shape[1] > MAX_CLASSES:
+            probabilities = probabilities[:, :0]
+        columns = (prediction["indices"], largest, probabilities)
+        index, most, every = (column.tolist() for column in columns)
+        self._rows += zip(index, prediction["class"], most, every)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the predictions of all ranks and write them in the order of the images."""
@@ -50,12 +54,18 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
-        with _table(trainer, PREDICTIONS) as writer:
-            names = [f"probability_{name}" for name in pl_module.class_names]
-            writer.writerow(["image", "class", "probability", *names])
-            for index, name, probabilities in sorted(rows):
-                digits = [f"{probability:.6f}" for probability in probabilities]
-                writer.writerow([_name(trainer, index), name, f"{max(probabilities):.6f}", *digits])
+        classes = pl_module.class_names
+        if len(classes) > MAX_CLASSES:
+            show(
+                f"{PREDICTIONS}: has the probability of the predicted class only, as "
+                f"{len(classes):,} classes are more than {MAX_CLASSES:,}"
+            )
+            classes = ()
+        with table(Path(trainer.default_root_dir, PREDICTIONS)) as to:
+            names = [f"probability_{name}" for name in classes]
+            to.row(["image", "class", "probability", *names])
+            for index, name, most, every in sorted(rows):
+                to.row([_name(trainer, index), name, *(round(one, 6) for one in (most, *every))])
 
 
 class TestPredictions(L.Callback):
@@ -90,19 +100,11 @@ class TestPredictions(L.Callback):
         if trainer.global_rank != 0:
             return
         names = pl_module.class_names
-        with _table(trainer, TEST_PREDICTIONS) as writer:
-            writer.writerow(["image", "label", "prediction", "probability"])
+        with table(Path(trainer.default_root_dir, TEST_PREDICTIONS)) as to:
+            to.row(["image", "label", "prediction", "probability"])
             for index, label, predicted, probability in sorted(rows):
                 image = _name(trainer, index)
-                writer.writerow([image, names[label], names[predicted], f"{probability:.6f}"])
-
-
-@contextmanager
-def _table(trainer: L.Trainer, name: str) -> "Iterator[Writer]":
-    """Open a table in the run directory."""
-    path = Path(trainer.default_root_dir, name)
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        yield csv.writer(file)
+                to.row([image, names[label], names[predicted], round(probability, 6)])
 
 
 def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:

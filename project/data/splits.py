@@ -48,6 +48,6 @@ def first_per_class(labels: Tensor, count: int, fraction: float, seed: int) -> T
 
 def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(mix(seed))
-    for label in torch.unique(labels):
-        members = (labels == label).nonzero().flatten()
+    counts = torch.unique(labels, return_counts=True)[1].tolist()
+    for members in torch.split(labels.argsort(stable=True), counts):
         yield members[torch.randperm(len(members), generator=generator)]

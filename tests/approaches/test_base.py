@@ -13,6 +13,7 @@ from torchmetrics import classification as classification_metrics
 from torchmetrics.functional import classification
 
 from project.approaches import FineTuning, FullTraining, TrainFromScratch, WarmupCosine
+from project.approaches import metrics as metrics_module
 from project.approaches.metrics import EpochMetrics
 from project.data import Batch, Digits
 from project.errors import UserError
@@ -20,8 +21,12 @@ from project.networks import CNN, MLP
 from tests.conftest import CONFIGS, Run
 
 
+@pytest.mark.parametrize("most", [1000, 1])
 @pytest.mark.parametrize("num_classes", [2, 5])
-def test_metrics_are_those_of_torchmetrics(num_classes: int) -> None:
+def test_metrics_are_those_of_torchmetrics(
+    num_classes: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "MAX_CONFUSION", most)
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(70, num_classes, generator=generator)
     labels = torch.randint(num_classes, (70,), generator=generator)
@@ -30,6 +35,9 @@ def test_metrics_are_those_of_torchmetrics(num_classes: int) -> None:
     for part in (slice(0, 32), slice(32, 64), slice(64, 70)):
         loss = functional.cross_entropy(scores[part], labels[part])
         metrics.update(loss, scores[part], labels[part])
+        so_far = {name: value.clone() for name, value in metrics.sums().items()}
+        metrics.reset()
+        metrics.restore(so_far)
     found = metrics.compute()
     macro: dict[str, Any] = {"num_classes": num_classes, "average": "macro"}
     expected = {
@@ -40,8 +48,21 @@ def test_metrics_are_those_of_torchmetrics(num_classes: int) -> None:
         "f1": classification.multiclass_f1_score(scores, labels, **macro),
     }
     torch.testing.assert_close(found, expected)
+    if most == 1:
+        assert metrics.total_confusion is None
+        return
     confusion = classification.multiclass_confusion_matrix(scores, labels, num_classes)
+    assert metrics.total_confusion is not None
     assert torch.equal(metrics.total_confusion, confusion)
+
+
+def test_metrics_of_very_many_classes_are_small() -> None:
+    """A matrix of them would take 80 GB."""
+    metrics = EpochMetrics(100_000)
+    labels = torch.arange(100_000)[:20]
+    metrics.update(torch.zeros(()), functional.one_hot(labels, 100_000), labels)
+    assert metrics.compute()["accuracy"] == 1 and metrics.total_confusion is None
+    assert sum(value.nbytes for value in metrics.sums().values()) < 3e6
 
 
 def test_one_logit_is_two_class_cross_entropy() -> None:

@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "class folders swapped": (swap, "different training images: rank 0 has SHA-256 "),
     "a file less": (
         lambda root: (root / "cat" / "3.bmp").unlink(),
-        "different number of training images: rank 0 has 14, rank 1 has 13; all of them need",
+        "different number of training images: rank 0 has 12, rank 1 has 11; all of them need",
     ),
     "a file of another name": (
         lambda root: (root / "cat" / "3.bmp").rename(root / "cat" / "33.bmp"),

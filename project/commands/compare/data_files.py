@@ -1,6 +1,5 @@
 """Writes the results of a comparison for programs: ``results.csv`` and ``results.json``."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from project.commands.compare.findings import Findings
 from project.commands.compare.results import FIGURES, Comparison, Result
 from project.commands.compare.verdict import Verdict
+from project.csv_text import table
 
 PER_IMAGE = ("labels", "predictions")
 
@@ -27,17 +27,14 @@ def write_csv(results: Sequence[Result], folder: Path) -> None:
     """Write ``results.csv``, a line for each run."""
     before = ("contender", "size", "seed", "images", "error")
     after = ("command", "run_dir", "config_sha256")
-    path = folder / "results.csv"
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, [*before, *FIGURES, *after])
-        writer.writeheader()
+    with table(folder / "results.csv") as to:
+        to.row([*before, *FIGURES, *after])
         for result in results:
-            figures = {
-                name: value for name, value in result.figures.items() if math.isfinite(value)
-            }
             named = {name: getattr(result, name) for name in (*before, *after)}
             named["run_dir"] = result.place(folder)
-            writer.writerow({**figures, **named})
+            figures = (result.figures.get(name, math.nan) for name in FIGURES)
+            finite = (value if math.isfinite(value) else None for value in figures)
+            to.row([*(named[name] for name in before), *finite, *(named[name] for name in after)])
 
 
 def write_json(comparison: Comparison, findings: Findings, verdict: Verdict, folder: Path) -> None:

@@ -14,6 +14,7 @@ from project.callbacks.predictions import TEST_PREDICTIONS
 from project.commands.compare.results import CURVES, Result
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell
+from project.csv_text import read_table
 from project.data import ImageDataModule
 
 SCORES = ("accuracy", "precision", "recall", "f1")
@@ -100,8 +101,8 @@ def _read(
         "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
     }
     places = {name: place for place, name in enumerate(class_names)}
-    with (run_dir / TEST_PREDICTIONS).open(newline="", encoding="utf-8") as file:
-        rows = [(places[row["label"]], places[row["prediction"]]) for row in csv.DictReader(file)]
+    table = read_table(run_dir / TEST_PREDICTIONS)
+    rows = [(places[row["label"]], places[row["prediction"]]) for row in table]
     labels, predictions = np.array(rows, np.int64).T
     return replace(
         result,

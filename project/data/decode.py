@@ -1,5 +1,6 @@
 """The decoder: one image file to pixels of a given size and mode."""
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,8 @@ def open_image(
         UserError: If the file can't be read completely; the message names it.
     """
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # to open a pipe would wait for ever
+            raise OSError("not a regular file")
         with Image.open(path) as file:
             for scale in (8, 4, 2) if at_least is not None else ():
                 (width, rest), (height, more) = (divmod(side, scale) for side in file.size)

@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import sys
+from array import array
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,11 +31,11 @@ class ImageFiles:
     """Image files and their decoder.
 
     Args:
-        paths: Paths of the files.
+        paths: Paths of the files; as texts, because a million Paths would take a gigabyte.
         decoder: Reads the pixels of a file.
     """
 
-    def __init__(self, paths: list[Path], decoder: Decoder) -> None:
+    def __init__(self, paths: list[str], decoder: Decoder) -> None:
         self.paths = paths
         self.decoder = decoder
 
@@ -59,14 +60,14 @@ class ImageFiles:
     @cached_property
     def _states(self) -> NDArray[np.int64]:
         """Size and modification time of each file, ``[N, 2]``: they change with the file."""
-        states = np.empty((len(self), 2), np.int64)
-        for place, path in enumerate(self.paths):
+        states = array("q")  # a row of numpy takes longer to set than the file to look at
+        for path in self.paths:
             try:
-                status = path.stat()
+                status = os.stat(path)  # noqa: PTH116  # a Path takes several times as long
             except OSError as error:
                 raise broken_image(path, error) from error
-            states[place] = status.st_size, status.st_mtime_ns
-        return states
+            states.extend((status.st_size, status.st_mtime_ns))
+        return np.frombuffer(states, np.int64).reshape(-1, 2)
 
     def sha256(self, places: Tensor | None = None, decoded: bool = True) -> str:
         """Return the SHA-256 of path, size and modification time of files.
@@ -79,10 +80,12 @@ class ImageFiles:
             UserError: If a file doesn't exist.
         """
         digest = hashlib.sha256(f"{DECODER} {self.decoder}".encode() if decoded else b"")
-        here = Path.cwd()
-        for place in range(len(self)) if places is None else places.tolist():
-            size, time = self._states[place].tolist()
-            path = os.fsencode(here / self.paths[place])
+        chosen = range(len(self)) if places is None else places.tolist()
+        states = self._states if places is None else self._states[places.numpy()]
+        here = os.fsencode(Path.cwd() / "_")[:-1]
+        for place, (size, time) in zip(chosen, states.tolist()):
+            path = os.fsencode(self.paths[place])
+            path = path if path.startswith(b"/") else here + path
             digest.update(b"%s\0%d\0%d\0" % (path, size, time))
         return digest.hexdigest()
 
@@ -101,7 +104,7 @@ class ImageFiles:
         digest = hashlib.sha256()
         step = math.ceil(len(places) / COMPARED)
         for number, place in enumerate(places.tolist()):
-            path = self.paths[place]
+            path = Path(self.paths[place])
             digest.update(b"%s\0%d\0" % (os.fsencode(path.name), self._states[place, 0]))
             if number % step == 0:
                 try:
@@ -117,7 +120,7 @@ class ImageFiles:
 
     def decode(self, places: Tensor) -> Tensor:
         """Return the images at these places, uint8 ``[B, C, H, W]``."""
-        images = [self.decoder(self.paths[place]) for place in places.tolist()]
+        images = [self.decoder(Path(self.paths[place])) for place in places.tolist()]
         return torch.from_numpy(np.stack(images))
 
     def decode_all(self, write: Callable[[int, NDArray[np.uint8]], None], progress: bool) -> None:
@@ -133,7 +136,7 @@ class ImageFiles:
         """
 
         def decode(place: int) -> None:
-            write(place, self.decoder(self.paths[place]))
+            write(place, self.decoder(Path(self.paths[place])))
 
         bar = tqdm(total=len(self), desc="decoding", unit=" images", disable=not progress)
         with bar, Threads() as pool:
@@ -154,8 +157,7 @@ def in_memory(files: ImageFiles, progress: bool) -> Pixels:
     """
     files.sha256()  # before decoding: a file that changes later must not be fingerprinted
     images = torch.empty(files.shape, dtype=torch.uint8)
-    array = images.numpy()
-    files.decode_all(array.__setitem__, progress)
+    files.decode_all(images.numpy().__setitem__, progress)
     return partial(torch.index_select, images, 0)
 
 

@@ -16,7 +16,7 @@ from project.data.batches import Batch, Images
 from project.data.decode import Decoder
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import ImageFiles, Pixels, in_memory, on_disk
-from project.data.listing import class_folders, images_below
+from project.data.listing import Search, class_folders
 from project.data.ranks import one_error
 from project.data.splits import stratified_split
 from project.errors import UserError
@@ -75,7 +75,7 @@ class FolderImages:
 
     def path(self, index: int) -> Path:
         """Return the file of the image with this index."""
-        return self.files.paths[int(self.places[index])]
+        return Path(self.files.paths[int(self.places[index])])
 
     def decoded(self) -> "FolderImages":
         """Return the same images, all of them decoded into memory.
@@ -245,13 +245,13 @@ class ImageFolder(ImageDataModule):
         folder = Path(self.predict_dir)
         if not folder.exists():
             raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
-        paths = images_below(folder) if folder.is_dir() else []
+        paths = Search(folder).images_below(folder) if folder.is_dir() else []
         if not paths:
             raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
         unknown = torch.full((len(paths),), -1)
         self.test_images = FolderImages(self._files(paths), torch.arange(len(paths)), unknown)
 
-    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[Path], Tensor]:
+    def _find(self, folder: Path, every_class: bool = False) -> tuple[list[str], Tensor]:
         classes = {name: label for label, name in enumerate(self.class_names)}
         folders = self._class_folders(folder)
         unknown = sorted(set(folders) - set(classes))
@@ -260,11 +260,12 @@ class ImageFolder(ImageDataModule):
                 f"{readable(folder)} has classes that the training images lack: "
                 f"{', '.join(unknown)}; known are {', '.join(classes)}"
             )
-        paths: list[Path] = []
+        search = Search(folder)
+        paths: list[str] = []
         labels: list[int] = []
         for name, label in classes.items():
             class_folder = folders.get(name, folder / name)
-            found = images_below(class_folder)
+            found = search.images_below(class_folder)
             if every_class and not found:
                 raise UserError(f"{readable(class_folder)} holds no images; remove it or fill it")
             paths += found
@@ -273,7 +274,7 @@ class ImageFolder(ImageDataModule):
             raise UserError(f"{readable(folder)} holds no images")
         return paths, torch.tensor(labels)
 
-    def _files(self, paths: list[Path]) -> ImageFiles:
+    def _files(self, paths: list[str]) -> ImageFiles:
         channels, height, width = self.image_shape
         return ImageFiles(
             paths, Decoder("L" if channels == 1 else "RGB", (width, height), self.resize)

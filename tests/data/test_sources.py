@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from project.csv_text import read_table
 from project.data import CIFAR10, MNIST, Digits, ImageFolder
 from project.data.decode import open_image
 from project.data.download import CHECKSUMS
@@ -382,8 +383,7 @@ def test_predict_dir(run: Callable[..., Run], pets: Path, tmp_path: Path) -> Non
     again = run("predict", "--ckpt_path", fitted.path, f"--data.predict_dir={pets / 'test'}")
     text = (predicted.path / "predictions.csv").read_text()
     assert (again.path / "predictions.csv").read_text() == text
-    lines = text.splitlines()[1:]
-    found = {line.split(",")[0]: line.split(",")[1] for line in lines}
+    found = {row["image"]: row["class"] for row in read_table(predicted.path / "predictions.csv")}
     assert len(found) == 8
     assert all(Path(path).parent.name == name for path, name in found.items())
 

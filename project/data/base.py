@@ -23,6 +23,23 @@ from project.randomness import mix, run_seed
 NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-1, 1]
 
 
+LIMITS: dict[
+    str, tuple[float, float]
+] = {  # of options; beyond them, a library or the machine fails
+    "batch_size": (1, 10**6),
+    "eval_batch_size": (1, 10**6),
+    "num_workers": (0, 1024),
+    "limit_per_class": (1, 10**12),
+    "steps_per_epoch": (1, 10**7),
+    "image_size": (1, 16_384),
+    "cache_gb": (0, 10**6),
+    "memory_gb": (0, 10**6),
+    "unpacked_gb": (0, 10**6),
+    "unpacked_files": (1, 10**9),
+}
+MOST_SHIFT = 1e6  # of the mean and std of the normalisation, and 1 / it of a std
+
+
 class ImageDataModule(L.LightningDataModule):
     """Base of all data modules: a source of images, split into train, validation and test.
 
@@ -97,18 +114,17 @@ class ImageDataModule(L.LightningDataModule):
         input_spec: InputSpec | None = None,
     ) -> None:
         super().__init__()
-        _check("batch_size", batch_size, batch_size > 0, "at least 1")
         _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
         _check("train_fraction", train_fraction, 0 < train_fraction <= 1, "in (0, 1]")
-        for name, value in {
-            "eval_batch_size": eval_batch_size,
-            "limit_per_class": limit_per_class,
-            "steps_per_epoch": steps_per_epoch,
-            "image_size": image_size,
-        }.items():
-            _check(name, value, value is None or value > 0, "at least 1, or null")
-        _check("cache_gb", cache_gb, cache_gb >= 0, "at least 0")
-        _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0")
+        check_limits(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            limit_per_class=limit_per_class,
+            steps_per_epoch=steps_per_epoch,
+            image_size=image_size,
+            cache_gb=cache_gb,
+        )
         self.root = root
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -175,13 +191,15 @@ class ImageDataModule(L.LightningDataModule):
         value = given if given is not None else expected or NORMALIZE_TO_UNIT_RANGE
         channels = self.image_shape[0]
         given_values = [value] if isinstance(value, int | float) else value
-        if not all(map(math.isfinite, given_values)):
-            raise UserError(f"{value} must be finite", f"data.{name}")
+        if not all(math.isfinite(one) and abs(one) <= MOST_SHIFT for one in given_values):
+            raise UserError(
+                f"{value} must be finite, and at most {MOST_SHIFT:,.0f}", f"data.{name}"
+            )
         values = [float(value)] * channels if isinstance(value, int | float) else list(value)
         if len(values) != channels:
             raise UserError(f"data.{name}: {len(values)} values for {channels} channels")
-        if name == "std" and min(values) <= 0:
-            raise UserError(f"data.std: {values} must be greater than 0")
+        if name == "std" and min(values) < 1 / MOST_SHIFT:
+            raise UserError(f"data.std: {values} must be greater than 0, at least {1 / MOST_SHIFT}")
         return values
 
     def setup(self, stage: str) -> None:
@@ -411,6 +429,19 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     if channels == 1:
         images = functional.rgb_to_grayscale(images)
     return images.expand(-1, channels, -1, -1)
+
+
+def check_limits(**options: float | None) -> None:
+    """Compare numbers that a config gives with :data:`LIMITS`; None is allowed.
+
+    Raises:
+        UserError: If one is out of range, or not a number.
+    """
+    for name, value in options.items():
+        low, high = LIMITS[name]
+        if value is not None:
+            _check(name, value, value >= low, f"at least {low:,}")
+            _check(name, value, value <= high, f"at most {high:,}")
 
 
 def _check(name: str, value: object, valid: bool, right: str) -> None:

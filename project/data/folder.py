@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.console import readable, show
-from project.data.base import ImageDataModule
+from project.data.base import ImageDataModule, check_limits
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
 from project.data.download import Allowance, fetch_archive, lock
@@ -144,6 +144,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(root=root, **kwargs)
         if not 0 <= test_fraction < 1:
             raise UserError(f"data.test_fraction: {test_fraction} must be in [0, 1)")
+        check_limits(memory_gb=memory_gb, unpacked_gb=unpacked_gb, unpacked_files=unpacked_files)
         if (url is None) != (sha256 is None):
             raise UserError("data.url and data.sha256 must be given together")
         self.test_fraction = test_fraction

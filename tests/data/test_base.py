@@ -1,6 +1,9 @@
 """Splits, the order of batches, and what happens to a batch on its device."""
 
+import math
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -9,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from project.data import Augment, Batch, Digits, ImageDataModule
-from project.data.base import to_channels
+from project.data import Augment, Batch, Digits, ImageDataModule, ImageFolder
+from project.data.base import LIMITS, to_channels
 from project.data.batches import BatchLoader, BatchSampler, Source, TensorImages
 from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
@@ -248,3 +251,44 @@ def test_what_a_data_set_of_ones_own_must_set_is_named(
     monkeypatch.setattr(Own, attribute, getattr(ImageDataModule, attribute))
     with pytest.raises(UserError, match=f"data: Own must set {attribute}"):
         print(Own().num_classes, Own().image_shape)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("value", [-1, -(10**30), 1e20, 10**30, math.inf, -math.inf, math.nan])
+def test_an_extreme_option_is_one_line(name: str, value: Any) -> None:
+    with pytest.raises(
+        UserError, match=rf"^data.{name}: {re.escape(str(value))} must be at (least|most) \d"
+    ):
+        ImageFolder(root="nowhere", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("value", [1e20, -1e20, math.inf, math.nan, (1e300,), 1e-320])
+def test_an_extreme_normalisation_is_one_line(name: str, value: Any) -> None:
+    data = Digits(**{name: value})
+    if name == "mean" and value == 1e-320:
+        assert data.normalization
+        return
+    with pytest.raises(UserError, match=rf"^data.{name}: .* must be "):
+        _ = data.normalization
+
+
+@pytest.mark.parametrize("name", ["val_fraction", "train_fraction", "test_fraction"])
+@pytest.mark.parametrize("value", [-1, 1e20, math.inf, math.nan])
+def test_an_extreme_fraction_is_one_line(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^data.{name}: {re.escape(str(value))} must be in"):
+        ImageFolder(root="nowhere", **{name: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Augment)])
+@pytest.mark.parametrize("value", [-1, 1e20, 10**30, math.inf, math.nan])
+def test_an_extreme_augmentation_is_one_line(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^data.augment.{name}: {re.escape(str(value))} "):
+        Augment(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 10**30, -(10**30)])
+def test_any_seed_splits(seed: int) -> None:
+    data = Digits(split_seed=seed)
+    data.setup("fit")
+    assert data.val_images is not None and len(data.val_images) > 0

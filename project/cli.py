@@ -16,7 +16,7 @@ from project import signals
 from project.commands.compare import compare
 from project.commands.plan import plan
 from project.commands.recommend import recommend
-from project.console import accept_all_characters, readable
+from project.console import accept_all_characters, lines
 from project.errors import UserError
 from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
@@ -88,7 +88,7 @@ def _run(args: ArgsType, listening: Listening) -> int:
             if told is None and not hasattr(error, "__notes__"):
                 fault(error)
             raise
-        print(f"error: {readable(str(told))}", file=sys.stderr)
+        print(f"error: {lines(str(told))}", file=sys.stderr)
         return 2
     return 0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.segment import Segment, Segments
 from rich.table import Table
 from tqdm import tqdm
 
@@ -56,12 +57,19 @@ def accept_all_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def lines(text: str) -> str:
+    """Return text of one or more lines without what controls a terminal, whoever named it."""
+    return "\n".join(readable(line) for line in text.split("\n"))
+
+
 def show(text: str) -> None:
     """Print text above the progress bar, if there is one."""
-    tqdm.write(text)
+    tqdm.write(lines(text))
 
 
 def print_table(table: Table) -> None:
     """Print a table; where the output is no terminal, it is up to 140 characters wide."""
     width = None if sys.stdout.isatty() else 140
-    Console(width=width, markup=False, emoji=False).print(table)  # names may look like markup
+    console = Console(width=width, markup=False, emoji=False)  # names may look like markup
+    shown = [Segment(lines(one.text), one.style) for one in console.render(table)]
+    console.print(Segments(shown), end="")

@@ -6,10 +6,13 @@ https://owasp.org/www-community/attacks/CSV_Injection
 """
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from project.saving import whole
 
 Cell = str | float | int | None
 
@@ -47,9 +50,16 @@ class Table:
 
 @contextmanager
 def table(path: Path) -> Iterator[Table]:
-    """Open a table, in UTF-8."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        yield Table(file)
+    """Open a table, in UTF-8; the file is there once the table is complete.
+
+    Raises:
+        UserError: If it can't be written.
+    """
+    with whole(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        yield Table(text)
+        text.flush()
+        text.detach()
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:

@@ -29,8 +29,8 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("runs",),
     ("class_paths", "failures"),
     ("trust",),
-    ("checkpoints",),
-    ("checkpoint_format", "csv_text", "saving", "upstream"),
+    ("checkpoints", "csv_text"),
+    ("checkpoint_format", "saving", "upstream"),
     ("console", "environment", "config_text"),
     ("errors", "randomness", "signals"),
 )

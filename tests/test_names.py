@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonargparse import Namespace
 from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.table import Table
 
 from project.cli import main
-from project.console import readable
+from project.console import print_table, readable, show
 from project.csv_text import cell, read_table, table, text_of
 from project.data.listing import class_folders
 from project.environment import PACKAGE
@@ -199,6 +200,21 @@ def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
     assert content.startswith('"name","number"\r\n"\'=HYPERLINK(1)",-0.5\r\n')
     assert '"a;=1",-0.5' in content and '"a"",=1",-0.5' in content
     assert [row["name"] for row in read_table(tmp_path / "a.csv")] == texts
+
+
+def test_no_name_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show("a\x1b[31m\tb\nc\x07")
+    show_table = Table("\x1b[31mname\x07")
+    show_table.add_row("\x1b]0;title\x07\r猫")
+    print_table(show_table)
+    with pytest.raises(SystemExit):
+        main(["fit", "--data=ImageFolder", "--data.root=\x1b[31m\x07"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--data=MNIST", "--data.root=/dev/null/\x1b[31m"])
+    done = capsys.readouterr()
+    assert done.out.startswith("a\\x1b[31m\\tb\nc\\x07\n") and "猫" in done.out
+    assert done.err.count("error: ") == 2
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", done.out + done.err)
 
 
 def test_a_picture_that_cannot_be_drawn_costs_one_line(

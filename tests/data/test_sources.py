@@ -183,7 +183,11 @@ def test_cifar10_damaged_after_its_download(
     assert len(data.train_images) == 180
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0\x0e\x03" + b"\xff" * 40, os.urandom(99)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0\x0e\x03" + b"\xff" * 40, bytes(range(99))],
+    ids=["empty", "large", "else"],
+)
 def test_a_file_of_another_kind_is_named(content: bytes, mnist: Path, cifar10: Path) -> None:
     raw = mnist / "MNIST" / "raw"
     for file in (raw / "train-images-idx3-ubyte", cifar10 / CIFAR.base_folder / "data_batch_1"):

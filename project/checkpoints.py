@@ -179,9 +179,13 @@ class WholeCheckpoints(TorchCheckpointIO):
     Args:
         background: Whether to write while the training goes on. What is saved is copied in memory
             first; the next save waits for the one before, so that there is one copy at most.
+
+    Attributes:
+        infinite: Names of weights and buffers that may hold what isn't finite.
     """
 
     def __init__(self, background: bool = False) -> None:
+        self.infinite: set[str] = set()
         self._executor = ThreadPoolExecutor(max_workers=1) if background else None
         self._running: Future[None] | None = None
 
@@ -191,9 +195,11 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Save a checkpoint.
 
         Raises:
-            UserError: If the file can't be written; the one before it is still there.
+            UserError: If the file can't be written, or there are weights that aren't finite; the
+                file before it is still there.
         """
         self.teardown()
+        self._check_finite(checkpoint, path)
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         elif self._executor is None:
@@ -201,6 +207,18 @@ class WholeCheckpoints(TorchCheckpointIO):
         else:
             copy = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), checkpoint)
             self._running = self._executor.submit(_save, copy, Path(path))
+
+    def _check_finite(self, checkpoint: dict[str, Any], path: _PATH) -> None:
+        weights = {**checkpoint["state_dict"], **checkpoint.get("current_model_state", {})}
+        states = enumerate(tree_leaves(checkpoint.get("optimizer_states", [])))
+        name = not_finite(
+            {name: value for name, value in weights.items() if name not in self.infinite}
+        ) or not_finite({f"value {number} of the optimizer": value for number, value in states})
+        if name:
+            raise UserError(
+                f"{name} isn't finite, and is not saved; {path} is as it was. Try a lower learning "
+                "rate, trainer.gradient_clip_val or 32-bit precision"
+            )
 
     def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint.
@@ -227,6 +245,17 @@ class WholeCheckpoints(TorchCheckpointIO):
         running, self._running = self._running, None
         if running is not None:
             running.result()
+
+
+def not_finite(values: Mapping[str, Any]) -> str:
+    """Return the first name of a tensor that holds what isn't finite; empty if there is none."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        # a sum is read fast, and may be infinite where no value is
+        if not value.sum().isfinite() and not value.isfinite().all():
+            return name
+    return ""
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:

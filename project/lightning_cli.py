@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
@@ -190,6 +191,13 @@ class ProjectCLI(CheckpointsDecideNothing):
             type=bool,
             default=True,
             help="Whether fit ends by testing the best checkpoint.",
+        )
+        parser.add_argument(
+            "--max_skipped_steps",
+            type=NonNegativeInt,
+            default=0,
+            help="How many steps of a training may be left out because their gradient isn't "
+            "finite; the next one ends it.",
         )
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         parser.set_defaults(

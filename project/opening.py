@@ -18,6 +18,7 @@ from project.callbacks import (
     TestPredictions,
 )
 from project.callbacks.destinations import send_into
+from project.callbacks.finite import FiniteSteps
 from project.callbacks.notices import Notices
 from project.callbacks.plateau import PlateauSteps
 from project.callbacks.report import progress_bars
@@ -61,6 +62,7 @@ def open_run(config: Namespace, saved: str) -> Run:
     resources = ResourceMonitor()
     run = Run(directory, saved, RunReport(resources, tracking))
     run.callbacks = [
+        FiniteSteps(config.max_skipped_steps),
         PlateauSteps(),  # before others look at the learning rate
         RunRecord(saved, directory.path),
         Resume(config_text.plain(config_text.load(saved))),

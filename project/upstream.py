@@ -19,7 +19,7 @@ from jsonargparse import Namespace, _typehints, _util, typing
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -337,6 +337,11 @@ def _averages(trainer: L.Trainer) -> list[WeightAveraging]:
 def drop_anonymous(logger: WandbLogger) -> None:
     """Take back an option that Lightning always passes, and that W&B warns of: it has no effect."""
     logger._wandb_init.pop("anonymous", None)
+
+
+def uploads_checkpoints(logger: Logger) -> bool:
+    """Return whether a logger uploads the checkpoint that was just written; it doesn't say."""
+    return bool(getattr(logger, "_log_model", False))
 
 
 def log_on_first_rank(rank: int) -> None:

@@ -1,5 +1,6 @@
 """Files are whole or absent, and a checkpoint that is damaged is never taken for whole."""
 
+import math
 import os
 import random
 import resource
@@ -189,3 +190,24 @@ def test_a_row_is_written_whole_or_not_at_all(tmp_path: Path, at_most) -> None:
     with pytest.raises(UserError, match=r"metrics.csv: can't be written"):
         file.save()
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"state_dict": {"weights": torch.tensor([1.0, math.nan])}},
+        {"state_dict": {"weights": torch.tensor([math.inf, -math.inf])}},
+        {"optimizer_states": [{"state": {0: {"exp_avg": torch.tensor([math.nan])}}}]},
+        {"current_model_state": {"weights": torch.tensor(math.inf)}},
+    ],
+)
+def test_what_is_not_finite_is_not_saved(tmp_path: Path, part: dict) -> None:
+    saves, path = WholeCheckpoints(), tmp_path / "last.ckpt"
+    saves.save_checkpoint(checkpoint(), path)
+    with pytest.raises(UserError, match="isn't finite, and is not saved"):
+        saves.save_checkpoint({**checkpoint(2), **part}, path)
+    assert load_checkpoint(path)["global_step"] == 1
+    large = {"weights": torch.full((9,), 3e38)}  # whose sum is infinite
+    saves.infinite = {"mask"}
+    saves.save_checkpoint({"state_dict": {**large, "mask": torch.tensor(-math.inf)}}, path)
+    assert load_checkpoint(path)["state_dict"]["mask"] == -math.inf

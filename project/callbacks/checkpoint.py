@@ -2,7 +2,9 @@
 
 import math
 import pickle
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +13,15 @@ from weakref import proxy
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from project.approaches.metrics import natural_mode
 from project.checkpoint_format import a_count, a_number, check_form
-from project.checkpoints import load_checkpoint
+from project.checkpoints import WholeCheckpoints, load_checkpoint
 from project.console import readable, show
 from project.errors import UserError
-from project.upstream import follow_weights
+from project.upstream import follow_weights, uploads_checkpoints
 
 STATE = {  # what a checkpoint has of BestAndLast
     "monitor": (str, None),
@@ -29,6 +32,7 @@ STATE = {  # what a checkpoint has of BestAndLast
 }
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 EPOCH = ("train/", "resources/")  # the same of metrics that are known at the end of an epoch
 
 
@@ -46,6 +50,9 @@ class BestAndLast(ModelCheckpoint):
         mode: Whether small or large values of it are good; null knows it of the built-in metrics.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
+        every: Write it also when so much time is over since the last time, such as 90s, 5m or 1h.
+        background: Write checkpoints while the training goes on. The weights and the state of the
+            optimizer are in memory twice then, while a checkpoint is written.
 
     Attributes:
         best: Scores of the best checkpoint: its validation metrics, and the training metrics of
@@ -57,18 +64,26 @@ class BestAndLast(ModelCheckpoint):
         monitor: str = "val/loss",
         mode: Literal["min", "max"] | None = None,
         every_n_steps: int | None = None,
+        every: str | None = None,
+        background: bool = False,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(
                 f"{every_n_steps} must be at least 1, or null", "checkpoint.every_n_steps"
             )
+        seconds = None if every is None else re.fullmatch(r"([1-9]\d*) *([smh])", every)
+        if every is not None and seconds is None:
+            raise UserError(f"{every} must be such as 90s, 5m or 1h", "checkpoint.every")
         mode = mode or natural_mode(monitor)
         super().__init__(filename="best", monitor=monitor, mode=mode or "min", save_last=True)
         self._mode_is_known = mode is not None
         self.every_n_steps = every_n_steps
+        self.seconds = int(seconds[1]) * SECONDS[seconds[2]] if seconds else math.inf
+        self.background = background
         self.best: dict[str, float] = {}
         self._best_step = 0  # optimizer steps before it was measured
         self._last_step = 0  # optimizer steps before last.ckpt was written
+        self._last_time = time.monotonic()  # when it was written
         self._save_after_validation = False
         self._not_a_number = False  # whether a validation gave none
 
@@ -78,7 +93,10 @@ class BestAndLast(ModelCheckpoint):
         return type(self).__name__
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the folder."""
+        """Choose the folder, and let checkpoints be whole or absent."""
+        io = trainer.strategy.checkpoint_io
+        if type(io) is TorchCheckpointIO:  # not one of the config's own
+            trainer.strategy.checkpoint_io = WholeCheckpoints(self.background)
         self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
         super().setup(trainer, pl_module, stage)
 
@@ -163,12 +181,26 @@ class BestAndLast(ModelCheckpoint):
         if trainer.is_last_batch:
             return
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        due = self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0
+        due = stepped and (
+            (self.every_n_steps and trainer.global_step % self.every_n_steps == 0)
+            or self._is_time(trainer)
+        )
         if due or trainer.received_sigterm or _stops(trainer):
             # Lightning would skip this validation after a resume
             self._save_after_validation = _validates_now(trainer)
             if not self._save_after_validation:
                 self._save_last(trainer, pl_module)
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        if self.seconds == math.inf:
+            return False
+        due = time.monotonic() >= self._last_time + self.seconds
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._last_time = time.monotonic()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let an average that hasn't begun be the weights themselves, and count from anew."""
@@ -204,6 +236,7 @@ class BestAndLast(ModelCheckpoint):
         self._best_step = trainer.global_step
         self.best_model_path = str(self._folder / "best.ckpt")
         if trainer.is_global_zero:
+            trainer.strategy.checkpoint_io.teardown()  # which may still write it
             copy = shutil.copytree if Path(self.last_model_path).is_dir() else shutil.copy
             copy(self.last_model_path, self.best_model_path)
             nan = f"{self.monitor} was never a number" if self._not_a_number else ""
@@ -263,6 +296,7 @@ class BestAndLast(ModelCheckpoint):
     def _save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if _writes(trainer):
             self._last_step = trainer.global_step
+            self._last_time = time.monotonic()
             self.last_model_path = str(self._folder / "last.ckpt")
             self._save(self.last_model_path, trainer, pl_module)
 
@@ -274,6 +308,8 @@ class BestAndLast(ModelCheckpoint):
             _blame(trainer, error)
             raise
         if trainer.is_global_zero:
+            if any(map(uploads_checkpoints, trainer.loggers)):
+                trainer.strategy.checkpoint_io.teardown()
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(proxy(self))
 

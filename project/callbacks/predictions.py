@@ -50,7 +50,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the predictions of all ranks and write them in the order of the images."""
-        rows = _of_all_ranks(trainer, self._rows)
+        rows = of_all_ranks(trainer, self._rows)
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
@@ -96,7 +96,7 @@ class TestPredictions(L.Callback):
             for name in ("indices", "labels", "predictions", "probabilities")
         ]
         self._batches = []
-        rows = _of_all_ranks(trainer, list(zip(*columns)))
+        rows = of_all_ranks(trainer, list(zip(*columns)))
         if trainer.global_rank != 0:
             return
         names = pl_module.class_names
@@ -107,7 +107,8 @@ class TestPredictions(L.Callback):
                 to.row([image, names[label], names[predicted], round(probability, 6)])
 
 
-def _of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
+def of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
+    """Return the rows of all ranks, on each of them."""
     if trainer.world_size == 1:
         return rows
     parts: list[Any] = [None] * trainer.world_size

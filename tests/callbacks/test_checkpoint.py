@@ -1,5 +1,6 @@
 """What a run reports is what it has measured, and it measures what was asked for."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning as L
 import pytest
 from torch import Tensor, nn
 
+from project.callbacks import BestAndLast
 from project.cli import main
 from tests.conftest import Run
 from tests.finetuning.schedules import equal, last, phases
@@ -478,3 +480,31 @@ def test_another_batch_size_cuts_no_phase_short(
     first = run(*schedule, two, STOP % 11).path
     resumed = run(*schedule, two, f"--ckpt_path={first}", "--data.batch_size=8")
     assert "epoch 4/4" in resumed.out and last(resumed.path)["epoch"] == 3
+
+
+def test_saves_by_time_and_in_the_background(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("fit", "--data.limit_per_class=10", "--data.batch_size=15", "--trainer.logger=false")
+    usual = run(*small, "--trainer.max_epochs=2")
+    steps, save = [], BestAndLast._save_last
+
+    def remember(self: BestAndLast, trainer: L.Trainer, model: L.LightningModule) -> None:
+        steps.append(trainer.global_step)
+        save(self, trainer, model)
+
+    monkeypatch.setattr(BestAndLast, "_save_last", remember)
+    ticks = itertools.count(step=20)
+    monkeypatch.setattr("project.callbacks.checkpoint.time.monotonic", lambda: next(ticks))
+    timed = run(
+        *small, "--trainer.max_epochs=2", "--checkpoint.every=1m", "--checkpoint.background=true"
+    )
+    assert len(steps) > 4 and {7, 14} < set(steps)
+    assert equal(timed.best["state_dict"], usual.best["state_dict"])
+    assert not list(timed.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("every", ["5", "0m", "m", "1 week"])
+def test_a_time_has_a_unit(every: str, fails: Callable[..., str]) -> None:
+    message = fails("fit", f"--checkpoint.every={every}")
+    assert message == f"checkpoint.every: {every} must be such as 90s, 5m or 1h"

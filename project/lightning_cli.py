@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
@@ -27,7 +26,6 @@ from project.callbacks.notices import MonitorCheck, show_messages, stop_after_va
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
 from project.checkpoints import (
-    WholeCheckpoints,
     check_resumable,
     find_checkpoint,
     load_checkpoint,
@@ -345,8 +343,6 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"{some(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the config's own
-            trainer.strategy.checkpoint_io = WholeCheckpoints()
         share_signals(self.trainer)
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
         trainer.callbacks.insert(0, check)  # before Lightning looks for the metric itself

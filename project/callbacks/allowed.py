@@ -188,6 +188,11 @@ def _check_options(trainer: Namespace) -> None:
             trainer.get("limit_train_batches") == 0,
             "leaves no batch to train on",
         ),
+        "strategy": (
+            str(trainer.get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")),
+            f"{trainer.get('strategy')} leaves the result in processes that end before the test; "
+            "use ddp",
+        ),
         "profiler": (is_xla(trainer.get("profiler")), "XLA profiles TPUs only; use pytorch"),
     }
     for name, least in LEAST.items():

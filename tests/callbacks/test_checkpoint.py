@@ -11,6 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 from project.callbacks import BestAndLast
+from project.checkpoints import WholeCheckpoints
 from project.cli import main
 from tests.conftest import Run
 from tests.finetuning.schedules import equal, last, phases
@@ -494,11 +495,19 @@ def test_saves_by_time_and_in_the_background(
         save(self, trainer, model)
 
     monkeypatch.setattr(BestAndLast, "_save_last", remember)
+    saves, kinds = WholeCheckpoints.__init__, []
+
+    def make(self: WholeCheckpoints, background: bool = False) -> None:
+        kinds.append(background)
+        saves(self, background)
+
+    monkeypatch.setattr(WholeCheckpoints, "__init__", make)
     ticks = itertools.count(step=20)
     monkeypatch.setattr("project.callbacks.checkpoint.time.monotonic", lambda: next(ticks))
     timed = run(
         *small, "--trainer.max_epochs=2", "--checkpoint.every=1m", "--checkpoint.background=true"
     )
+    assert kinds == [True]
     assert len(steps) > 4 and {7, 14} < set(steps)
     assert equal(timed.best["state_dict"], usual.best["state_dict"])
     assert not list(timed.path.rglob("*.partial"))

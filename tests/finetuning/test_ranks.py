@@ -1,15 +1,12 @@
 """The ranks of a distributed run stay identical, whatever trains when."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from project.environment import PACKAGE
-from tests.conftest import CONFIGS, Run
+from tests.conftest import Run
 from tests.finetuning.schedules import RECORD, last, phases
 from tests.ranks import Ranks
 
@@ -54,20 +51,6 @@ def test_two_ranks_of_four_equal_one_of_eight(
     record = f"{RECORD}RankDifference"
     done = ranks(*args, record, "--run_dir", path, "--data.batch_size=4")
     assert done.code == 0, done.said
-    check_against_one_rank(run, args, path)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
-def test_spawned_ranks_equal_one(
-    optimizer: str, schedule: tuple[str, ...], tmp_path: Path, run: Callable[..., Run]
-) -> None:
-    args, path = three_phases(schedule, optimizer), tmp_path / "two"
-    command = [sys.executable, "-m", PACKAGE, *args, "--run_dir", str(path)]
-    options = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=4"]
-    record = [f"{RECORD}RankDifference", "--trainer.strategy=ddp_spawn"]
-    subprocess.run([*command, *record, *options], cwd=CONFIGS.parent, check=True, timeout=100)
     check_against_one_rank(run, args, path)
 
 

@@ -23,6 +23,7 @@ from project.callbacks.allowed import check_trainer_config
 from project.callbacks.checkpoint import best_and_last
 from project.callbacks.finders import Built, search, take_finders
 from project.callbacks.notices import MonitorCheck, show_messages, stop_after_validations
+from project.callbacks.plateau import PlateauSteps
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
 from project.checkpoints import (
@@ -345,7 +346,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         trainer: Any = self.trainer
         share_signals(self.trainer)
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
-        trainer.callbacks.insert(0, check)  # before Lightning looks for the metric itself
+        # before Lightning looks for the metric itself, and before others look at learning rates
+        trainer.callbacks[:0] = [check, PlateauSteps()]
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)

@@ -98,7 +98,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     if whole := re.search(r"Unable to load config '(.*)'", message):
         reason = "must be options below it, one by one or in a file, or left out"
         return f"{place}{whole[1]} {reason}"
-    if lost := re.match(r"the following arguments are required: (?:\w+\.)?(model|data)$", message):
+    if lost := re.match(r"the following arguments are required: \w+\.(model|data)$", message):
         return (
             f"{lost[1]}: must be a class, or left out; known are {', '.join(_class_names(lost[1]))}"
         )

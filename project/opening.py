@@ -20,7 +20,6 @@ from project.callbacks import (
 from project.callbacks.destinations import send_into
 from project.callbacks.finite import FiniteSteps
 from project.callbacks.notices import Notices
-from project.callbacks.plateau import PlateauSteps
 from project.callbacks.report import progress_bars
 from project.class_paths import those_of
 from project.console import readable
@@ -63,7 +62,6 @@ def open_run(config: Namespace, saved: str) -> Run:
     run = Run(directory, saved, RunReport(resources, tracking))
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
-        PlateauSteps(),  # before others look at the learning rate
         RunRecord(saved, directory.path),
         Resume(config_text.plain(config_text.load(saved))),
         resources,

@@ -20,6 +20,7 @@ from project.cli import main
 from project.errors import UserError
 from project.failures import explained, machine
 from project.networks import MLP, Network
+from project.runs import RunDir
 from project.tracking import check_loggers, configure_loggers, given_by_environment
 from tests.conftest import CONFIGS, Run
 from tests.test_errors import assert_matches
@@ -154,7 +155,7 @@ DEEP: list[tuple[str, tuple[str, ...], str]] = [
     ("accumulation", ("--trainer.accumulate_grad_batches=0",), "^trainer.accumulate_grad_batches"),
     ("smoothing", ("--model.label_smoothing=1000000",), "^model.label_smoothing: 1000000.0 must"),
     ("shift", ("--data.augment.shift=100000000000000000000",), "^data.augment.shift: 1000"),
-    ("mean", ("--data.mean=.inf",), "^data.mean: inf must be finite$"),
+    ("mean", ("--data.mean=.inf",), "^data.mean: inf must be finite, and at most 1,000,000$"),
     ("dropout of nan", ("--model.network.dropout=.nan",), "^model.network.dropout: .*nan"),
     ("best", ("--checkpoint.monitor=nothing",), "^checkpoint.monitor: .*nothing"),
     ("arguments", ("--model.optimizer={class_path: Adam, init_args: 3}",), "^model.optimizer"),
@@ -402,7 +403,7 @@ def test_wandb_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         one.init_args = Namespace(**options)
         trainer = Namespace(logger=one)
         check_loggers(trainer)
-        configure_loggers(trainer, Path("run"), "default")
+        configure_loggers(trainer, RunDir(Namespace(run_dir="run")), "default")
         return one.init_args
 
     found, given = logger(), logger(name="option", save_dir="there", mode="disabled")

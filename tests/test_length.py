@@ -64,9 +64,9 @@ def test_limits(given: list[str], expected: int, run: Callable[..., Run]) -> Non
 
 
 def test_time_alone_is_a_limit(run: Callable[..., Run]) -> None:
-    """The default of 10 epochs takes less than a second of it."""
+    """The default of 10 epochs would be over long before."""
     finished = run("fit", "--trainer.max_time=00:00:00:02", *QUIET)
-    assert steps(finished) > 15 * STEPS
+    assert "trainer.max_time: ended" in finished.out
 
 
 def test_a_minimum_above_the_maximum_is_refused(fails: Callable[..., str]) -> None:

@@ -23,7 +23,7 @@ ARGUMENTS: list[tuple[tuple[str, ...], str]] = [
     (("--trainer.logger=CSVLoger",), "trainer.logger: no class 'CSVLoger'; did you mean CSVLogger"),
     (("--trainer=null",), "trainer: null must be options below it"),
     (("--checkpoint=5",), "checkpoint: 5 must be options below it"),
-    (("--model=null",), "model: must be a class, or left out; known are FineTuning, "),
+    (("--model=null",), "model: must be a class, or left out; known are "),
     (("--model.optimizer=Adam", "--model.optimizer.betas=x"), "model.optimizer.betas: expected li"),
     (
         ("--model.optimizer=Adam", "--model.optimizer.betas=[0.9]"),

@@ -17,7 +17,6 @@ import torch
 
 from project import signals
 from project.cli import main
-from project.commands.recommend.trial import try_out
 from project.data.files import ImageFiles
 from project.environment import PACKAGE
 from project.finetuning.features import FeatureCache
@@ -298,22 +297,6 @@ def test_images_are_not_decoded_to_the_end() -> None:
     with stopped():
         files.decode_all(lambda place, pixels: None, progress=False)
     assert len(seen) < 200
-
-
-def test_recommend_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    (tmp_path / "tmp").mkdir()
-
-    def wait(*args: Any, **kwargs: Any) -> None:
-        assert list((tmp_path / "tmp").iterdir())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(subprocess, "run", wait)
-    config = {"trainer": {"max_epochs": 1}, "data": {"class_path": "Digits", "init_args": {}}}
-    with stopped():
-        try_out(config)
-    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_signal_inside_a_finalizer_is_not_lost() -> None:

@@ -19,7 +19,7 @@ class PlateauSteps(L.Callback):
         self._before: dict[str, Any] = {}  # metrics of the run that is resumed
         self._frequencies: list[int] = []
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the schedulers over from Lightning."""
         self._frequencies = [config.frequency for config in _plateaus(trainer)]
         for config in _plateaus(trainer):

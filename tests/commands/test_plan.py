@@ -142,7 +142,7 @@ def test_plan_draws(
                 "--model.lr_scheduler={interval: step, scheduler: {class_path: OneCycleLR, "
                 "init_args: {max_lr: 0.1, total_steps: 3}}}",
             ],
-            "model.lr_scheduler: Tried to step 4 times",
+            "model.lr_scheduler.scheduler: Tried to step 4 times",
         ),
     ],
 )

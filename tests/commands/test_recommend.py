@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from project.data import ImageFolder
 from project.data.batches import TensorImages
 from project.errors import UserError
 from tests.conftest import Run
+from tests.test_signals import stopped
 
 FAST = Prediction(60.0, 900.0, 100.0)
 
@@ -414,8 +417,13 @@ def test_bad_options(args: list[str], message: str, fails: Callable[..., str]) -
     assert message in fails("recommend", *args)
 
 
-def denied(folder: str) -> None:
+def denied(folder: Path | str) -> Any:
+    if Path(folder).name != "cat":
+        return SCANDIR(folder)
     raise PermissionError(13, "Permission denied", str(folder))
+
+
+SCANDIR = os.scandir
 
 
 def test_bad_folders(tmp_path: Path, pets: Path, fails: Callable[..., str]) -> None:
@@ -433,3 +441,19 @@ def test_bad_folders(tmp_path: Path, pets: Path, fails: Callable[..., str]) -> N
     found = fails("recommend", "--data", pets)
     assert "data: 2 of 32 files can't be read" in found
     assert "broken image" in found
+
+
+def test_recommend_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+
+    def wait(*args: Any, **kwargs: Any) -> None:
+        assert list((tmp_path / "tmp").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "run", wait)
+    config = {"trainer": {"max_epochs": 1}, "data": {"class_path": "Digits", "init_args": {}}}
+    with stopped():
+        try_out(config)
+    assert not list((tmp_path / "tmp").iterdir())

@@ -170,7 +170,7 @@ OPTION = "--trainer.callbacks.init_args"
                 "--trainer.callbacks+={class_path: StochasticWeightAveraging, "
                 "init_args: {swa_lrs: 0.1, device: null}}",
             ],
-            "trainer.callbacks: StochasticWeightAveraging: its average is neither validated nor in",
+            "trainer.callbacks[1]: StochasticWeightAveraging: its average is neither",
         ),
         (
             [

@@ -44,7 +44,7 @@ class PlateauSteps(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step for the epoch before."""
-        self._step(trainer, "epoch", trainer.current_epoch)
+        self._step(trainer, pl_module, "epoch", trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -53,14 +53,14 @@ class PlateauSteps(L.Callback):
         first = batch_idx == 0 and trainer.current_epoch > 0
         batches = int(trainer.num_training_batches) if first else batch_idx
         if first or batch_idx % trainer.accumulate_grad_batches == 0:
-            self._step(trainer, "step", batches)
+            self._step(trainer, pl_module, "step", batches)
 
-    def _step(self, trainer: L.Trainer, interval: str, done: int) -> None:
+    def _step(self, trainer: L.Trainer, model: L.LightningModule, interval: str, done: int) -> None:
         metrics = self._before | trainer.callback_metrics
         for config, frequency in zip(_plateaus(trainer), self._frequencies):
             due = config.interval == interval and done and done % frequency == 0
             if due and config.monitor in metrics:  # else nothing was validated yet
-                config.scheduler.step(float(metrics[config.monitor]))  # type: ignore[arg-type]
+                model.lr_scheduler_step(config.scheduler, float(metrics[config.monitor]))
 
 
 def _plateaus(trainer: L.Trainer) -> list[LRSchedulerConfig]:

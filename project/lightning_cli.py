@@ -26,12 +26,6 @@ from project.callbacks.notices import MonitorCheck, show_messages, stop_after_va
 from project.callbacks.plateau import PlateauSteps
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
-from project.checkpoints import (
-    check_resumable,
-    find_checkpoint,
-    load_checkpoint,
-    local,
-)
 from project.class_paths import FROM_DATA
 from project.console import show, some
 from project.data import Digits, ImageDataModule
@@ -43,7 +37,7 @@ from project.length import ENDLESS, settle_length
 from project.mistakes import explain
 from project.opening import Run, open_run
 from project.parsing import ProjectParser, link_data_and_model
-from project.resuming import resume, with_config_of_run
+from project.resuming import open_checkpoint, resume, with_config_of_run
 from project.runs import RunDir, experiment_name
 from project.tracking import given_by_environment
 from project.upstream import (
@@ -256,7 +250,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         """
         config.experiment = config.experiment or experiment_name(config)
         self._resume(config)
-        self._find_checkpoint(config)
+        self.known_classes = open_checkpoint(config, str(self.subcommand))
         limit = LIMITS.get(str(self.subcommand))
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
@@ -272,24 +266,6 @@ class ProjectCLI(CheckpointsDecideNothing):
                 sys.exit(0)
         elif config.resume is not None:
             raise UserError(f"{self.subcommand} takes --ckpt_path", "resume")
-
-    def _find_checkpoint(self, config: Namespace) -> None:
-        if config.ckpt_path is not None:
-            fit = self.subcommand == "fit"
-            found = find_checkpoint(config.ckpt_path, "last" if fit else "best")
-            config.ckpt_path = str(local(found, "ckpt_path"))
-            checkpoint = load_checkpoint(config.ckpt_path)
-            if fit:
-                check_resumable(checkpoint, config.ckpt_path)
-            hparams = checkpoint.get("hyper_parameters", {})
-            self.known_classes = hparams.get("class_names")
-            if self.subcommand == "predict" and "classes" in config.data.init_args:
-                config.data.init_args.classes = self.known_classes
-        elif self.subcommand != "fit":
-            raise UserError(
-                f"{self.subcommand} needs --ckpt_path with a run directory or a checkpoint: it "
-                "would evaluate random weights"
-            )
 
     def _search(self, config: Namespace) -> None:
         """Let the finders write what they find into the config."""

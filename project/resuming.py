@@ -9,7 +9,14 @@ from typing import Any
 from jsonargparse import Namespace
 
 from project import config_text, trust
-from project.checkpoints import find_checkpoint, from_home, newest_checkpoint
+from project.checkpoints import (
+    check_resumable,
+    find_checkpoint,
+    from_home,
+    load_checkpoint,
+    local,
+    newest_checkpoint,
+)
 from project.console import readable, show
 from project.errors import UserError
 from project.runs import CONFIG, RUNS, SUMMARY, is_run_dir, job_of, this_job
@@ -194,3 +201,37 @@ def _has_ended(run: Path) -> bool:
 def _requeued() -> bool:
     """Return whether SLURM runs this job again, which it had started before."""
     return this_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def open_checkpoint(config: Namespace, command: str) -> tuple[str, ...] | None:
+    """Find the checkpoint that ``--ckpt_path`` means, and look whether the command can use it.
+
+    Args:
+        config: Config of the command; its ``ckpt_path`` becomes that of the file.
+        command: ``fit``, which takes the newest checkpoint of a run directory, or another command,
+            which takes the best one.
+
+    Returns:
+        The names of the classes that it knows, if it knows them.
+
+    Raises:
+        UserError: If there is none, or it is damaged, or of no use to the command.
+    """
+    fit = command == "fit"
+    if config.ckpt_path is None:
+        if fit:
+            return None
+        raise UserError(
+            f"{command} needs --ckpt_path with a run directory or a checkpoint: it would evaluate "
+            "random weights"
+        )
+    newest = newest_checkpoint(from_home(config.ckpt_path)) if fit else None
+    found = newest or find_checkpoint(config.ckpt_path, "last" if fit else "best")
+    config.ckpt_path = str(local(found, "ckpt_path"))
+    checkpoint = load_checkpoint(config.ckpt_path)
+    if fit:
+        check_resumable(checkpoint, config.ckpt_path)
+    classes: tuple[str, ...] | None = checkpoint.get("hyper_parameters", {}).get("class_names")
+    if command == "predict" and "classes" in config.data.init_args:
+        config.data.init_args.classes = classes
+    return classes

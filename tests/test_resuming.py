@@ -37,7 +37,7 @@ def scores(run: Path) -> dict[str, object]:
     return {name: value for name, value in summary.items() if "/" in name or name == "ended"}
 
 
-@pytest.mark.parametrize("stop", [5, 14])
+@pytest.mark.parametrize("stop", [5, pytest.param(14, marks=pytest.mark.slow)])
 def test_the_same_command_goes_on(run: Callable[..., Run], tmp_path: Path, stop: int) -> None:
     whole = run(*FIT, "--trainer.max_epochs=3")
     begun = tmp_path / "begun"

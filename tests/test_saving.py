@@ -6,8 +6,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,39 +79,30 @@ def test_an_interrupt_while_writing_leaves_the_one_before(tmp_path: Path) -> Non
     assert names(tmp_path) == ["a"]
 
 
-KILLED = """
-import sys
-from pathlib import Path
-import torch
-from project.checkpoints import WholeCheckpoints
-from tests.test_saving import checkpoint
-saves, step = WholeCheckpoints(), 0
-while True:
-    step += 1
-    saves.save_checkpoint(checkpoint(step), Path(sys.argv[1], "checkpoints", "last.ckpt"))
-    print(step, flush=True)
-"""
+def save_forever(path: Path, report: int) -> None:
+    saves, step = WholeCheckpoints(), 0
+    while True:
+        step += 1
+        saves.save_checkpoint(checkpoint(step), path)
+        os.write(report, f"{step}\n".encode())
 
 
-def test_a_kill_at_any_moment_leaves_the_last_save(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "TMPDIR": "/dev/shm"}  # another device
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert process.stdout is not None
-    saved = 0
-    for line in process.stdout:
-        saved = int(line)
-        if saved == 40:
-            os.kill(process.pid, signal.SIGKILL)
-    process.stdout.close()
-    process.wait()
-    path = newest_checkpoint(tmp_path)
-    assert path is not None
+def test_a_kill_at_any_moment_leaves_the_last_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/dev/shm")  # another device, where there is one
+    path, (read, report) = tmp_path / "checkpoints" / "last.ckpt", os.pipe()
+    process = os.fork()
+    if not process:
+        save_forever(path, report)
+    os.close(report)
+    with os.fdopen(read) as steps:
+        for line in steps:
+            if int(line) == 40:
+                os.kill(process, signal.SIGKILL)
+            saved = int(line)
+    os.waitpid(process, 0)
+    assert newest_checkpoint(tmp_path) == path
     assert load_checkpoint(path)["global_step"] in (saved, saved + 1)
     assert set(names(path.parent)) <= {"last.ckpt", ".last.ckpt.partial"}
 

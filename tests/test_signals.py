@@ -163,6 +163,7 @@ def test_resumed_exactly_from_everywhere(
     check_resumed(EVERYWHERE, options, run, stop, tmp_path)
 
 
+@pytest.mark.slow
 def test_before_the_first_step(stop: Callable[..., Any]) -> None:
     kills = kill("on_fit_start", signum=signal.SIGINT)
     code, said = stop("fit", *SMALL, kills, run_dir=Path("unused"))
@@ -189,6 +190,7 @@ def test_every_signal_has_its_code(
     assert stop("fit") == (128 + signum, f"{said}{signals.ANEW}\n")
 
 
+@pytest.mark.slow
 def test_predict_and_the_test_of_a_training(
     run: Callable[..., Run], stop: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import json
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,13 @@ def check_harmless(folder: Path, config: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("key", CLASSES)
+def some(keys: Iterable[str]) -> list[Any]:
+    """Let every third one be tried in the quick tests; the slow ones try all of them."""
+    marks = {False: (), True: (pytest.mark.slow,)}
+    return [pytest.param(key, marks=marks[number % 3 > 0]) for number, key in enumerate(keys)]
+
+
+@pytest.mark.parametrize("key", some(CLASSES))
 def test_a_class_in_the_config_of_a_run_runs_no_code(key: str, beside: Path) -> None:
     for way in QUICK:
         check_harmless(beside, nested(key, TO_CODE[way]))
@@ -239,7 +245,7 @@ INSIDE: dict[str, Any] = {  # arguments that take a function, of classes that ma
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("key", INSIDE)
+@pytest.mark.parametrize("key", some(INSIDE))
 def test_no_argument_of_a_class_that_may_be_named_takes_a_function(key: str, beside: Path) -> None:
     for name, argument in INSIDE[key]:
         for way in ("name", "function of a package", "command"):

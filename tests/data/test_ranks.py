@@ -145,6 +145,7 @@ def test_one_process_compares_nothing() -> None:
     check_equal({"anything": object()})
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_command_ends_with_one_line_on_all_ranks(roots: list[Path], ranks: Ranks) -> None:
     args = ("fit", "--data=ImageFolder", "--data.root=images", "--data.image_size=8")

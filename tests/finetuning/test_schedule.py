@@ -94,6 +94,7 @@ def test_floor_of_a_plateau_is_in_epochs(
     assert last(often.path)["global_step"] == 3 * STEPS_PER_EPOCH
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "kill", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]

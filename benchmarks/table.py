@@ -108,7 +108,7 @@ def with_table(page: str, found: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{PAGE.name}: {BEGIN} and {END} must be in it, in this order")
+        raise ValueError(f"{BEGIN} and {END} must be in the page, in this order")
     return f"{before}{BEGIN}\n{found}\n{END}{after}"
 
 

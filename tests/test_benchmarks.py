@@ -1,14 +1,19 @@
 """The arithmetic of the benchmarks on made-up figures, and the peers on tiny data."""
 
+import importlib
 import json
+import signal
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from benchmarks import data, table
+from benchmarks import data, faults, table
 from benchmarks.contenders import JOBS, Contender, Size
 from benchmarks.measure import our_arguments, read_run
 from benchmarks.peers import Options, cnn, mlp, vgg
@@ -280,3 +285,106 @@ def test_the_tiny_network_of_the_finetuning_peers_is_built() -> None:
     from benchmarks.finetuning_peers import OurModule
 
     assert OurModule(None).layer_groups.names == ("block1", "block2", "head")
+
+
+def faulty_fit(often: bool) -> None:
+    """Train anew each time, log half, save whatever there is, and end at a signal at once."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10))
+    fit(network, 0)
+
+
+def careful_fit(often: bool) -> None:
+    """Go on from a checkpoint that has its checksum, and save before a signal ends it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10))
+    begun = 0
+    if Path("last.ckpt").exists():
+        saved = faults.load(Path("last.ckpt"))
+        if checksum(saved["state_dict"]) != saved["checksum"]:
+            sys.exit(2)
+        network.load_state_dict(saved["state_dict"])
+        begun = saved["step"]
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(128 + signum))
+    fit(network, begun, asked)
+
+
+def checksum(state: dict[str, torch.Tensor]) -> int:
+    return zlib.crc32(b"".join(value.numpy().tobytes() for value in state.values()))
+
+
+def fit(network: nn.Module, begun: int, asked: list[int] | None = None) -> None:
+    """Train for three epochs of eleven steps; check and hear signals if ``asked`` is a list."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Path("metrics.csv").open("w" if asked is None else "a") as file:
+        if not file.tell():
+            file.write("step,train/loss\n")
+        for step in range(begun, 33):
+            loss = (network(torch.ones(4, 64)) - 1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if asked is not None and not all(p.grad.isfinite().all() for p in network.parameters()):
+                sys.exit(2)
+            optimizer.step()
+            if asked is not None or step % 2:
+                print(f"{step},{loss.item()}", file=file, flush=True)
+            state = network.state_dict()
+            saved = {"state_dict": state, "optimizer_states": [], "step": step + 1}
+            torch.save(saved | {"checksum": checksum(state)}, "partial")
+            Path("partial").replace("last.ckpt")
+            if asked:
+                sys.exit(asked[0])
+            if step % 11 == 10:
+                with torch.no_grad():
+                    network.eval()(torch.ones(4, 64))
+                network.train()
+
+
+def faulty_evaluate(checkpoint: Path) -> None:
+    torch.load(checkpoint, weights_only=False)
+    importlib.import_module(faults.CANARY)
+
+
+WAYS = {
+    "faulty": faults.Way("faulty", "torch", faulty_fit, faulty_fit, faulty_evaluate),
+    "careful": faults.Way("careful", "torch", careful_fit, careful_fit, faults.load),
+}
+FOUND = {
+    faults.killed: ("2 of 2 go on, 2 bit-identical",) * 2,
+    faults.damaged: ("yes (exit 0, goes on from another)", "yes (exit 2)"),
+    faults.not_finite: ("no (exit 0, in last.ckpt)", "yes (exit 2)"),
+    faults.signalled(signal.SIGTERM, False): (
+        "exit 143, 17 of 17 steps lost, bit-identical",
+        "exit 143, 0 of 17 steps lost, bit-identical",
+    ),
+    faults.signalled(signal.SIGTERM, True): (
+        "exit 143, 22 of 22 steps lost, bit-identical",
+        "exit 143, 0 of 23 steps lost, bit-identical",
+    ),
+    faults.again: ("no (exit 0, 33 of 33 steps)", "yes (17 of 33 steps left)"),
+    faults.metrics: ("8 of 16", "16 of 16"),
+    faults.foreign: ("no (exit 0)", "yes (exit 0)"),
+    faults.pickled: ("no (exit 1)", "yes (exit 1)"),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_faults_are_told_from_what_is_right(name: str, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trial = faults.Trial(WAYS[name], tmp_path, kills=2)
+    for try_out, cells in FOUND.items():
+        assert try_out(trial) == cells[list(WAYS).index(name)], try_out.__name__
+    torch.set_num_threads(threads)
+
+
+def test_damaged_weights_that_are_used_are_seen(tmp_path: Path) -> None:
+    def use(often: bool) -> None:
+        network = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10))
+        if Path("last.ckpt").exists():
+            network.load_state_dict(faults.load(Path("last.ckpt"))["state_dict"])
+        fit(network, 0)
+
+    trial = faults.Trial(faults.Way("", "torch", use, use, faults.load), tmp_path, kills=0)
+    assert faults.damaged(trial) == "no (exit 0, trains on from it)"

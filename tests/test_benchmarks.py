@@ -352,7 +352,7 @@ WAYS = {
 }
 FOUND = {
     faults.killed: ("2 of 2 go on, 2 bit-identical",) * 2,
-    faults.damaged: ("yes (exit 0, goes on from another)", "yes (exit 2)"),
+    faults.damaged: ("yes (goes on from another, bit-identical)", "yes (exit 2)"),
     faults.not_finite: ("no (exit 0, in last.ckpt)", "yes (exit 2)"),
     faults.signalled(signal.SIGTERM, False): (
         "exit 143, 17 of 17 steps lost, bit-identical",

@@ -506,7 +506,7 @@ def foreign(trial: Trial) -> str:
         config["trainer"]["callbacks"] = [{"class_path": f"{CANARY}.Canary"}]
         path.write_text(yaml.safe_dump(config))
     code = Process(lambda: trial.way.evaluate(newest(folder)), folder).end()
-    return f"{'no' if (folder / 'imported').exists() else 'yes'} (exit {code})"
+    return f"{'no' if any(folder.rglob('imported')) else 'yes'} (exit {code})"
 
 
 class Touch:
@@ -522,7 +522,7 @@ def pickled(trial: Trial) -> str:
     path = newest(folder)
     torch.save(load(path) | {"more": Touch()}, path)
     code = Process(lambda: trial.way.evaluate(path), folder).end()
-    return f"{'no' if (folder / 'unpickled').exists() else 'yes'} (exit {code})"
+    return f"{'no' if any(folder.rglob('unpickled')) else 'yes'} (exit {code})"
 
 
 ROWS: Sequence[tuple[str, Callable[[Trial], str]]] = (
@@ -563,9 +563,10 @@ def footnote(kills: int) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     python = sys.version.split()[0]
     return (
-        f"One try each, but {kills} kills, whose moments differ each time. *Bit-identical* are weights and optimizer at the end to "
-        "those of an uninterrupted training. A process that Lightning's own loaders feed goes on "
-        "with another order of the images. LightningCLI goes on with `--ckpt_path last`; the "
+        f"One try each, but {kills} kills, whose moments differ each time. *Bit-identical* are "
+        "weights and optimizer at the end to those of an uninterrupted training. A process that "
+        "Lightning's own loaders feed goes on with another order of the images. LightningCLI goes "
+        "on with `--ckpt_path last`; the "
         "template's way is given the newest `last.ckpt` by hand, saves where `val/acc` is the best "
         "so far (so not where it is that of NaN), and neither reads a config beside a checkpoint. "
         f"{time.strftime('%Y-%m-%d')}: {cpu()}, {os.cpu_count()} cores, one thread; "

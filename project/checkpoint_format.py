@@ -165,6 +165,11 @@ PARTS: dict[Any, Any] = {
         "limit_train_batches": a_number,
     },
     "compared": {str: {str: object}},
+    "monitored": {str: a_number},
+    "logged": {
+        "rows": [a_count],
+        "next": ({"step": a_count, "metrics": {str: a_number}}, None),
+    },
 }
 """What each part of a checkpoint is, where it has it."""
 

@@ -24,26 +24,32 @@ class MetricsFile(csv_logs.ExperimentWriter):
         super().__init__(log_dir)
         self._path = Path(self.metrics_file_path)
         self._goes_on = False
+        self._written = 0
 
     def _check_log_dir_exists(self) -> None:
         """Leave the file alone: only what follows decides about it."""
 
-    def go_on(self, step: int, epoch: int, of_epoch: str) -> None:
-        """Keep the rows of a run that is resumed, but for those that it writes once more.
+    @property
+    def rows(self) -> int:
+        """Number of rows that are logged."""
+        return self._written + len(self.metrics)
+
+    def go_on(self, rows: int, most: int) -> int:
+        """Keep the rows that a run had logged which is resumed, but for those that it logs again.
 
         Args:
-            step: Optimizer steps of the checkpoint.
-            epoch: Epochs that are over in it.
-            of_epoch: A metric that is in the row of every epoch.
+            rows: Number of rows before the checkpoint.
+            most: The same with what was to be logged next.
+
+        Returns:
+            Number of rows that are kept. There may be fewer, after a failure of the machine.
         """
-        rows = [
-            row
-            for row in _rows(self._path)
-            if int(row["step"]) < step and not (row.get(of_epoch) and int(row["epoch"]) >= epoch)
-        ]
-        self.metrics_keys = sorted(set().union(*rows))
-        write(self._path, _text(self.metrics_keys, rows, header=True))
-        self._goes_on = True
+        found = _rows(self._path)[:most]
+        kept = [{name: value for name, value in row.items() if value} for row in found]
+        self.metrics_keys = sorted(set().union(*kept))
+        write(self._path, _text(self.metrics_keys, kept, header=True))
+        self._goes_on, self._written = True, len(kept)
+        return len(kept)
 
     def save(self) -> None:
         """Add the rows since the last time.
@@ -59,6 +65,7 @@ class MetricsFile(csv_logs.ExperimentWriter):
         else:
             self._append(_text(self.metrics_keys, self.metrics))
         self._goes_on = True
+        self._written += len(self.metrics)
         self.metrics = []
 
     def _append(self, rows: str) -> None:
@@ -93,10 +100,10 @@ def _text(names: list[str], rows: list[dict[str, Any]], header: bool = False) ->
     return text.getvalue()
 
 
-def continue_metrics(logger: CSVLogger, step: int, epoch: int, of_epoch: str) -> None:
-    """Let a logger go on with the file of the run that is resumed: :meth:`MetricsFile.go_on`."""
-    if isinstance(logger.experiment, MetricsFile):  # not on other ranks
-        logger.experiment.go_on(step, epoch, of_epoch)
+def metrics_file(logger: CSVLogger) -> MetricsFile | None:
+    """Return the file of a logger with all of its rows; other ranks than the first have none."""
+    logger.save()
+    return logger.experiment if isinstance(logger.experiment, MetricsFile) else None
 
 
 csv_logs.ExperimentWriter = MetricsFile  # type: ignore[misc]  # for every CSVLogger

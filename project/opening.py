@@ -19,6 +19,7 @@ from project.callbacks import (
 )
 from project.callbacks.destinations import send_into
 from project.callbacks.finite import FiniteSteps
+from project.callbacks.logged import LoggedOnce
 from project.callbacks.notices import Notices
 from project.callbacks.report import progress_bars
 from project.class_paths import those_of
@@ -64,6 +65,7 @@ def open_run(config: Namespace, saved: str) -> Run:
         FiniteSteps(config.max_skipped_steps),
         RunRecord(saved, directory.path),
         Resume(config_text.plain(config_text.load(saved))),
+        LoggedOnce(),
         resources,
         TestPredictions(),  # before the summary says that there was a test
         run.report,

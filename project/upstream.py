@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 QUIET = (  # warnings about what is meant to be so, or that no user can act on
@@ -301,6 +302,51 @@ def resume_by_epochs(trainer: L.Trainer) -> None:
     FitLoop would count that epoch twice.
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+class _StepsAlone(_LoggerConnector):
+    @property
+    def should_update_logs(self) -> bool:
+        trainer = self.trainer
+        stops, trainer.should_stop = trainer.should_stop, False
+        try:
+            return super().should_update_logs
+        finally:
+            trainer.should_stop = stops
+
+
+def log_by_steps_alone(trainer: L.Trainer) -> None:
+    """Let a training that is stopped log what it would log otherwise.
+
+    Lightning logs the values of an earlier step once more, as those of the step where it stops.
+    """
+    trainer._logger_connector.__class__ = _StepsAlone
+
+
+def unlogged(trainer: L.Trainer) -> dict[str, Any] | None:
+    """Return the step and the metrics that a trainer logs right after a checkpoint; None for none.
+
+    It logs them after the last callback, and doesn't say what they are.
+    """
+    loop, logs = trainer.fit_loop, trainer._logger_connector
+    batches: Any = loop.epoch_loop.batch_progress
+    epochs: Any = loop.epoch_progress.current
+    step = loop.epoch_loop._batches_that_stepped
+    if trainer.validating or batches.current.processed == 0:
+        return None
+    if logs._first_loop_iter is None:  # the batches of the epoch are over
+        due = batches.is_last_batch and epochs.processed > epochs.completed
+        step -= 1
+    else:
+        ends = batches.current.processed > batches.current.completed
+        due = ends and not loop._should_accumulate() and logs.should_update_logs
+    metrics = logs.metrics["log"] if due else {}
+    if not metrics:
+        return None
+    numbers = {name: torch.as_tensor(value).item() for name, value in metrics.items()}
+    if "step" in numbers:
+        return {"step": int(numbers.pop("step")), "metrics": numbers}
+    return {"step": step, "metrics": {"epoch": trainer.current_epoch, **numbers}}
 
 
 def restart_averages(trainer: L.Trainer) -> None:

@@ -149,21 +149,24 @@ def test_the_newest_whole_checkpoint_is_found(
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_metrics_go_on_from_a_step(tmp_path: Path) -> None:
+def test_metrics_go_on_from_a_row(tmp_path: Path) -> None:
     file = MetricsFile(str(tmp_path))
     for step in range(4):
         file.log_metrics({"epoch": step // 2, "loss": 0.5}, step)
         file.save()
+        assert file.rows == step + 1
     file.log_metrics({"epoch": 1, "seconds": 1.0}, 2)  # of an epoch that wasn't over
     file.save()
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text() + "1,0.")  # what a full disk may leave
+    assert MetricsFile(str(tmp_path)).go_on(9, 9) == 5
     other = MetricsFile(str(tmp_path))
-    other.go_on(3, 1, "seconds")
+    assert other.go_on(2, 3) == 3
     other.log_metrics({"epoch": 1, "loss": 0.25}, 3)
+    assert other.rows == 4
     other.save()
     assert path.read_text().split() == [
-        "epoch,loss,seconds,step", "0,0.5,,0", "0,0.5,,1", "1,0.5,,2", "1,0.25,,3",
+        "epoch,loss,step", "0,0.5,0", "0,0.5,1", "1,0.5,2", "1,0.25,3",
     ]  # fmt: skip
     MetricsFile(str(tmp_path)).save()  # nothing is logged, and nothing is lost
     assert len(path.read_text().split()) == 5

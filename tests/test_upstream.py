@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.tuner.tuning import Tuner
@@ -111,6 +111,78 @@ def test_max_steps_counts_an_epoch_twice_that_a_checkpoint_has_ended(mended: boo
     resumed = trainer(ByEpochs() if mended else L.Callback(), max_epochs=3, max_steps=99)
     resumed.fit(Line(), ckpt_path="kept/end.ckpt")
     assert resumed.global_step == (12 if mended else 8)
+
+
+class Logs(Line):
+    """Logs in every other step."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx % 2:
+            self.log("step", batch_idx)
+            self.log("loss", loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("epoch_loss", 1.0)
+
+
+class StopsAndSaves(L.Callback):
+    """Stops after the third batch, and keeps what is not logged when a checkpoint is saved."""
+
+    def __init__(self, alone: bool, stop: bool = True) -> None:
+        self.alone = alone
+        self.stop = stop
+        self.unlogged: list[Any] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.alone:
+            upstream.log_by_steps_alone(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **_: Any) -> None:
+        self.unlogged.append(upstream.unlogged(trainer))
+        trainer.should_stop = self.stop and args[-1] == 2
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.unlogged.append(upstream.unlogged(trainer))
+
+
+class Ended(ModelCheckpoint):
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        looks = [c for c in trainer.callbacks if isinstance(c, StopsAndSaves)]  # type: ignore[attr-defined]
+        looks[0].unlogged.append(upstream.unlogged(trainer))
+
+
+def log_into_list(run: L.Trainer) -> list[dict[str, float]]:
+    """Return the list that a trainer will log into."""
+    logged: list[dict[str, float]] = []
+
+    class Logger(CSVLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+            logged.append({**metrics, "step": step or 0})
+
+    run.loggers = [Logger("logged")]
+    return logged
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_training_that_stops_logs_an_earlier_step_once_more(alone: bool) -> None:
+    run = trainer(StopsAndSaves(alone), max_epochs=1, log_every_n_steps=2)
+    logged = log_into_list(run)
+    run.fit(Logs())
+    assert sum("loss" in row for row in logged) == (1 if alone else 2)
+
+
+def test_what_is_logged_after_a_checkpoint() -> None:
+    """Lightning logs it after the last callback, and has no hook for it."""
+    looks = StopsAndSaves(alone=False, stop=False)
+    run = trainer(looks, max_epochs=1, log_every_n_steps=2)
+    run.callbacks.append(Ended())  # type: ignore[attr-defined]
+    logged = log_into_list(run)
+    run.fit(Logs())
+    before = [{**found["metrics"], "step": found["step"]} for found in looks.unlogged if found]
+    assert before == [row for row in logged if "worse" not in row]
+    assert len(before) == 3
 
 
 @pytest.mark.parametrize("forget", [False, True])

@@ -20,7 +20,7 @@ class PlateauSteps(L.Callback):
         self._frequencies: list[int] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the schedulers over from Lightning."""
+        """Take the schedulers over from Lightning, once their frequencies are checked."""
         self._frequencies = [config.frequency for config in _plateaus(trainer)]
         for config in _plateaus(trainer):
             config.frequency = sys.maxsize

@@ -9,8 +9,6 @@ import torch
 from project.data import Batch
 from project.environment import peak_memory_mb
 
-EPOCH_SECONDS = "resources/epoch_seconds"  # is in the row of every epoch
-
 
 class ResourceMonitor(L.Callback):
     """Measures each epoch and logs it under ``resources/``.
@@ -112,7 +110,7 @@ class ResourceMonitor(L.Callback):
         pl_module.log_dict(
             {
                 "resources/fit_seconds": self._seconds(),
-                EPOCH_SECONDS: self.epoch_seconds[-1],
+                "resources/epoch_seconds": self.epoch_seconds[-1],
                 "resources/images_per_second": images / self.epoch_seconds[-1],
                 "resources/peak_memory_mb": peak_memory_mb(pl_module.device),
             }

@@ -3,21 +3,17 @@
 import math
 from collections.abc import Mapping
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
-from project.callbacks.resources import EPOCH_SECONDS
 from project.console import readable, show
 from project.data import ImageDataModule
 from project.finetuning import FineTuningSchedule
-from project.metrics_file import continue_metrics
 from project.randomness import run_seed
 from project.upstream import resume_by_epochs
 
@@ -68,7 +64,6 @@ class Resume(L.Callback):
         if trainer.state.fn != "fit" or trainer.ckpt_path is None:
             return
         resume_by_epochs(trainer)
-        self._continue_metrics(trainer, checkpoint)
         states = checkpoint["callbacks"]
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
         present = {callback.state_key: callback for callback in callbacks}
@@ -99,16 +94,6 @@ class Resume(L.Callback):
             pl_module.load_state_dict(averaged)
         self._gradients = checkpoint.get("gradients", {})
         self._continue_epoch(checkpoint)
-
-    def _continue_metrics(self, trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-        """Let ``metrics.csv`` go on where the run does so in its directory."""
-        folders = Path(str(trainer.ckpt_path)).resolve().parents
-        if Path(trainer.default_root_dir).resolve() not in folders:
-            return
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                continue_metrics(logger, checkpoint["global_step"], epochs, EPOCH_SECONDS)
 
     def _continue_epoch(self, checkpoint: dict[str, Any]) -> None:
         """Find the batch of the epoch to go on with, if the checkpoint is from inside one."""

@@ -4,7 +4,9 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -85,37 +87,58 @@ def newest_checkpoint(run: Path) -> Path | None:
 
     Returns:
         The last or the best checkpoint, or None if there is none.
+
+    Raises:
+        UserError: If one can't be read, or all are damaged.
     """
-    steps = {}
+    steps, damaged = {}, []
     for name in ("best", "last"):
         path = run / CHECKPOINTS / f"{name}.ckpt"
-        if not path.exists():
-            continue
         if path.is_dir():  # of a strategy that shards
             steps[path] = -1
-            continue
-        try:
-            steps[path] = load_checkpoint(path)["global_step"]
-        except UserError as error:
-            aside = path.with_name(path.name + DAMAGED)
-            with suppress(OSError):  # another rank may have done it
-                path.rename(aside)
-            show(f"{readable(str(error))}; it is now {aside.name}")
+        elif path.exists():
+            try:
+                steps[path] = load_checkpoint(path).get("global_step", -1)
+            except DamagedError as error:
+                damaged.append(_put_aside(path, error))
+    if damaged and not steps:
+        raise UserError(
+            f"{readable(run)}: no checkpoint is left that is whole ({', '.join(damaged)}); begin "
+            "in another directory"
+        )
     return max(reversed(steps), key=steps.__getitem__, default=None)
+
+
+def _put_aside(path: Path, error: Exception) -> str:
+    """Give a damaged checkpoint a name that none has yet, and return it."""
+    names = (path.with_name(f"{path.name}{DAMAGED}{number or ''}") for number in count())
+    aside = next(name for name in names if not name.exists())
+    with suppress(OSError):  # another rank may have done it
+        path.rename(aside)
+    show(f"{error}; it is now {aside.name}")
+    return aside.name
+
+
+class DamagedError(UserError):
+    """A file that is no whole checkpoint."""
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with ``weights_only=True``, and check what it is made of.
 
     Raises:
-        UserError: If the file is damaged, not a Lightning checkpoint, or holds code.
+        UserError: If the file can't be read, is not a Lightning checkpoint, or holds code.
+        DamagedError: If it is no whole file.
     """
     try:
         _check(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds: zip, pickle, end of file
         reason = readable(f"{type(error).__name__}: {error}".splitlines()[0])
-        raise UserError(f"{readable(path)} can't be opened as a checkpoint: {reason}") from error
+        code = isinstance(error, UnpicklingError) and zipfile.is_zipfile(path)
+        whole = code or isinstance(error, OSError | MemoryError)  # this process alone can't read it
+        kind = UserError if whole else DamagedError
+        raise kind(f"{readable(path)} can't be opened as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{readable(path)} is not a checkpoint of a run: it has no state_dict")
     _check_parts(checkpoint, PARTS, "", path)

@@ -215,7 +215,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         command = self.config.get("subcommand")
         seed = (self.config[command] if command else self.config).get("seed_everything")
         if seed is None:
-            raise UserError("null must be a number, or true for one by chance", "seed_everything")
+            raise UserError("null must be a number", "seed_everything")
         if isinstance(seed, int) and not 0 <= seed < 2**32:
             raise UserError(f"{seed} must be from 0 to {2**32 - 1}", "seed_everything")
 
@@ -248,14 +248,15 @@ class ProjectCLI(CheckpointsDecideNothing):
         Args:
             config: Config of the command; it is changed.
         """
-        config.experiment = config.experiment or experiment_name(config)
+        config.experiment = experiment_name(config)
         self._resume(config)
         self.known_classes = open_checkpoint(config, str(self.subcommand))
         limit = LIMITS.get(str(self.subcommand))
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
-        self._search(config)
-        self.opened = open_run(config, self._saved(config))
+        asked = self._saved(config)
+        searched = self._search(config)
+        self.opened = open_run(config, self._saved(config), asked if searched else None)
         self.trainer_defaults["callbacks"] = self.opened.callbacks
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them
@@ -267,8 +268,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         elif config.resume is not None:
             raise UserError(f"{self.subcommand} takes --ckpt_path", "resume")
 
-    def _search(self, config: Namespace) -> None:
-        """Let the finders write what they find into the config."""
+    def _search(self, config: Namespace) -> bool:
+        """Let the finders write what they find into the config; return whether there are any."""
         finders = take_finders(config.trainer)
         if finders and config.ckpt_path is not None and self.subcommand == "fit":
             raise UserError(
@@ -281,6 +282,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 search(finder, config, self._build)
             else:
                 show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
+        return bool(finders)
 
     def _build(self, options: Namespace) -> Built:
         """Return what another config of the command names."""
@@ -347,7 +349,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             )
         log_on_first_rank(trainer.global_rank)
         if self.opened is not None and trainer.is_global_zero:
-            self.opened.directory.claim(self.opened.config, self._goes_on(self.opened.directory))
+            goes_on = self._goes_on(self.opened.directory)
+            self.opened.directory.claim(self.opened.config, goes_on, self.opened.asked)
 
     def _goes_on(self, directory: RunDir) -> bool:
         """Return whether a training goes on in the directory where it has begun."""

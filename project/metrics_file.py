@@ -86,8 +86,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file that are whole."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    rows = [row for row in csv.DictReader(lines) if None not in row and None not in row.values()]
     return [row for row in rows if str(row.get("step")).isdecimal()]
 
 

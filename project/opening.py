@@ -36,21 +36,24 @@ class Run:
         directory: Its directory.
         config: Its complete config as YAML, without the paths of this run.
         report: What a person sees of it.
+        asked: The config before finders have changed it, None without any.
         callbacks: The callbacks that every run has.
     """
 
     directory: RunDir
     config: str
     report: RunReport
+    asked: str | None = None
     callbacks: list[L.Callback] = field(default_factory=list)
 
 
-def open_run(config: Namespace, saved: str) -> Run:
+def open_run(config: Namespace, saved: str, asked: str | None = None) -> Run:
     """Choose the directory of a run, and send everything there.
 
     Args:
         config: Config of the command; it is changed.
         saved: The config to save, as YAML.
+        asked: The same before finders have changed it, None without any.
 
     Returns:
         The run; nothing is written yet.
@@ -60,10 +63,10 @@ def open_run(config: Namespace, saved: str) -> Run:
     name = readable(f"{config.experiment}/{directory.path.name}")
     tracking = configure_loggers(config.trainer, directory, name)
     resources = ResourceMonitor()
-    run = Run(directory, saved, RunReport(resources, tracking))
+    run = Run(directory, saved, RunReport(resources, tracking), asked)
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
-        RunRecord(saved, directory.path),
+        RunRecord(saved, directory),
         Resume(config_text.plain(config_text.load(saved))),
         LoggedOnce(),
         resources,

@@ -1,14 +1,16 @@
 """Which run, and which of its checkpoints, a command goes on from."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
 
 from project import config_text, trust
+from project.callbacks.finders import take_finders
 from project.checkpoints import (
     check_resumable,
     find_checkpoint,
@@ -19,7 +21,7 @@ from project.checkpoints import (
 )
 from project.console import readable, show
 from project.errors import UserError
-from project.runs import CONFIG, RUNS, SUMMARY, is_run_dir, job_of, this_job
+from project.runs import CONFIG, RUNS, SUMMARY, asked_config, is_run_dir, job_of, this_job
 
 AUTO = "auto"
 DECIDES = ("model", "data", "seed_everything")  # what makes another run, if it differs
@@ -37,7 +39,7 @@ def with_config_of_run(args: list[str]) -> list[str]:
     args = trust.take_packages(args)
     if any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args):
         return args
-    for option, value in _options(args):
+    for option, value in reversed(list(_options(args))):  # the last one counts
         if option == "--ckpt_path":
             config = find_checkpoint(value).parent.parent / CONFIG
         elif option == "--resume" and value not in (AUTO, config_text.MISSING):
@@ -47,7 +49,8 @@ def with_config_of_run(args: list[str]) -> list[str]:
         if not config.is_file():
             raise UserError(f"{option} {value}: no {config} beside it; give --config")
         trust.distrust(config, config_text.mapping(config))
-        return [args[0], f"--config={config}", *args[1:]]
+        command = [] if args[0].startswith("-") else args[:1]  # what follows beats the config
+        return [*command, f"--config={config}", *args[len(command) :]]
     return args
 
 
@@ -78,23 +81,26 @@ def resume(config: Namespace, saved: Mapping[str, Any], args: list[str]) -> bool
     requeued = config.resume is None and _requeued()
     if config.resume is None and not requeued:
         return True
-    if config.ckpt_path is not None:
-        if requeued:
-            return True
+    if config.ckpt_path is not None and not requeued:
         raise UserError("is found by --resume; give one of them", "ckpt_path")
     found = _find(config, saved, args, requeued)
     config.resume = None
     if found is None:
         return True
     run, changes = found
+    if config.trainer.fast_dev_run:
+        raise UserError(
+            "would make a test run of the one that --resume means", "trainer.fast_dev_run"
+        )
     config.resume = config.run_dir = str(run)
+    _take_found(config, run)
     checkpoint = newest_checkpoint(run)
     for name, before, now in changes:
         show(f"{name}: {_short(before)} before, {_short(now)} now")
     if not changes and _has_ended(run):
         show(
             f"{readable(run)} has ended, and nothing of its config is changed; "
-            "give a larger --trainer.max_epochs, or no --resume for a new run"
+            "give a larger limit, such as --trainer.max_epochs, or no --resume for a new run"
         )
         return False
     config.ckpt_path = None if checkpoint is None else str(checkpoint)
@@ -115,7 +121,7 @@ def _find(
         run = _run(config.resume)
         if config.run_dir is not None and Path(config.run_dir).resolve() != run.resolve():
             raise UserError(f"is not {run}, which --resume names; leave it out", "run_dir")
-        changes = list(_changes(config_text.mapping(run / CONFIG), saved))
+        changes = list(_changes(_config(run, config), saved))
         if unsaid := [change for change in changes if not _is_said(change[0], given)]:
             name, before, now = unsaid[0]
             raise UserError(
@@ -129,7 +135,11 @@ def _find(
     for run in _candidates(config):
         if requeued and job_of(run) != this_job():
             continue
-        changes = list(_changes(config_text.mapping(run / CONFIG), saved))
+        try:
+            changes = list(_changes(_config(run, config), saved))
+        except UserError as error:
+            show(f"{error}: this run is left out")
+            continue
         others = [change for change in changes if _makes_another(change[0], given)]
         if not others:
             return run, changes
@@ -142,6 +152,25 @@ def _find(
         raise UserError(f"this is another run than that of this config{hint}", "run_dir")
     show(f"no run of this config to go on with{hint}: a new one begins")
     return None
+
+
+def _config(run: Path, config: Namespace) -> dict[str, Any]:
+    """Return the config of a run as it was asked for, if this one asks for a search, too."""
+    asked = asked_config(run) if _finders(config) else None
+    return config_text.mapping(run / CONFIG) if asked is None else config_text.load(asked)
+
+
+def _finders(config: Namespace) -> list[Namespace]:
+    return take_finders(config.trainer.clone())
+
+
+def _take_found(config: Namespace, run: Path) -> None:
+    """Let a run go on with what its finders have found, and without them."""
+    if take_finders(config.trainer):
+        found = config_text.mapping(run / CONFIG)
+        config.data.init_args.batch_size = found["data"]["init_args"]["batch_size"]
+        optimizer = found["model"]["init_args"]["optimizer"]
+        config.model.init_args.optimizer = optimizer and dict_to_namespace(optimizer)
 
 
 def _candidates(config: Namespace) -> list[Path]:
@@ -171,6 +200,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], key: str = "") -
     for name in dict.fromkeys([*before, *now]):
         inner = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
         old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
+        if inner == "experiment" or (old is _ABSENT and not new):
+            continue  # a name for the directory, or an option that the run's version lacked
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _changes(old, new, inner)
         elif config_text.plain(old) != config_text.plain(new):
@@ -194,8 +225,10 @@ def _short(value: Any) -> str:
 
 
 def _has_ended(run: Path) -> bool:
-    summary = run / SUMMARY
-    return summary.is_file() and bool(config_text.mapping(summary).get("ended"))
+    try:
+        return bool(json.loads((run / SUMMARY).read_text()).get("ended"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _requeued() -> bool:

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from project.checkpoints import CHECKPOINTS, local
 from project.console import is_utf8, readable
 from project.errors import UserError
-from project.saving import write
+from project.saving import copy, write
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -25,7 +25,16 @@ AT_THE_START = {LOCK, CONFIG, IDENTITY, "wandb"}  # what every run directory beg
 
 
 def experiment_name(config: Namespace) -> str:
-    """The name of the last config file, or of the approach where there is none."""
+    """Return the experiment: by default, the last config file, or the approach if there is none.
+
+    Raises:
+        UserError: If it isn't the name of a folder in ``runs/``.
+    """
+    if config.experiment:
+        path = Path(config.experiment)
+        if config.run_dir is None and (path.is_absolute() or ".." in path.parts):
+            raise UserError(f"{path} must be a folder in {RUNS}/", "experiment")
+        return str(config.experiment)
     files = config.get("config") or []
     name: str = Path(str(files[-1])).stem if files else config.model.class_path.rpartition(".")[2]
     return name
@@ -43,6 +52,14 @@ def this_job() -> str | None:
     return f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID")
 
 
+def asked_config(run: Path) -> str | None:
+    """Return the config that a run was asked for, None if it is the one that it has.
+
+    A learning rate or a batch size may have been searched for.
+    """
+    return _identity(run).get("config")
+
+
 def job_of(run: Path) -> str | None:
     """Return the SLURM job that a run directory is of, None if it is of none."""
     return _identity(run).get("slurm_job")
@@ -51,7 +68,7 @@ def job_of(run: Path) -> str | None:
 def _identity(run: Path) -> dict[str, str | None]:
     try:
         found = json.loads((run / IDENTITY).read_text())
-    except (OSError, ValueError):  # of an older version, or not of this program
+    except (OSError, ValueError, RecursionError):  # of an older version, or not of this program
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -77,8 +94,6 @@ class RunDir:
         self._key = "experiment" if config.run_dir is None else "run_dir"
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         given = config.run_dir or f"{RUNS}/{config.experiment}/{stamp}"
-        if config.run_dir is None and ".." in Path(config.experiment).parts:
-            raise UserError(f"{config.experiment} must be a folder in {RUNS}/", self._key)
         if "://" in given:
             raise UserError(f"{given} must be a folder on this machine", self._key)
         self.path = local(Path(given), self._key)
@@ -87,33 +102,36 @@ class RunDir:
         self.wandb_id = str(_identity(self.path).get("wandb_id") or secrets.token_hex(4))
         self._lock: int | None = None  # a number: copies of the model hold this, too
         self._made: list[Path] = []
+        self._goes_on = False
         self._found: set[str] | None = None  # what was in the directory; None before it is claimed
 
     def holds(self, file: str | None) -> bool:
         """Return whether a file is in the directory."""
         return file is not None and self.path.resolve() in Path(file).resolve().parents
 
-    def claim(self, config: str, goes_on: bool = False) -> None:
+    def claim(self, config: str, goes_on: bool = False, asked: str | None = None) -> None:
         """Make the directory, and write the config into it.
 
         Args:
             config: The complete config as YAML.
-            goes_on: Whether the run in the directory is resumed. Its ``metrics.csv`` goes on, too;
-                its summary, and its config if it is another one, get another name.
+            goes_on: Whether the run in the directory is resumed. It keeps its config and its
+                summary until :meth:`go_on`.
+            asked: The config that was asked for, if finders have changed it.
 
         Raises:
             UserError: If it can't be made, holds another run, or is that of a running process.
         """
         try:
             self._make()
-            if goes_on:
-                self._set_aside(config)
-            elif (self.path / CONFIG).exists():
+            self._goes_on = goes_on
+            if not goes_on and (self.path / CONFIG).exists():
                 raise self._error(
                     ": holds another run; choose another, delete it, or go on with --resume"
                 )
-            write(self.path / CONFIG, config)
-            identity = {"wandb_id": self.wandb_id, "slurm_job": this_job()}
+            if not (self.path / CONFIG).exists():
+                write(self.path / CONFIG, config)
+            asked = asked or (asked_config(self.path) if goes_on else None)
+            identity = {"wandb_id": self.wandb_id, "slurm_job": this_job(), "config": asked}
             write(self.path / IDENTITY, json.dumps(identity) + "\n")
         except (OSError, ValueError, RuntimeError) as error:  # also for a NUL, a circle of links
             reason = getattr(error, "strerror", None) or error
@@ -135,11 +153,27 @@ class RunDir:
             self._lock = lock
         self._found = found
 
-    def _set_aside(self, config: str) -> None:
-        own = self.path / CONFIG
-        changed = [own] if own.exists() and own.read_text(encoding="utf-8") != config else []
-        for old in filter(Path.exists, [*changed, self.path / SUMMARY]):
-            old.rename(old.with_stem(f"{old.stem}-until-{time.strftime('%Y%m%d-%H%M%S')}"))
+    def go_on(self, config: str) -> None:
+        """Let the run that is resumed here have another config from now on.
+
+        Its summary, and its config if it was another one, stay under another name.
+
+        Args:
+            config: The complete config as YAML.
+
+        Raises:
+            UserError: If that can't be written; then both are as they were.
+        """
+        if not self._goes_on:
+            return
+        own, summary = self.path / CONFIG, self.path / SUMMARY
+        changed = own.read_text(encoding="utf-8") != config
+        stamp = f"until-{time.strftime('%Y%m%d-%H%M%S')}"
+        for old in filter(Path.exists, [own, summary] if changed else [summary]):
+            copy(old, old.with_stem(f"{old.stem}-{stamp}"))
+        if changed:
+            write(own, config)
+        summary.unlink(missing_ok=True)
 
     def _error(self, reason: str) -> UserError:
         return UserError(readable(self.path) + reason, self._key)

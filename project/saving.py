@@ -92,6 +92,16 @@ def write(path: Path, text: str, errors: str = "strict") -> None:
         file.write(content)
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Raises:
+        UserError: If it can't be written.
+    """
+    with source.open("rb") as content, whole(path, source.stat().st_size) as file:
+        shutil.copyfileobj(content, file)
+
+
 def cant_write(path: Path, error: OSError, size: int = 0) -> UserError:
     """Return what a person is told of a file that can't be written.
 

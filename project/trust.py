@@ -55,10 +55,10 @@ Nothing of these does more with its arguments than its name says, and neither do
 this package.
 """
 
-PLACES = {"default_root_dir", "dirpath", "dir", "log_dir", "save_dir"}
+PLACES = {"root_dir", "default_root_dir", "dirpath", "dir", "log_dir", "save_dir"}
 """Options whose relative path would be one in the working directory, not in the run directory."""
 
-RUN_DIR = "."  # as such an option
+SAVE_DIR, RUN_DIR = "save_dir", "."  # of a logger: the run directory
 CONFIGS = (".yaml", ".yml", ".json")
 
 
@@ -317,7 +317,8 @@ def check_places(config: Namespace) -> None:
         return
     names = ("run_dir", "trainer", "checkpoint")
     for key, text in _texts({name: config.get(name) for name in names}):
-        here = key.rpartition(".")[2] not in PLACES or text == RUN_DIR
+        name = key.rpartition(".")[2]
+        here = name not in PLACES or (name == SAVE_DIR and text == RUN_DIR)
         if text not in now.said and (not here or key == names[0] or _leaves(text)):
             raise Refused(f"names {text}, which isn't in the run directory", _whole(), text, key)
 
@@ -336,7 +337,11 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _leaves(text: str) -> bool:
-    return text.startswith(("/", "~")) or ".." in Path(text).parts or "://" in text
+    return (
+        text.startswith(("/", "~"))
+        or ".." in Path(text).parts
+        or re.match(r"\w+:[/.]", text) is not None
+    )
 
 
 def check_download(url: str, key: str) -> None:

@@ -284,6 +284,8 @@ def test_one_process_resumes_in_a_directory(tmp_path: Path) -> None:
     (tmp_path / "run" / "metrics.csv").write_text("steps of the first")
     second = run_dir_of(tmp_path / "run")
     second.claim("second", goes_on=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "first"
+    second.go_on("second")  # now that its checkpoint fits
     second.release(unused=True)  # but the first run is there
     assert (tmp_path / "run" / "config.yaml").read_text() == "second"
     kept = {path.read_text() for path in (tmp_path / "run").glob("*-until-*")}

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from project import config_text
 from project.cli import main
 from project.errors import UserError
-from project.resuming import resume
+from project.resuming import resume, with_config_of_run
 from project.runs import CONFIG, IDENTITY, SUMMARY
 from tests.conftest import Run
 from tests.finetuning.schedules import equal
@@ -102,7 +102,9 @@ def made_up(
 
 
 def config(**options: object) -> Namespace:
+    trainer = Namespace(fast_dev_run=False, callbacks=None)
     paths = {"run_dir": None, "ckpt_path": None, "resume": "auto", "experiment": "mlp"}
+    paths["trainer"] = trainer
     return Namespace(**(paths | options))
 
 
@@ -154,3 +156,62 @@ def test_a_job_that_slurm_runs_again_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert resume(options, NOW, [])
     assert options.run_dir == str(own)
+
+
+def test_the_job_goes_on_with_its_own_run_not_with_what_it_began_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = made_up("1", {"max_epochs": 2}, job="7")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    options = config(resume=None, ckpt_path="old.ckpt")
+    assert resume(options, NOW, [])
+    assert (options.run_dir, options.ckpt_path) == (str(own), None)
+
+
+def test_what_is_not_to_be_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    broken, path = made_up("1", {"max_epochs": 2}), made_up("2", {"max_epochs": 2})
+    (broken / CONFIG).write_text("a: [1")
+    (path / SUMMARY).write_text('{"ended": tr')
+    (path / IDENTITY).write_text("[" * 100_000)
+    now = {**NOW, "max_skipped_steps": 0, "experiment": "other"}  # the run lacked the option
+    options = config()
+    assert resume(options, now, [])
+    assert options.run_dir == str(path)
+    assert "1/config.yaml" in capsys.readouterr().out
+    with pytest.raises(UserError, match="fast_dev_run: would make a test run"):
+        resume(config(trainer=Namespace(fast_dev_run=True, callbacks=None)), now, [])
+
+
+def test_a_resume_that_fails_changes_nothing(
+    run: Callable[..., Run], fails: Callable[..., str]
+) -> None:
+    first = run(*FIT, "--trainer.max_epochs=1", "--trainer.logger=false")
+    names = (CONFIG, SUMMARY)
+    before = [(first.path / name).read_text() for name in names]
+    other = ("--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.max_epochs=2")
+    assert "can't continue with SGD" in fails("fit", f"--resume={first.path}", *other)
+    assert [(first.path / name).read_text() for name in names] == before
+    for checkpoint in (first.path / "checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    message = fails("fit", f"--resume={first.path}", "--trainer.max_epochs=2")
+    assert "no checkpoint is left that is whole" in message
+    assert [(first.path / name).read_text() for name in names] == before
+
+
+def test_a_run_with_a_finder_goes_on_with_what_it_found(run: Callable[..., Run]) -> None:
+    command = (*FIT, "--trainer.max_epochs=1", "--trainer.logger=false", *AUTO)
+    finder = "{class_path: BatchSizeFinder, init_args: {max_trials: 1}}"
+    search = (*command, f"--trainer.callbacks=[{finder}]")
+    first = run(*search)
+    found = config_text.mapping(first.path / CONFIG)["data"]["init_args"]["batch_size"]
+    again = run(*search, "--trainer.max_epochs=2", run_dir=first.path)
+    assert "resumes in epoch 2" in again.out
+    assert config_text.mapping(first.path / CONFIG)["data"]["init_args"]["batch_size"] == found
+
+
+def test_plan_takes_the_config_of_a_run() -> None:
+    path = made_up("1", {"max_epochs": 2})
+    for given in (["--resume", str(path)], ["fit", "--a=1", f"--resume={path}"]):
+        args = with_config_of_run(given)
+        assert args.index(f"--config={path}/{CONFIG}") == (given[0] == "fit")

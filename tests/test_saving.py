@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,35 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, part: dict) -> None:
     saves.infinite = {"mask"}
     saves.save_checkpoint({"state_dict": {**large, "mask": torch.tensor(-math.inf)}}, path)
     assert load_checkpoint(path)["state_dict"]["mask"] == -math.inf
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_what_cannot_be_read_now_is_not_put_aside(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    WholeCheckpoints().save_checkpoint(checkpoint(), path)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match="can't be opened"):
+        newest_checkpoint(tmp_path)
+    assert names(path.parent) == ["last.ckpt"]
+
+
+def test_one_damaged_checkpoint_after_another_is_kept(tmp_path: Path) -> None:
+    best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    WholeCheckpoints().save_checkpoint(checkpoint(), best)
+    for content in (b"one", b"other"):
+        last.write_bytes(content)
+        assert newest_checkpoint(tmp_path) == best
+    kept = {path.read_bytes() for path in best.parent.glob(f"*{DAMAGED}*")}
+    assert kept == {b"one", b"other"}
+
+
+def test_a_damaged_table_keeps_its_whole_rows(tmp_path: Path) -> None:
+    rows = b"epoch,loss,step\n0,0.5,0\n0,0.5,1,7,7\n,0.5,2\n\xff,x,\n0,0.5,3\n0,0.9"
+    (tmp_path / "metrics.csv").write_bytes(rows)
+    assert MetricsFile(str(tmp_path)).go_on(9, 9) == 3

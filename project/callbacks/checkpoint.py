@@ -21,6 +21,7 @@ from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import WholeCheckpoints, load_checkpoint
 from project.console import readable, show
 from project.errors import UserError
+from project.saving import copy
 from project.upstream import follow_weights, uploads_checkpoints
 
 STATE = {  # what a checkpoint has of BestAndLast
@@ -150,7 +151,7 @@ class BestAndLast(ModelCheckpoint):
         self._take(state if same else own)
         if trainer.is_global_zero and file.parent.resolve() != self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, self._folder)
+            copy(file, self._folder / file.name)
 
     def _outdated(self, own: Any, step: int) -> str:
         """Return why the best checkpoint of a resumed run doesn't count; empty if it does."""
@@ -237,8 +238,8 @@ class BestAndLast(ModelCheckpoint):
         self.best_model_path = str(self._folder / "best.ckpt")
         if trainer.is_global_zero:
             trainer.strategy.checkpoint_io.teardown()  # which may still write it
-            copy = shutil.copytree if Path(self.last_model_path).is_dir() else shutil.copy
-            copy(self.last_model_path, self.best_model_path)
+            last, best = Path(self.last_model_path), Path(self.best_model_path)
+            shutil.copytree(last, best) if last.is_dir() else copy(last, best)
             nan = f"{self.monitor} was never a number" if self._not_a_number else ""
             reason = nan or f"nothing was validated ({_why_not(trainer)})"
             show(f"{reason}: the last weights count as the best")
@@ -249,7 +250,7 @@ class BestAndLast(ModelCheckpoint):
         last = self._folder / "last.ckpt"
         if idle and trainer.is_global_zero and not last.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(trainer.ckpt_path), last)
+            copy(Path(str(trainer.ckpt_path)), last)
 
     def save_in_validation(
         self, trainer: L.Trainer, pl_module: L.LightningModule, begun: bool

@@ -127,7 +127,8 @@ class FiniteSteps(L.Callback):
         if not _bad_gradients(pl_module):
             return  # the norm alone is too large for a float
         buffers = {n: b for n, b in pl_module.named_buffers() if n not in self._infinite}
-        if self.skipped >= self.max_skipped_steps or not_finite(buffers):
+        undone = self.skipped < self.max_skipped_steps and not not_finite(buffers)
+        if not trainer.strategy.reduce_boolean_decision(undone):  # buffers differ between ranks
             raise self._error(trainer, pl_module, step)
         self.skipped += 1
         optimizer.zero_grad(set_to_none=True)  # without a gradient, nothing is updated

@@ -40,7 +40,7 @@ class PlateauSteps(L.Callback):
     ) -> None:
         """Remember the metrics of the run that is resumed."""
         if trainer.state.fn == "fit":
-            self._before = checkpoint.get("monitored", {})
+            self._before = checkpoint.setdefault("monitored", {})  # Resume may empty it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Step for the epoch before."""

@@ -1,6 +1,5 @@
 """Records the config and the environment of a run in every logger."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,6 +9,7 @@ from project import config_text
 from project.approaches import ImageClassifier
 from project.console import readable
 from project.environment import git_commit, versions
+from project.runs import RunDir
 
 
 class RunRecord(L.Callback):
@@ -17,13 +17,14 @@ class RunRecord(L.Callback):
 
     Args:
         config: The complete config as YAML, without the paths of this run.
-        run_dir: The run directory.
+        directory: The run directory.
     """
 
-    def __init__(self, config: str, run_dir: Path) -> None:
+    def __init__(self, config: str, directory: RunDir) -> None:
         self.config = config
-        self.run_dir = run_dir
+        self.directory = directory
         self._logged = False
+        self._resumes = True  # unless it is a new run, as its directory knows
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Log, once, on the first rank, before anything is trained."""
@@ -32,7 +33,7 @@ class RunRecord(L.Callback):
         self._logged = True
         record: dict[str, Any] = {
             **config_text.load(self.config),
-            "run_dir": str(self.run_dir),
+            "run_dir": str(self.directory.path),
             "versions": versions(),
             "git": git_commit(),
             "parameters": parameters(pl_module),
@@ -40,6 +41,21 @@ class RunRecord(L.Callback):
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # config.yaml is beside it already
                 logger.log_hyperparams(_readable(record))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let a run that is resumed have this config, now that its checkpoint fits."""
+        self._go_on(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do the same where only the end of an epoch was left."""
+        self._go_on(trainer)
+
+    def _go_on(self, trainer: L.Trainer) -> None:
+        if self._resumes and trainer.is_global_zero:
+            self.directory.go_on(self.config)
+        self._resumes = False
 
 
 def _readable(value: Any) -> Any:

@@ -233,6 +233,7 @@ def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]
 
 def _forget_plateaus(checkpoint: dict[str, Any]) -> None:
     """Let ReduceLROnPlateau compare anew."""
+    checkpoint.get("monitored", {}).clear()
     for scheduler in checkpoint["lr_schedulers"]:
         if "num_bad_epochs" in scheduler:
             scheduler["num_bad_epochs"] = 0

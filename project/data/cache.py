@@ -164,6 +164,8 @@ class CacheDir:
                 status = file.stat()
                 hidden, unfinished = file.name[0] == ".", ".tmp" in file.suffixes
                 if file.suffix != ".npy" or hidden != unfinished or not file.is_file():
+                    continue
+                if not unfinished and not _is_sealed(file):
                     continue  # it is another's: a config may name any folder
                 if not unfinished:
                     entries.append((status.st_mtime_ns, status.st_size, file))
@@ -216,6 +218,13 @@ def check_length(array: NDArray[Any]) -> None:
             f"{readable(str(array.filename))} was cut while it was in use; start again, and it is "
             "made again"
         )
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file ends as every entry does; what is before may be damaged."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - SEAL_BYTES, 0))
+        return file.read(len(SEAL)) == SEAL
 
 
 def _is_whole(path: Path) -> bool:

@@ -105,7 +105,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(
 def test_files_of_others_stay(tmp_path: Path) -> None:
     """A config may name any folder as a cache."""
     (tmp_path / "folder.npy").mkdir()
-    others = [tmp_path / name for name in ("photo.jpg", "notes", ".profile", ".old.npy")]
+    others = [tmp_path / name for name in ("photo.jpg", "notes", ".profile", ".old.npy", "x.npy")]
     for file in others:
         file.write_bytes(bytes(300_000))
         os.utime(file, (0, 0))

@@ -241,7 +241,7 @@ def open_checkpoint(config: Namespace, command: str) -> tuple[str, ...] | None:
 
     Args:
         config: Config of the command; its ``ckpt_path`` becomes that of the file.
-        command: ``fit``, which takes the newest checkpoint of a run directory, or another command,
+        command: ``fit``, which takes the last checkpoint of a run directory, or another command,
             which takes the best one.
 
     Returns:
@@ -258,8 +258,7 @@ def open_checkpoint(config: Namespace, command: str) -> tuple[str, ...] | None:
             f"{command} needs --ckpt_path with a run directory or a checkpoint: it would evaluate "
             "random weights"
         )
-    newest = newest_checkpoint(from_home(config.ckpt_path)) if fit else None
-    found = newest or find_checkpoint(config.ckpt_path, "last" if fit else "best")
+    found = find_checkpoint(config.ckpt_path, "last" if fit else "best")
     config.ckpt_path = str(local(found, "ckpt_path"))
     checkpoint = load_checkpoint(config.ckpt_path)
     if fit:

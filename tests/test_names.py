@@ -229,6 +229,7 @@ def test_a_picture_that_cannot_be_drawn_costs_one_line(
     assert "warning: confusion_matrix.png can't be drawn: no space left\n" in done.out
 
 
+@pytest.mark.slow
 def test_any_terminal_will_do() -> None:
     """One that knows ASCII alone gets escapes, and no font is missed in a Python warning."""
     folder_of(Path("images"), ["猫".encode(), b"caf\xe9"], [b"1", "é".encode(), b"3"])

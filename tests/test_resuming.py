@@ -192,8 +192,11 @@ def test_a_resume_that_fails_changes_nothing(
     other = ("--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.max_epochs=2")
     assert "can't continue with SGD" in fails("fit", f"--resume={first.path}", *other)
     assert [(first.path / name).read_text() for name in names] == before
-    for checkpoint in (first.path / "checkpoints").iterdir():
-        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    best, last = (first.path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    best.write_bytes(best.read_bytes()[:-100])
+    elsewhere = run("fit", f"--ckpt_path={first.path}", "--trainer.max_epochs=2")
+    assert "the best checkpoint is gone; the best is looked for anew" in elsewhere.out
+    last.write_bytes(last.read_bytes()[:-100])
     message = fails("fit", f"--resume={first.path}", "--trainer.max_epochs=2")
     assert "no checkpoint is left that is whole" in message
     assert [(first.path / name).read_text() for name in names] == before

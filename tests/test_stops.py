@@ -226,6 +226,7 @@ class Ends(TrainFromScratch):
             self.trainer.should_stop = True
 
 
+@pytest.mark.slow
 def test_a_model_may_end_the_training_inside_an_epoch(run: Callable[..., Run]) -> None:
     small = ("--data.limit_per_class=10", "--data.batch_size=15", "--data.val_fraction=0")
     args = ("fit", f"--model={OWN}Ends", *small, "--trainer.logger=false", "--config=none.yaml")

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from project.approaches.metrics import natural_mode
 from project.checkpoint_format import a_count, a_number, check_form
-from project.checkpoints import WholeCheckpoints, load_checkpoint
+from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
 from project.errors import UserError
 from project.saving import copy
@@ -134,7 +134,9 @@ class BestAndLast(ModelCheckpoint):
         if not state:
             return
         file = Path(trainer.ckpt_path).parent / "best.ckpt"
-        best = load_checkpoint(file) if file.is_file() else {}
+        best = {}
+        with suppress(DamagedError):  # then it counts as gone
+            best = load_checkpoint(file) if file.is_file() else {}
         own = best.get("callbacks", {}).get(self.state_key)
         for source, found in ((trainer.ckpt_path, state), (file, own)):
             if found:

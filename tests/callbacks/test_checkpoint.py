@@ -259,6 +259,7 @@ class Rates(L.Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", [True, False])
 def test_restoring_the_best_can_be_switched_while_resuming(
     restore: bool, run: Callable[..., Run], schedule: tuple[str, ...]

@@ -46,6 +46,7 @@ def test_plan_of_a_backbone_that_cannot_be_cut(plan: Callable[..., list[list[str
     assert rows[0] == rows[1] and float(rows[0][5]) > 30
 
 
+@pytest.mark.slow
 def test_plan_of_resnet50(plan: Callable[..., list[list[str]]]) -> None:
     """Cost and parameters of each phase, as counted by hand for 224×224 pixels.
 

@@ -291,6 +291,7 @@ def test_nothing_is_left_of_features_that_failed(
     assert not list((tmp_path / "cache").glob(".*.npy"))
 
 
+@pytest.mark.slow
 def test_resume_inside_of_cached_phases(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
     given = cached("name: head, train: [head], steps: 6", TOP, more=", views: 3")
     check_resume(run, (*schedule, given), every=3)

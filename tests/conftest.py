@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,18 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(environment)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Let every n-th case of a table that is ``sampled(n)`` be quick, and the others slow."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sampled")) is not None:
+            table = item.nodeid.partition("[")[0]
+            if cases[table] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[table] += 1
 
 
 @dataclass

@@ -186,6 +186,7 @@ DEEP: list[tuple[str, tuple[str, ...], str]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("args", "message"), [pytest.param(args, message, id=name) for name, args, message in DEEP]

@@ -67,6 +67,7 @@ def assert_says(found: str, message: str) -> None:
     assert not re.search(RAW, found)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("args", "message"), ARGUMENTS, ids=lambda value: str(value)[:40])
 def test_arguments(args: tuple[str, ...], message: str, fails: Callable[..., str]) -> None:
     assert_says(fails("fit", *args), message)

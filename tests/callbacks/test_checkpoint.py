@@ -31,6 +31,7 @@ STOP = "--trainer.callbacks+={class_path: tests.test_stops.StopAfter, init_args:
 PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accuracy, mode: max}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "options",
     [
@@ -83,6 +84,7 @@ def test_an_average_that_has_not_begun_is_the_weights(run: Callable[..., Run]) -
     assert equal(last(late.path)["state_dict"], last(plain.path)["state_dict"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -108,6 +110,7 @@ def test_without_validation_the_last_weights_are_tested(
     assert fitted.summary["train/loss"] > 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
@@ -128,6 +131,7 @@ def test_a_finished_run_has_nothing_to_train(run: Callable[..., Run]) -> None:
     assert equal(last(again.path), last(first.path))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -166,6 +170,7 @@ def test_the_best_of_another_branch_is_not_taken_over(run: Callable[..., Run]) -
 STOPPING = "{monitor: val/loss, min_delta: 9, patience: %d}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 3), (4, 5)])
 def test_the_config_beats_the_state_of_a_callback(
     patience: int, epochs: int, run: Callable[..., Run]
@@ -222,6 +227,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("before", "after", "lr"),
     [
@@ -277,6 +283,7 @@ def test_restoring_the_best_can_be_switched_while_resuming(
     assert equal(resumed["state_dict"], straight) != restore
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("option", "said", "step"),
     [
@@ -357,6 +364,7 @@ RESUMED: list[tuple[str, list[str], list[str], str]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("before", "after", "said"), [pytest.param(*case[1:], id=case[0]) for case in RESUMED]
 )
@@ -370,6 +378,7 @@ def test_what_no_longer_fits_is_said(
     assert val(run("validate", "--ckpt_path", resumed.path)) == val(resumed) != {}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("option", ["stopping_threshold=9", "patience=0", "patience=1"])
 def test_a_run_that_early_stopping_has_ended_stays_so(option: str, run: Callable[..., Run]) -> None:
     stopping = ("--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
@@ -416,6 +425,7 @@ def test_mode_follows_from_a_built_in_metric(run: Callable[..., Run]) -> None:
 ACCURACY = "monitor=val/accuracy"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -59,6 +59,7 @@ def checkpoints_are_finite(run: Path) -> int:
     return len(files)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "kind, at, options",
     [

@@ -262,7 +262,8 @@ def test_training_stops_when_the_loss_is_not_finite(
         *("fit", "--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--trainer.logger=false"),
         *("--trainer.max_epochs=3", "--run_dir", tmp_path / "nan"),
     )
-    assert "the training loss became nan in epoch 1; try a lower learning rate" in message
+    assert message.startswith("the training loss became nan in epoch 1, batch ")
+    assert "try a lower learning rate" in message
     assert not list((tmp_path / "nan").rglob("*.ckpt"))
 
 

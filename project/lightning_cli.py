@@ -254,35 +254,43 @@ class ProjectCLI(CheckpointsDecideNothing):
         limit = LIMITS.get(str(self.subcommand))
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
-        asked = self._saved(config)
-        searched = self._search(config)
-        self.opened = open_run(config, self._saved(config), asked if searched else None)
+        asked = self._search(config)
+        self.opened = open_run(config, self._saved(config), asked)
         self.trainer_defaults["callbacks"] = self.opened.callbacks
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them
 
     def _resume(self, config: Namespace) -> None:
         if self.subcommand == "fit":
-            if not resume(config, config_text.load(self._saved(config)), self._given):
+            if not resume(config, lambda: config_text.load(self._saved(config)), self._given):
                 sys.exit(0)
         elif config.resume is not None:
             raise UserError(f"{self.subcommand} takes --ckpt_path", "resume")
 
-    def _search(self, config: Namespace) -> bool:
-        """Let the finders write what they find into the config; return whether there are any."""
-        finders = take_finders(config.trainer)
-        if finders and config.ckpt_path is not None and self.subcommand == "fit":
+    def _search(self, config: Namespace) -> str | None:
+        """Let finders write what they find into the config.
+
+        Returns:
+            The config that was asked for, if there are any.
+        """
+        trainer = config.trainer.clone()
+        finders = take_finders(trainer)
+        if not finders:
+            return None
+        if config.ckpt_path is not None and self.subcommand == "fit":
             raise UserError(
                 "a resumed run keeps the learning rate and the batch size of its config.yaml; "
                 "remove the finders, or give no config",
                 "trainer.callbacks",
             )
+        asked = self._saved(config)
+        config.trainer = trainer
         for finder in finders:
             if self.subcommand == "fit":
                 search(finder, config, self._build)
             else:
                 show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
-        return bool(finders)
+        return asked
 
     def _build(self, options: Namespace) -> Built:
         """Return what another config of the command names."""

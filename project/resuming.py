@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ def _options(args: list[str]) -> Iterator[tuple[str, str]]:
             yield option, value if equals else after
 
 
-def resume(config: Namespace, saved: Mapping[str, Any], args: list[str]) -> bool:
+def resume(config: Namespace, saved: Callable[[], Mapping[str, Any]], args: list[str]) -> bool:
     """Find the run that ``--resume`` means, and send the command there.
 
     Args:
         config: Config of the command. Its ``resume`` and ``run_dir`` become the run to go on with,
             if there is one, and ``ckpt_path`` the newest of its checkpoints.
-        saved: The config as it would be saved.
+        saved: Returns the config as it would be saved.
         args: The command line, whose options may differ from the config of the run.
 
     Returns:
@@ -83,7 +83,7 @@ def resume(config: Namespace, saved: Mapping[str, Any], args: list[str]) -> bool
         return True
     if config.ckpt_path is not None and not requeued:
         raise UserError("is found by --resume; give one of them", "ckpt_path")
-    found = _find(config, saved, args, requeued)
+    found = _find(config, saved(), args, requeued)
     config.resume = None
     if found is None:
         return True

@@ -154,7 +154,7 @@ class RunDir:
         self._found = found
 
     def go_on(self, config: str) -> None:
-        """Let the run that is resumed here have another config from now on.
+        """Let the run that is resumed here have another config from now on, if there is one.
 
         Its summary, and its config if it was another one, stay under another name.
 
@@ -166,6 +166,7 @@ class RunDir:
         """
         if not self._goes_on:
             return
+        self._goes_on = False
         own, summary = self.path / CONFIG, self.path / SUMMARY
         changed = own.read_text(encoding="utf-8") != config
         stamp = f"until-{time.strftime('%Y%m%d-%H%M%S')}"

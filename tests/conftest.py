@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             cases[table] += 1
 
 
+@pytest.fixture(autouse=True)
+def quick_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Don't draw in each test: that takes a third of a small run. Those of ``drawing`` do."""
+    if request.node.get_closest_marker("drawing") is None:
+        monkeypatch.setattr(
+            "project.callbacks.figures.draw_confusion_matrix",
+            lambda confusion, names, path: Image.new("RGB", (8, 8)).save(path),
+        )
+
+
 @dataclass
 class Run:
     """A finished run."""

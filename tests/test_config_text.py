@@ -88,6 +88,7 @@ def found(config: Namespace, option: str) -> Any:
     return (value.init_args if "init_args" in value else value)[name]
 
 
+@pytest.mark.slow
 @settings(fast, max_examples=40)
 @given(text=texts, option=st.sampled_from(TEXT_OPTIONS))
 @example(text="null", option="experiment")
@@ -124,6 +125,7 @@ def test_text_of_a_file(text: str, option: str, tmp_path_factory: Any) -> None:
     assert same(found(saved(config, path), option), text)
 
 
+@pytest.mark.slow
 @fast
 @given(
     names=st.lists(texts, min_size=1, max_size=3),
@@ -186,6 +188,7 @@ def test_a_run_with_an_odd_name_is_tested(name: str, run: Callable[..., Run]) ->
     assert written["experiment"] == name
 
 
+@pytest.mark.slow
 def test_locale_decides_nothing(tmp_path: Path) -> None:
     """The configs were read and written in the encoding of the locale."""
     config = "experiment: ünï\ntrainer: {max_epochs: 1, limit_train_batches: 1, logger: false}\n"

@@ -10,6 +10,8 @@ import yaml
 from project.cli import main
 from tests.conftest import CONFIGS, Run
 
+pytestmark = pytest.mark.drawing
+
 REFERENCE_JOBS = {  # parameters in total and trained
     "scratch_mnist": (109_386, 109_386),
     "scratch_mnist_fast": (109_386, 109_386),

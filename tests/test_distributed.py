@@ -38,6 +38,7 @@ def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path, run: Callable[...
     assert done.stdout.count("epoch 1/2") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_two_ranks_resume_in_their_directory(tmp_path: Path, ranks: Ranks) -> None:
     args = (*COMMON, "--run_dir=two", "--data.batch_size=16")
@@ -49,6 +50,7 @@ def test_two_ranks_resume_in_their_directory(tmp_path: Path, ranks: Ranks) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_average_with_an_optimizer_of_the_config(ranks: Ranks) -> None:
     """The average is a copy of the model, which holds a factory that can't be copied."""

@@ -343,7 +343,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         *(*TUNED, *ADAMW, schedule(PROBE, ALL), *scheduler("WarmupCosine", "step", warmup=0.2)),
     ),
 }
-QUICK = {"scratch exit7", "steps of a scheduler term9train_batch_start", "accumulated exit6"}
+QUICK = {"steps of a scheduler term9train_batch_start"}
 CASES: list[tuple[str, Stop]] = [
     *(("scratch", at) for at in (steps(5), steps(14), stop(9), exit_(7), term(10))),
     *(("scratch", at) for at in (term(2, "validation"), stop(14))),

@@ -416,6 +416,7 @@ def test_wandb_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (logger().name, logger().save_dir) == ("default", "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["RANK", pytest.param("MPLBACKEND", marks=pytest.mark.slow)])
 def test_a_variable_that_a_library_reads_at_its_import(variable: str) -> None:
     failed = subprocess.run(

@@ -28,6 +28,8 @@ from project.runs import RunDir
 from tests.conftest import Run, folder_of
 from tests.ranks import TWO
 
+pytestmark = pytest.mark.drawing
+
 TINY = (
     *("--data=ImageFolder", "--data.image_size=4", "--data.cache=off", "--data.num_workers=0"),
     *("--data.val_fraction=0", "--model.network=MLP", "--model.network.hidden=[]"),
@@ -409,6 +411,7 @@ def test_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not Path("~").exists()
 
 
+@pytest.mark.slow
 def test_data_in_the_working_directory(fails: Callable[..., str]) -> None:
     folder_of(Path(), [b"a", b"b"], [b"1", b"2", b"3", b"4", b"5"])
     for name in ("wandb", "lost+found", ".git", "__MACOSX"):

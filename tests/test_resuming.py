@@ -129,7 +129,7 @@ def test_which_run_auto_goes_on_with(
 ) -> None:
     path = made_up("1", **({"trainer": {"max_epochs": 2}} | before))
     options = config()
-    assert resume(options, NOW, arguments)
+    assert resume(options, lambda: NOW, arguments)
     assert (options.run_dir == str(path)) == found
     assert ("a new one begins" in capsys.readouterr().out) == (not found)
 
@@ -137,24 +137,24 @@ def test_which_run_auto_goes_on_with(
 def test_a_named_run_may_differ_in_what_is_said() -> None:
     path = made_up("1", {"max_epochs": 2}, seed_everything=1)
     with pytest.raises(UserError, match="resume: .*has seed_everything: 1, and the config says 0"):
-        resume(config(resume=str(path)), NOW, [])
+        resume(config(resume=str(path)), lambda: NOW, [])
     options = config(resume=str(path))
-    assert resume(options, NOW, ["--seed_everything=0"])
+    assert resume(options, lambda: NOW, ["--seed_everything=0"])
     assert options.run_dir == str(path)
     with pytest.raises(UserError, match=r"run_dir: is not .*, which --resume names"):
-        resume(config(resume=str(path), run_dir="other"), NOW, [])
+        resume(config(resume=str(path), run_dir="other"), lambda: NOW, [])
     with pytest.raises(UserError, match="ckpt_path: is found by --resume"):
-        resume(config(ckpt_path="a.ckpt"), NOW, [])
+        resume(config(ckpt_path="a.ckpt"), lambda: NOW, [])
 
 
 def test_a_job_that_slurm_runs_again_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     own, _ = made_up("1", {"max_epochs": 2}, job="7"), made_up("2", {"max_epochs": 2}, job="8")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     options = config(resume=None)
-    assert resume(options, NOW, [])
+    assert resume(options, lambda: NOW, [])
     assert options.run_dir is None  # the job's first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert resume(options, NOW, [])
+    assert resume(options, lambda: NOW, [])
     assert options.run_dir == str(own)
 
 
@@ -165,7 +165,7 @@ def test_the_job_goes_on_with_its_own_run_not_with_what_it_began_from(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     options = config(resume=None, ckpt_path="old.ckpt")
-    assert resume(options, NOW, [])
+    assert resume(options, lambda: NOW, [])
     assert (options.run_dir, options.ckpt_path) == (str(own), None)
 
 
@@ -176,11 +176,11 @@ def test_what_is_not_to_be_gone_on_with(capsys: pytest.CaptureFixture[str]) -> N
     (path / IDENTITY).write_text("[" * 100_000)
     now = {**NOW, "max_skipped_steps": 0, "experiment": "other"}  # the run lacked the option
     options = config()
-    assert resume(options, now, [])
+    assert resume(options, lambda: now, [])
     assert options.run_dir == str(path)
     assert "1/config.yaml" in capsys.readouterr().out
     with pytest.raises(UserError, match="fast_dev_run: would make a test run"):
-        resume(config(trainer=Namespace(fast_dev_run=True, callbacks=None)), now, [])
+        resume(config(trainer=Namespace(fast_dev_run=True, callbacks=None)), lambda: now, [])
 
 
 def test_a_resume_that_fails_changes_nothing(

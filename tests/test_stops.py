@@ -205,6 +205,7 @@ def check(number: int, run: Callable[..., Run], tmp_path: Path) -> None:
         assert sign * best["score"] >= sign * usual["score"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", range(3))
 def test_stopped_and_resumed(number: int, run: Callable[..., Run], tmp_path: Path) -> None:
     check(number, run, tmp_path)

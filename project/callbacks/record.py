@@ -24,7 +24,6 @@ class RunRecord(L.Callback):
         self.config = config
         self.directory = directory
         self._logged = False
-        self._resumes = True  # unless it is a new run, as its directory knows
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Log, once, on the first rank, before anything is trained."""
@@ -46,16 +45,11 @@ class RunRecord(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Let a run that is resumed have this config, now that its checkpoint fits."""
-        self._go_on(trainer)
+        self.directory.go_on(self.config)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do the same where only the end of an epoch was left."""
-        self._go_on(trainer)
-
-    def _go_on(self, trainer: L.Trainer) -> None:
-        if self._resumes and trainer.is_global_zero:
-            self.directory.go_on(self.config)
-        self._resumes = False
+        self.directory.go_on(self.config)
 
 
 def _readable(value: Any) -> Any:

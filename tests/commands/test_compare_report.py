@@ -236,6 +236,7 @@ def test_one_run(write: Callable[..., Path]) -> None:
     assert "failed" not in Page((folder / "report.html").read_text()).text.replace("run failed", "")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("contenders", "classes"), [(8, 2), (2, 20), (2, 100)])
 def test_many_without_validation(
     contenders: int, classes: int, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

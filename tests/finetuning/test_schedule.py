@@ -33,6 +33,7 @@ from tests.finetuning.schedules import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_resume_ends_where_the_uninterrupted_run_ends(
     run: Callable[..., Run], schedule: tuple[str, ...]
@@ -56,6 +57,7 @@ def test_resume_at_every_step(
 EARLY = "{name: a, train: all, norm: train, plateau: {max_epochs: 9, patience: 1, min_delta: 9}}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("given", "steps"),
     [
@@ -73,6 +75,7 @@ def test_resume_of_a_finished_run_trains_no_more(
     assert not re.search(r"^(epoch|phase \d)", again.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_resume_with_an_average(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
     two = phases("{name: a, train: [head], epochs: 1}", "{name: b, train: all, epochs: 2}")
     average = "--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {decay: 0.9}}"

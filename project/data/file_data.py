@@ -1,0 +1,315 @@
+"""Data modules whose images are files: which split holds which, and how they are decoded."""
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from project.console import readable, show
+from project.data.base import ImageDataModule, check_limits
+from project.data.batches import Batch, Images
+from project.data.decode import Decoder
+from project.data.download import Allowance, fetch_archive, lock
+from project.data.files import ImageFiles, Pixels, in_memory, on_disk
+from project.data.listing import Search
+from project.data.ranks import one_error
+from project.data.splits import stratified_split
+from project.errors import UserError
+from project.trust import check_download
+
+DEFAULT_SIZE = 224
+
+
+class Labelled(NamedTuple):
+    """Image files of one split.
+
+    Attributes:
+        paths: Their paths.
+        labels: int64 ``[N]``.
+    """
+
+    paths: list[str]
+    labels: Tensor
+
+
+class Found(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+        train: Training images.
+        val: Validation images, if the source has a split of its own for them.
+        test: Test images, likewise.
+        is_split: Whether the source has splits; otherwise ``train`` is all that there is.
+    """
+
+    train: Labelled
+    val: Labelled | None = None
+    test: Labelled | None = None
+    is_split: bool = True
+
+
+class FileImages:
+    """One split: a subset of the files, and their labels.
+
+    Args:
+        files: The files of all splits.
+        places: Positions of the images of this split among the files, int64 ``[N]``.
+        labels: int64 ``[N]``.
+        pixels: Returns the images at given positions; None decodes the files each time.
+    """
+
+    def __init__(
+        self, files: ImageFiles, places: Tensor, labels: Tensor, pixels: Pixels | None = None
+    ) -> None:
+        self.files = files
+        self.places = places
+        self.labels = labels
+        self.in_memory = pixels is not None
+        self._pixels = pixels or files.decode
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        number = index % len(self)
+        return Batch(self._pixels(self.places[number]), self.labels[number], index)
+
+    def subset(self, index: Tensor) -> "FileImages":
+        """Return the images of these indices, in that order, without copying or decoding them."""
+        pixels = self._pixels if self.in_memory else None
+        return FileImages(self.files, self.places[index], self.labels[index], pixels)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the state of the files, their decoder and the labels."""
+        return self._digest(decoded=True)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the state of the files and the labels."""
+        return self._digest(decoded=False)
+
+    def _digest(self, decoded: bool) -> str:
+        files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def content(self) -> str:
+        """Return a SHA-256 of files and labels that doesn't depend on where the files lie."""
+        files = self.files.content(self.places)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def path(self, index: int) -> Path:
+        """Return the file of the image with this index."""
+        return Path(self.files.paths[int(self.places[index])])
+
+    def decoded(self) -> "FileImages":
+        """Return the same images, all of them decoded into memory.
+
+        Raises:
+            UserError: If a file is broken.
+        """
+        files = self.files.subset(self.places)
+        pixels = in_memory(files, progress=False)
+        return FileImages(files, torch.arange(len(files)), self.labels, pixels)
+
+
+class FileDataModule(ImageDataModule):
+    """Base of the data modules whose images are files of any size and mode.
+
+    A subclass implements :meth:`find_class_names` and :meth:`find`, and :meth:`is_there` if it can
+    be downloaded. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
+    EXIF orientation is applied.
+
+    Args:
+        test_fraction: Fraction of each class that becomes the test set if the source has no splits
+            of its own. 0 makes no test set.
+        classes: Names of the classes; None takes those of the source. ``predict`` takes those of
+            the checkpoint, so that it doesn't need the training images.
+        resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
+            ratio.
+        grayscale: One channel instead of three, unless a pretrained backbone expects three.
+        cache: ``disk`` decodes the images once, into a file in ``cache_dir`` that later runs and
+            all processes share; memory use doesn't grow with its size. ``memory`` decodes them into
+            memory at each start, ``off`` anew for every batch. ``auto`` is ``disk`` with up to
+            ``memory_gb`` of the file kept in memory; if the file can't be written, it is ``memory``
+            up to that size and ``off`` beyond it. ``true`` means ``auto``, ``false`` means ``off``.
+        memory_gb: Gigabytes of decoded images that ``auto`` may keep in memory.
+        predict_dir: A folder of images to predict, with or without subfolders; None predicts the
+            test images.
+        url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
+        sha256: SHA-256 of that archive, in hexadecimal.
+        unpacked_gb: Largest total size in gigabytes that the archive may unpack to.
+        unpacked_files: Largest number of files that the archive may unpack to.
+        kwargs: Options of every data module.
+    """
+
+    lazy_options: ClassVar[Mapping[str, Any]] = {"cache": "off"}
+
+    def __init__(
+        self,
+        test_fraction: float = 0.2,
+        classes: tuple[str, ...] | None = None,
+        resize: Literal["crop", "squash"] = "crop",
+        grayscale: bool = False,
+        cache: Literal["auto", "memory", "disk", "off"] | bool = "auto",
+        memory_gb: float = 4.0,
+        predict_dir: str | None = None,
+        url: str | None = None,
+        sha256: str | None = None,
+        unpacked_gb: float = 100.0,
+        unpacked_files: int = 5_000_000,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= test_fraction < 1:
+            raise UserError(f"data.test_fraction: {test_fraction} must be in [0, 1)")
+        check_limits(memory_gb=memory_gb, unpacked_gb=unpacked_gb, unpacked_files=unpacked_files)
+        if (url is None) != (sha256 is None):
+            raise UserError("data.url and data.sha256 must be given together")
+        self.test_fraction = test_fraction
+        self.resize = resize
+        if isinstance(cache, bool):  # how YAML reads a plain off
+            cache = "auto" if cache else "off"
+        self.cache = cache
+        self.memory_gb = memory_gb
+        self.predict_dir = predict_dir
+        self.url = url
+        self.sha256 = sha256
+        self.allowance = Allowance(int(unpacked_gb * 1e9), unpacked_files)
+        self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
+        if classes and len(set(classes)) < len(classes):
+            raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
+        self._class_names = classes
+
+    def find_class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes of the training images, sorted.
+
+        Raises:
+            UserError: If there aren't two or more.
+        """
+        raise NotImplementedError
+
+    def find(self) -> Found:
+        """Return the files of each split; labels are positions in :attr:`class_names`.
+
+        Raises:
+            UserError: If there are none, or their labels don't fit.
+        """
+        raise NotImplementedError
+
+    def is_there(self) -> bool:
+        """Whether ``root`` holds images, so that nothing has to be downloaded."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        """Download and unpack the archive if ``url`` is given and ``root`` is missing.
+
+        Raises:
+            UserError: If the download fails.
+        """
+        root = Path(self.root)
+        if self.url is None or self.sha256 is None or self.is_there():
+            return
+        check_download(self.url, "data.url")
+        with lock(root.parent):
+            if not self.is_there():
+                fetch_archive(self.url, self.sha256, root, self.allowance)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]  # known once it is read
+        """Names of the classes, sorted, or those of the option ``classes``."""
+        if self._class_names is None:
+            self.prepare_data()
+            self._class_names = self.find_class_names()
+        return self._class_names
+
+    def load(self) -> tuple[FileImages, FileImages | None, FileImages | None]:
+        """Return training, validation and test images; none of them is decoded yet."""
+        found = self.find()
+        splits = (found.train, found.val, found.test)
+        files = self._files([path for split in splits if split for path in split.paths])
+        counts = [len(split.paths) if split else 0 for split in splits]
+        places = torch.split(torch.arange(len(files)), counts)
+        train, val, test = (
+            FileImages(files, place, split.labels) if split else None
+            for place, split in zip(places, splits)
+        )
+        assert train is not None
+        if not found.is_split and self.test_fraction:
+            kept, held_out = stratified_split(train.labels, self.test_fraction, seed=0)
+            test = train.subset(held_out) if len(held_out) else None
+            train = train.subset(kept)
+        return train, val, test
+
+    def setup(self, stage: str) -> None:
+        """Find and decode the images once; with ``predict_dir``, only find the images there."""
+        if stage == "predict" and self.predict_dir is not None:
+            self.check_ranks_after(self._find_unlabelled)
+        elif self.train_images is None:
+            super().setup(stage)
+            with one_error():
+                self._decode()
+
+    def _find_unlabelled(self) -> None:
+        assert self.predict_dir is not None
+        folder = Path(self.predict_dir)
+        if not folder.exists():
+            raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
+        paths = Search(folder).images_below(folder) if folder.is_dir() else []
+        if not paths:
+            raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
+        unknown = torch.full((len(paths),), -1)
+        self.test_images = FileImages(self._files(paths), torch.arange(len(paths)), unknown)
+
+    def _files(self, paths: list[str]) -> ImageFiles:
+        channels, height, width = self.image_shape
+        return ImageFiles(
+            paths, Decoder("L" if channels == 1 else "RGB", (width, height), self.resize)
+        )
+
+    def _decode(self) -> None:
+        """Decode the images that any of the splits uses, once for all splits."""
+        splits = (self.train_images, self.val_images, self.test_images)
+        found = [split for split in splits if isinstance(split, FileImages)]
+        files = found[0].files
+        used = torch.unique(torch.cat([split.places for split in found]))
+        part = len(used) < len(files) and not self._is_cached(files)  # with limit_per_class
+        if part:
+            files = files.subset(used)
+        pixels = self._pixels(files)
+
+        def decoded(split: Images | None) -> FileImages | None:
+            if not isinstance(split, FileImages):
+                return None
+            places = torch.searchsorted(used, split.places) if part else split.places
+            return FileImages(files, places, split.labels, pixels)
+
+        self.train_images, self.val_images, self.test_images = map(decoded, splits)
+
+    def _is_cached(self, files: ImageFiles) -> bool:
+        with suppress(OSError):  # reported later, when the cache is needed
+            return self.cache in ("auto", "disk") and self.cache_dir.holds(files.key)
+        return False
+
+    def _pixels(self, files: ImageFiles) -> Pixels | None:
+        fits = files.num_bytes <= self.memory_gb * 1e9
+        first = self.trainer is None or self.trainer.global_rank == 0
+        use = self.cache
+        if use in ("auto", "disk"):
+            try:
+                return on_disk(files, self.cache_dir, resident=use == "auto" and fits)
+            except OSError as error:
+                place = readable(self.cache_dir.folder)
+                reason = f"data.cache_dir: {place}: {error.strerror or error}"
+            if use == "disk":
+                raise UserError(f"{reason}; choose another, or data.cache auto, memory or off")
+            use = "memory" if fits else "off"
+            if first:
+                where = "into memory at each start" if fits else "for every batch"
+                show(f"{reason}; images are decoded {where}")
+        if use == "memory":
+            return in_memory(files, progress=first and sys.stderr.isatty())
+        return None

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import signals
 from project.commands.compare import compare
+from project.commands.inspect import inspect
 from project.commands.plan import plan
 from project.commands.recommend import recommend
 from project.console import accept_all_characters, lines
@@ -25,6 +26,7 @@ from project.upstream import QUIET
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan,
+    "inspect": inspect,
     "compare": compare,
     "recommend": recommend,
 }

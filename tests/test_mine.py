@@ -16,7 +16,10 @@ from tools.mine import ITSELF, PARTS, files, renamed, without_command, without_m
 ROOT = Path(__file__).parent.parent
 NAME = "flower_kinds"
 PARTS_TEXT = ", ".join(PARTS)
-VARIANTS = [(), ("compare",), ("recommend",), ("benchmarks",), ("docker", "github"), tuple(PARTS)]
+VARIANTS = [
+    *((), ("compare",), ("recommend",), ("inspect",), ("benchmarks",), ("docker", "github")),
+    *(("compare", "inspect"), tuple(PARTS)),
+]
 IMPORT_ALL_AND_HELP = """
 import importlib, pathlib, sys
 for file in sorted(pathlib.Path(sys.argv[1]).rglob("*.py")):
@@ -149,7 +152,8 @@ def test_imports_resolve(variant: tuple[Path, tuple[str, ...]]) -> None:
 
 def test_dependencies_are_those_of_what_is_left(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
-    gone = {name for part in parts for name in PARTS[part].dependencies}
+    needed = {name for part in PARTS.keys() - parts for name in PARTS[part].dependencies}
+    gone = {name for part in parts for name in PARTS[part].dependencies} - needed
     text = (folder / "pyproject.toml").read_text()
     assert not [name for name in gone if f'"{name}' in text]
     assert not [found for found in imports(folder) if found[1].partition(".")[0] in gone]
@@ -164,7 +168,9 @@ def test_markdown_links_to_what_is_there(variant: tuple[Path, tuple[str, ...]]) 
 
 def test_text_does_not_run_what_is_gone(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
-    commands = [start for part in parts for start in PARTS[part].lines if " " in start.strip()]
+    needed = {start for part in PARTS.keys() - parts for start in PARTS[part].lines}
+    starts = {start for part in parts for start in PARTS[part].lines} - needed
+    commands = [start for start in starts if " " in start.strip()]
     for command in commands:
         command = renamed(command, NAME)
         found = subprocess.run(["git", "grep", "-nF", command], cwd=folder, capture_output=True)
@@ -180,7 +186,7 @@ def test_lint(variant: tuple[Path, tuple[str, ...]]) -> None:
 def test_the_table_of_commands_has_what_is_there(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
     table = (folder / NAME / "cli.py").read_text()
-    for command in ("compare", "recommend"):
+    for command in ("compare", "recommend", "inspect"):
         assert (f'"{command}":' in table) == (command not in parts)
         assert (folder / NAME / "commands" / command).exists() == (command not in parts)
 
@@ -208,7 +214,7 @@ def test_no_module_is_left_that_nothing_imports(variant: tuple[Path, tuple[str, 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "parts", [(), ("compare", "recommend", "benchmarks")], ids=["all_kept", "without"]
+    "parts", [(), ("compare", "recommend", "inspect", "benchmarks")], ids=["all_kept", "without"]
 )
 def test_what_is_left_passes_its_own_checks(tmp_path: Path, parts: tuple[str, ...]) -> None:
     folder = copy(tmp_path)

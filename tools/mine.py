@@ -44,20 +44,34 @@ class Part:
     lines: tuple[str, ...] = ()
 
 
-SHARED = tuple(f"project/commands/{x}.py" for x in ("durations", "learning_curve", "preparation"))
+SHARED = tuple(f"project/commands/{name}.py" for name in ("durations", "preparation"))
+CURVES = ("project/commands/learning_curve.py",)
+FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing"))
+PAGES = ("project/commands/pages.py", "project/commands/templates")
 PARTS = {
     "compare": Part(
         (
             *("project/commands/compare", "configs/compare.yaml", "configs/compare_*.yaml"),
             *("configs/compare/*.yaml", "tests/commands/test_compare*.py"),
-            *("tests/commands/made_up.py", "docs/report.png", *SHARED),
+            *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *PAGES),
         ),
         dependencies=("jinja2", "scipy"),
-        lines=("python -m project compare", '"project.commands.compare"'),
+        lines=("python -m project compare", '"project.commands.compare"', '"project.commands" ='),
     ),
     "recommend": Part(
-        ("project/commands/recommend", "tests/commands/test_recommend*.py", *SHARED),
+        (
+            *("project/commands/recommend", "tests/commands/test_recommend*.py"),
+            *(*SHARED, *CURVES, *FEATURES),
+        ),
         lines=("python -m project recommend", "/configs/recommended"),
+    ),
+    "inspect": Part(
+        (
+            *("project/commands/inspect", "tests/commands/test_inspect*.py"),
+            *(*SHARED, *FEATURES, *PAGES),
+        ),
+        dependencies=("jinja2",),
+        lines=("python -m project inspect", '"project.commands.inspect"', '"project.commands" ='),
     ),
     "benchmarks": Part(
         ("benchmarks", "tests/test_benchmarks.py"),
@@ -153,16 +167,19 @@ def without_command(source: str, command: str) -> str:
     return re.sub(rf'"{command}": \w+,?\s*', "", "".join(lines))
 
 
-def without_parts(path: Path, text: str, left_out: dict[str, Part]) -> str:
-    """Return a file's text without what is about parts that are left out."""
+def without_parts(
+    path: Path, text: str, left_out: dict[str, Part], kept: Collection[Part] = ()
+) -> str:
+    """Return a file's text without what is about parts that are left out, and none that is kept."""
+    needed = {name for part in kept for name in (*part.dependencies, *part.lines)}
     before, text = text, without_marks(text, set(left_out))
     for name, part in left_out.items():
-        for start in part.lines:
+        for start in set(part.lines) - needed:
             text = re.sub(rf"(?m)^(?:# | +|\t)?{re.escape(start)}.*\n?", "", text)
         if path == Path("project/cli.py"):
             text = without_command(text, name)
         if path == Path("pyproject.toml"):
-            for package in part.dependencies:
+            for package in set(part.dependencies) - needed:
                 text = re.sub(rf'(?m)^ *"{package}\W[^"]*",\n|"{package}\W[^"]*", ', "", text)
     return text if text == before else re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
@@ -226,7 +243,7 @@ def main(name: str = "", *without: str) -> None:
     for path in map(Path, git("ls-files", "-z").split("\0")[:-1]):
         try:
             text = path.read_text(encoding="utf-8")
-            shorter = without_parts(path, text, left_out)
+            shorter = without_parts(path, text, left_out, kept)
         except UnicodeDecodeError:
             continue
         except ValueError as error:

@@ -1,10 +1,68 @@
 """What commands do with the data before anything is trained."""
 
 import pkgutil
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
 
 from project import data as sources
-from project.data import ImageDataModule
+from project.approaches import ImageClassifier
+from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
+from project.data import ImageDataModule, ImageFolder
 from project.errors import UserError
+from project.mistakes import explain
+from project.networks.backbone import TIMM
+from project.parsing import ProjectParser, link_data_and_model
+
+
+def folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
+    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root."""
+    words: list[str] = []
+    for word in arguments:
+        name, _, value = word.partition("=") if word.startswith("--data=") else ("", "", word)
+        is_data = name == "--data" or (words and words[-1] == "--data")
+        if is_data and ("/" in value or Path(value).is_dir()):
+            words = words if name else words[:-1]
+            words += [f"--data={ImageFolder.__name__}", f"--data.root={value}"]
+        else:
+            words.append(word)
+    return words
+
+
+def why_no_weights(backbone: str, weights: str | None) -> str:
+    """Return why a backbone can't have pretrained weights; empty if it can, as far as is known.
+
+    Raises:
+        UserError: If there is no such backbone.
+    """
+    if backbone.startswith(TIMM) and find_spec("timm") is None:
+        return f"{backbone} needs timm: pip install timm"
+    pretrained_input_spec(backbone, None)
+    if weights is None and not is_checkpoint(backbone):
+        return "with weights: null the backbone would be random"
+    return ""
+
+
+def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
+    """Return model and data module of a config of ``fit``, before any image is read.
+
+    Raises:
+        UserError: If they don't fit each other.
+    """
+    parser = ProjectParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    parser.add_subclass_arguments(ImageClassifier, "model")
+    link_data_and_model(parser)
+    try:
+        parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))
+        objects = parser.instantiate(parsed)
+    except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(explain(str(error))) from error
+    return objects.model, objects.data
 
 
 def find_images(data: ImageDataModule) -> ImageDataModule:

@@ -1,6 +1,5 @@
 """Writes the report of a comparison: a page in HTML, one in Markdown, and their plots."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from project.commands.compare.gallery import draw
 from project.commands.compare.results import FIGURES, Comparison, Result
 from project.commands.compare.tables import COST, QUALITY, escape_markdown, markdown, table
 from project.commands.compare.verdict import Verdict
+from project.commands.pages import data_url, templates
 
 WORDS = {  # above the tables and plots
     "quality": "Means over the seeds, ± standard deviation. Precision, recall and F1 are those of "
@@ -118,27 +118,11 @@ def render(name: str, page: Mapping[str, Any]) -> str:
         name: ``report.md`` or ``report.html``.
         page: Values of the template's variables.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=name.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": escape_markdown, "markdown": markdown, "url": data_url}
+    environment = templates(__package__, html=name.endswith(".html"))
+    environment.filters |= {"md": escape_markdown, "markdown": markdown, "url": _url}
     return environment.get_template(f"{name}.jinja").render(page)
 
 
-def data_url(png: bytes, photos: bool) -> str:
-    """Return a picture as a data URL, in WebP, which is half as large as PNG.
-
-    Args:
-        png: PNG file.
-        photos: Whether lossy compression is allowed.
-    """
-    file = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(file, "webp", lossless=not photos)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+def _url(png: bytes, photos: bool) -> str:
+    """Return a PNG file as a data URL; of photos, with less detail."""
+    return data_url(Image.open(io.BytesIO(png)), lossless=not photos)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -10,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
 
 from project import config_text
-from project.approaches import ImageClassifier
 from project.commands.preparation import shortest_name
-from project.data import ImageDataModule
 from project.errors import UserError
-from project.mistakes import explain
-from project.parsing import ProjectParser, link_data_and_model
 
 CONFIGS: Traversable = files(__package__) / "configs"
 SIZES = (28, 64)  # smallest and largest height of the images that a network from scratch gets
@@ -132,24 +126,6 @@ def _data(candidate: Candidate, task: Task, own: Mapping[str, Any]) -> dict[str,
         "class_path": shortest_name(str(task.data["class_path"])),
         "init_args": {**options, **(task.data.get("init_args") or {})},
     }
-
-
-def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
-    """Return model and data module of a config of ``fit``, before any image is read.
-
-    Raises:
-        UserError: If they don't fit each other.
-    """
-    parser = ProjectParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
-    parser.add_subclass_arguments(ImageClassifier, "model")
-    link_data_and_model(parser)
-    try:
-        parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))
-        objects = parser.instantiate(parsed)
-    except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
-        raise UserError(explain(str(error))) from error
-    return objects.model, objects.data
 
 
 def write_config(path: Path, config: Mapping[str, Any], header: str) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from project.approaches.pretrained import is_checkpoint
 from project.commands.durations import duration
-from project.commands.preparation import find_images
+from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
 from project.commands.recommend.display import show_decision, show_facts, words
 from project.commands.recommend.machine import find_machine
-from project.commands.recommend.measuring import measure, why_no_weights
-from project.commands.recommend.request import Request, folder_as_data, request_parser
+from project.commands.recommend.measuring import measure
+from project.commands.recommend.request import Request, request_parser
 from project.commands.recommend.rules import Decision, Measured, decide, rules_of
 from project.commands.recommend.scan import scan
 from project.commands.recommend.trial import Prediction
@@ -39,7 +39,7 @@ def recommend(arguments: Sequence[str]) -> None:
     given = parser.parse(arguments, defaults=False)
     objects = parser.instantiate(config)
     request = Request(**{field.name: objects[field.name] for field in fields(Request)})
-    no_weights = why_no_weights(request)
+    no_weights = why_no_weights(request.backbone, request.weights)
     found = scan(find_images(objects.data))
     machine = find_machine()
     show_facts(found, machine)

@@ -10,22 +10,19 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.commands.learning_curve import error_of, power_law
-from project.commands.recommend.candidates import build
+from project.commands.preparation import build
+from project.commands.probing import folds, probe
 from project.data import ImageDataModule
 from project.data.batches import Images, TensorImages
 from project.data.splits import first_per_class
 from project.errors import UserError
-from project.networks.freezing import norm_layers
 
 FOLDS = 3
 LEAST = 4  # training images of a class: half of those outside a fold is then at least one
-PENALTY = 0.01  # weight decay of the probe, for one standardised feature and one image
-MOST = 100.0  # largest squared distance of a channel; one near constant would outweigh all others
 
 Learner = Callable[[Tensor, Tensor], Tensor]
 
@@ -72,7 +69,7 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
     """
     if torch.bincount(labels)[labels].min() < LEAST:
         raise UserError(f"a class has fewer than {LEAST} training images to learn and test with")
-    fold = folds(labels)
+    fold = folds(labels, FOLDS)
     predictions = torch.empty(2, len(labels), dtype=torch.int64)
     counts = []
     for number in range(FOLDS):
@@ -87,16 +84,6 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
     return Curve((low, high), (few, all_), correct[1].numpy())
 
 
-def folds(labels: Tensor) -> Tensor:
-    """Return the fold of each image, int64 ``[N]``; each has the same share of every class."""
-    generator = torch.Generator().manual_seed(0)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    fold = torch.empty_like(labels)
-    fold[by_class] = torch.arange(len(labels)) % FOLDS
-    return fold
-
-
 def sample(data: ImageDataModule, count: int) -> TensorImages:
     """Return about ``count`` decoded training images, equally many of each class where possible."""
     assert data.train_images is not None
@@ -106,73 +93,8 @@ def sample(data: ImageDataModule, count: int) -> TensorImages:
     return TensorImages(batch.images, batch.labels)
 
 
-@torch.no_grad()
-def features_of(
-    model: ImageClassifier, data: ImageDataModule, images: TensorImages
-) -> tuple[Tensor, float | None]:
-    """Return the features of the images, and their distance from the pretraining data.
-
-    The batch norm layers of a backbone keep the mean and variance that their inputs had in the
-    pretraining. For each channel, these define one normal distribution, and the images at hand
-    another; the Wasserstein distance between the two is measured in standard deviations of the
-    pretraining. The result is the root mean square over channels and layers. 0 means that the
-    statistics are the same. (After Schneider et al., 2020, who predict from such a distance how
-    much accuracy a shift of the data costs.)
-
-    Args:
-        model: The model with the backbone.
-        data: Transforms the images as the backbone expects them.
-        images: The images.
-
-    Returns:
-        Features, float32 ``[N, F]``, and the distance, None for a backbone without batch norm.
-    """
-    model.setup("predict")
-    model.eval()
-    layers = [
-        layer
-        for layer in norm_layers(model.network.backbone).values()
-        if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None
-    ]
-    moments = [_Moments(layer) for layer in layers]
-    depth, found = len(model.network.stages()), []
-    for index in torch.split(torch.arange(len(images)), data.fitting_eval_batch_size):
-        batch = data.transform(images[index].images, index, None)
-        found.append(model.prefix(batch, depth).flatten(1).float())
-    squares = [moment.squared_distances() for moment in moments]
-    distance = float(torch.cat(squares).clamp_max(MOST).mean().sqrt()) if squares else None
-    return torch.cat(found), distance
-
-
-class _Moments:
-    """Mean and variance of each input channel of a batch norm layer, over all batches."""
-
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
-        self.layer = layer
-        self.count = 0
-        self.sum = torch.zeros(layer.num_features)
-        self.sum_of_squares = torch.zeros(layer.num_features)
-        self._hook = layer.register_forward_pre_hook(self._add)
-
-    def _add(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        values = inputs[0].float().transpose(0, 1).flatten(1)
-        self.count += values.shape[1]
-        self.sum += values.sum(1)
-        self.sum_of_squares += values.square().sum(1)
-
-    def squared_distances(self) -> Tensor:
-        """Return the squared distance of each channel to the layer's own statistics."""
-        self._hook.remove()
-        assert self.layer.running_mean is not None and self.layer.running_var is not None
-        mean = self.sum / self.count
-        deviation = (self.sum_of_squares / self.count - mean.square()).clamp_min(0).sqrt()
-        scale = self.layer.running_var.clamp_min(self.layer.eps).sqrt()
-        shift = (mean - self.layer.running_mean).square() + (deviation - scale).square()
-        return shift / scale.square()
-
-
-def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
-    """Return a learner that fits a linear classifier on features, by logistic regression.
+def on_features(features: Tensor, labels: Tensor, classes: int) -> Learner:
+    """Return a learner that fits a linear classifier on features.
 
     Args:
         features: float32 ``[N, F]``.
@@ -181,27 +103,7 @@ def probe(features: Tensor, labels: Tensor, classes: int) -> Learner:
     """
 
     def learn(train: Tensor, held_out: Tensor) -> Tensor:
-        center, scale = features[train].mean(0), features[train].std(0) + 1e-6
-        inputs, targets = (features[train] - center) / scale, labels[train]
-        layer = nn.Linear(features.shape[1], classes)
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-        optimizer = torch.optim.LBFGS(
-            layer.parameters(), max_iter=100, history_size=10, line_search_fn="strong_wolfe"
-        )
-        penalty = PENALTY / 2 * features.shape[1] / len(train)
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(layer(inputs), targets)
-            loss = loss + penalty * layer.weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            logits: Tensor = layer((features[held_out] - center) / scale)
-        return logits.argmax(1)
+        return probe(features, labels, classes, train, held_out).argmax(1)
 
     return learn
 

@@ -1,19 +1,13 @@
 """Measures what the rules need: learning curves on a sample, and a trial of each candidate."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
-from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
 from project.commands.durations import seconds_of
-from project.commands.recommend.candidates import CANDIDATES, build
-from project.commands.recommend.evidence import (
-    cross_validate,
-    features_of,
-    from_scratch,
-    probe,
-    sample,
-)
+from project.commands.preparation import build
+from project.commands.probing import features_of
+from project.commands.recommend.candidates import CANDIDATES
+from project.commands.recommend.evidence import cross_validate, from_scratch, on_features, sample
 from project.commands.recommend.machine import Machine
 from project.commands.recommend.request import Request
 from project.commands.recommend.rules import Measured, unfit
@@ -22,23 +16,8 @@ from project.commands.recommend.trial import Prediction, try_out
 from project.console import show
 from project.data import ImageDataModule
 from project.errors import UserError
-from project.networks.backbone import TIMM
 
 Config = dict[str, Any]
-
-
-def why_no_weights(request: Request) -> str:
-    """Return why the backbone can't have pretrained weights; empty if it can, as far as is known.
-
-    Raises:
-        UserError: If there is no such backbone.
-    """
-    if request.backbone.startswith(TIMM) and find_spec("timm") is None:
-        return f"{request.backbone} needs timm: pip install timm"
-    pretrained_input_spec(request.backbone, None)
-    if request.weights is None and not is_checkpoint(request.backbone):
-        return "with weights: null the backbone would be random"
-    return ""
 
 
 def measure(
@@ -71,7 +50,9 @@ def measure(
             no_weights = f"the weights of {request.backbone} could not be had"
     try:
         if not no_weights:
-            curve = cross_validate(probe(features, images.labels, data.num_classes), images.labels)
+            curve = cross_validate(
+                on_features(features, images.labels, data.num_classes), images.labels
+            )
         show("a small network on the same images …")
         images = sample(_built(small)[1], request.sample)
         scratch = cross_validate(from_scratch(small, images), images.labels)

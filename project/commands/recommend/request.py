@@ -1,13 +1,12 @@
 """The options of the command."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from project.commands.durations import seconds_of
 from project.commands.recommend.rules import Experience, Objective
-from project.data import ImageDataModule, ImageFolder
+from project.data import ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
 from project.parsing import ProjectParser
@@ -66,17 +65,3 @@ def request_parser() -> ProjectParser:
         "--explain", action="store_true", help="Show all rules, including those that don't hold."
     )
     return parser
-
-
-def folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
-    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root."""
-    words: list[str] = []
-    for word in arguments:
-        name, _, value = word.partition("=") if word.startswith("--data=") else ("", "", word)
-        is_data = name == "--data" or (words and words[-1] == "--data")
-        if is_data and ("/" in value or Path(value).is_dir()):
-            words = words if name else words[:-1]
-            words += [f"--data={ImageFolder.__name__}", f"--data.root={value}"]
-        else:
-            words.append(word)
-    return words

@@ -20,8 +20,8 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 
 from project import config_text
+from project.commands.duplicates import spread
 from project.commands.preparation import data_class
-from project.commands.recommend.scan import spread
 from project.data import Batch, ImageDataModule
 from project.environment import PACKAGE
 from project.errors import UserError

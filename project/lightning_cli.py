@@ -45,6 +45,7 @@ from project.upstream import (
     drop_anonymous,
     forget_averages,
     log_on_first_rank,
+    profile_nothing,
     settled,
 )
 
@@ -330,6 +331,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 f"{some(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
+        profile_nothing(trainer)
         share_signals(self.trainer)
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
         # before Lightning looks for the metric itself, and before others look at learning rates

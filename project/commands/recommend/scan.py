@@ -79,7 +79,7 @@ def scan(data: ImageDataModule) -> Scan:
     test = looks["test"].thumbnails if "test" in looks else NOTHING
     return Scan(
         class_names=data.class_names,
-        class_sizes=torch.bincount(data.train_images.labels, minlength=data.num_classes).tolist(),
+        class_sizes=data.class_sizes().tolist(),
         val_images=len(there.get("val", ())),
         test_images=len(there.get("test", ())),
         sizes=(min(sides), max(sides)),

@@ -19,6 +19,7 @@ from torch import Tensor
 from project.cli import main
 from project.commands.recommend import candidates, measuring
 from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, build, config_of
+from project.commands.recommend.display import on_unequal_classes
 from project.commands.recommend.evidence import (
     FOLDS,
     Curve,
@@ -119,6 +120,16 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
         "not all of the data rules could be measured: no network",
         "with pretrained weights the answer may differ: --weights FILE",
     ]
+
+
+def test_unequal_classes_are_said() -> None:
+    assert on_unequal_classes(facts()) == []
+    assert on_unequal_classes(replace(facts(), class_sizes=[50, 20, 17])) == []
+    said = " ".join(on_unequal_classes(replace(facts(), class_sizes=[30, 160, 10])))
+    assert (
+        "160 images of 1 and 10 of 2: 1 as the only answer would have an accuracy of 0.80" in said
+    )
+    assert "val/f1" in said and "data.sampling: balanced" in said
 
 
 def test_equal_points_are_a_doubt() -> None:

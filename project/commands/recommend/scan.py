@@ -58,6 +58,11 @@ class Scan:
         """Training images of the smallest class."""
         return min(self.class_sizes)
 
+    @property
+    def largest(self) -> int:
+        """Training images of the largest class."""
+        return max(self.class_sizes)
+
 
 def scan(data: ImageDataModule) -> Scan:
     """Collect the facts.

@@ -22,14 +22,15 @@ from project.errors import UserError
 BACKGROUND = (255, 255, 255)
 DECODER = 2  # version; raise it with every change after which a file gives other pixels
 
-MOST_PIXELS = 2**30  # of an image; it takes up to 4 GB of memory
+MOST_PIXELS = 2**30  # of an image
+MOST_BYTES = 2**32  # of memory for one image, while it is decoded
 SHARED_BYTES = 2**30  # of memory for the images that are decoded at once, unless one is larger
 LARGE = 2**22  # pixels from which an image is reduced before it is resized
 HUGE = 2**26  # pixels from which a JPEG is read at a fraction of its size that isn't exact
 BAND = 2**20  # pixels that are converted at once
 MOST_OF_UNIT_RANGE = 2.0  # the highest value of an image of floats that are meant to be in [0, 1]
 BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # a pixel; else 4
-DECODED_APART = {"WEBP": 16, "AVIF": 16, "JPEG2000": 16}  # bytes a pixel, in memory of a library
+DECODED_APART = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20}  # bytes a pixel, with those of a library
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,10 +111,10 @@ def open_image(
 
     The EXIF orientation is applied, and transparent pixels become white.
 
-    An image of up to :data:`MOST_PIXELS` is read. While it is decoded, Pillow holds all of its
-    pixels, of up to 4 bytes each; everything else happens in bands. Threads that decode at once
-    wait for each other, so that their images have :data:`SHARED_BYTES` together, or a single one
-    has more.
+    An image of up to :data:`MOST_PIXELS` is read, if that takes up to :data:`MOST_BYTES`. While it
+    is decoded, Pillow holds all of its pixels; everything else happens in bands. Threads that
+    decode at once wait for each other, so that their images take :data:`SHARED_BYTES` together, or
+    a single one takes more.
 
     Args:
         path: The file.
@@ -131,6 +132,8 @@ def open_image(
         if not stat.S_ISREG(Path(path).stat().st_mode):  # to open a pipe would wait for ever
             raise OSError("not a regular file")
         with Image.open(path) as file:
+            if file.format == "EPS":  # Pillow would let Ghostscript run it
+                raise OSError("PostScript is a program, and is not run")
             pixels = file.width * file.height
             for scale in (8, 4, 2) if at_least is not None else ():
                 (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
@@ -138,7 +141,13 @@ def open_image(
                 if exact and min(width, height) >= (at_least or 0):
                     file.draft(None, (width, height))  # has an effect on JPEG only
                     break
-            with _memory.hold(_num_bytes(file, pixels)):
+            num_bytes = _num_bytes(file, pixels)
+            if num_bytes > MOST_BYTES:
+                raise OSError(
+                    f"{pixels:,} pixels take {num_bytes / 1e9:.1f} GB to decode, and the limit is "
+                    f"{MOST_BYTES / 1e9:.1f} GB"
+                )
+            with _memory.hold(num_bytes + 16 * min(file.width * file.height, BAND)):
                 file.load()
                 image = _converted(file, mode, _factor(file, at_least))
             turn = _turn(file)
@@ -146,13 +155,15 @@ def open_image(
 
 
 def _num_bytes(file: ImageFile.ImageFile, pixels: int) -> int:
-    """Return how much memory an image takes while it is decoded, as far as its header tells."""
-    of_library = 0
-    if "progressive" in file.info:  # libjpeg holds the coefficients of the whole image
-        of_library = 6 * pixels
+    """Return how much memory an image takes while it is decoded, as far as its header tells.
+
+    Args:
+        file: The image, at the size at which it is read.
+        pixels: Number of its pixels at full size.
+    """
     each = DECODED_APART.get(file.format or "", BYTES.get(file.mode, 4))
-    converted = min(file.width * file.height, BAND) * 16
-    return file.width * file.height * each + of_library + converted
+    coefficients = 6 * pixels if "progressive" in file.info else 0  # of the whole JPEG
+    return file.width * file.height * each + coefficients
 
 
 def _factor(image: Image.Image, at_least: int | None) -> int:

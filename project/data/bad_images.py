@@ -9,6 +9,7 @@ from pathlib import Path
 
 from project.console import readable
 from project.csv_text import table, text_of
+from project.data.ranks import is_first
 from project.errors import UserError
 
 SHOWN = 20  # bad images that a message names
@@ -35,8 +36,9 @@ def refusal(bad: Bad, total: int, folder: Path, advice: str = ADVICE) -> UserErr
         return UserError(f"{named[0]}; {advice}")
     where = ""
     with suppress(OSError, UserError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bad(folder / LIST, bad)
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bad(folder / LIST, bad)
         where = f"; {readable(folder / LIST)} has all of them"
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     what = f"{len(bad):,} of {total:,} images can't be read{where}; {advice}"

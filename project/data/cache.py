@@ -98,7 +98,7 @@ class CacheDir:
         """
         found = []
         for path in self.folder.glob(f"{prefix}*.npy"):
-            with suppress(FileNotFoundError):  # removed by another process
+            with suppress(OSError):  # removed by another process, or of another user
                 if path.is_file() and _is_sealed(path):
                     found.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(found, reverse=True)]

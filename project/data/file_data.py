@@ -20,7 +20,7 @@ from project.data.decoded import broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, ImageFiles, Pixels, in_memory
 from project.data.listing import Search
-from project.data.ranks import check_equal, one_error
+from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
 from project.errors import UserError
 from project.trust import check_download
@@ -305,7 +305,7 @@ class FileDataModule(ImageDataModule):
             assert isinstance(self.train_images, FileImages)
             paths, file = self.train_images.files.paths, Path(self.exclude)
             places, lost = excluded(file, paths, Path(self.root))
-            if self._is_first:
+            if is_first():
                 also = f"; {lost:,} of its lines name none" if lost else ""
                 show(f"data.exclude: {len(places):,} images are left out{also}")
             self._leave_out(places, f"are in {readable(file)}", "data.exclude")
@@ -350,7 +350,7 @@ class FileDataModule(ImageDataModule):
         if any(fault.since is None for fault in faults.values()):
             raise refused("the machine may be at fault, so they aren't skipped; start again")
         self.skipped = bad
-        if self._is_first:
+        if is_first():
             more = f"; {SKIPPED} in the run directory names them" if self.trainer else ""
             show(f"{len(bad):,} of {len(used):,} images can't be read and are left out{more}")
         self._leave_out(faults, "can't be read", "data.on_bad_image")
@@ -387,16 +387,12 @@ class FileDataModule(ImageDataModule):
         if self.skipped:
             write_bad(folder / SKIPPED, self.skipped)
 
-    @property
-    def _is_first(self) -> bool:
-        return self.trainer is None or self.trainer.global_rank == 0
-
     def _unread(self, files: ImageFiles) -> Broken:
         """Return the broken files among some that setup doesn't decode."""
         if self.on_bad_image == "error":
             return {}
         if not self.only_counts:
-            return broken_files(files, self.cache_dir, self._is_first and sys.stderr.isatty())
+            return broken_files(files, self.cache_dir, is_first() and sys.stderr.isatty())
         known = None
         with suppress(OSError):
             known = known_broken(files, self.cache_dir)
@@ -421,9 +417,9 @@ class FileDataModule(ImageDataModule):
             if use == "disk":
                 raise UserError(f"{reason}; choose another, or data.cache auto, memory or off")
             use = "memory" if fits else "off"
-            if self._is_first:
+            if is_first():
                 where = "into memory at each start" if fits else "for every batch"
                 show(f"{reason}; images are decoded {where}")
         if use == "memory":
-            return in_memory(files, progress=self._is_first and sys.stderr.isatty())
+            return in_memory(files, progress=is_first() and sys.stderr.isatty())
         return None, self._unread(files)

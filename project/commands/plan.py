@@ -103,6 +103,7 @@ class PlanCLI(ProjectCLI):
         try:
             trainer.datamodule = data
             data.trainer = trainer
+            data.only_counts = True
             data.setup("fit")
         except (UserError, OSError):
             if data.steps_per_epoch is None:

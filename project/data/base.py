@@ -37,6 +37,7 @@ LIMITS: dict[
     "memory_gb": (0, 10**6),
     "unpacked_gb": (0, 10**6),
     "unpacked_files": (1, 10**9),
+    "max_bad_fraction": (0, 1),
 }
 MOST_SHIFT = 1e6  # of the mean and std of the normalisation, and 1 / it of a std
 
@@ -98,6 +99,7 @@ class ImageDataModule(L.LightningDataModule):
     source_shape: tuple[int, int, int] = (0, 0, 0)
     lazy_options: ClassVar[Mapping[str, Any]] = {}
     memory_gb = 0.0  # gigabytes of decoded images that setup may keep in memory
+    only_counts = False  # whether the images are counted, and nothing more; set before setup
 
     def __init__(
         self,
@@ -312,6 +314,16 @@ class ImageDataModule(L.LightningDataModule):
     def class_shares(self) -> Tensor:
         """Return the share of each class in an epoch of training, float64 ``[K]``."""
         return class_shares(self.class_sizes(), self.sampling)
+
+    def write_notes(self, folder: Path) -> None:
+        """Write what a run should tell of its data into the run directory; here nothing.
+
+        Args:
+            folder: The directory.
+
+        Raises:
+            UserError: If it can't be written.
+        """
 
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches."""

@@ -16,6 +16,11 @@ def num_ranks() -> int:
     return distributed.get_world_size() if ready else 1
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that train together."""
+    return num_ranks() == 1 or distributed.get_rank() == 0
+
+
 @contextmanager
 def one_error() -> Iterator[None]:
     """Let an error of one rank end all of them; those that went on would wait for it.

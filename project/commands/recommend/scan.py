@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from project.data import ImageDataModule
+from project.data.bad_images import ADVICE
 from project.data.base import to_channels
 from project.data.batches import Images
 from project.data.decode import open_image
@@ -175,6 +176,6 @@ def _refuse_broken(broken: Sequence[str], opened: int, total: int) -> None:
         reasons = "; ".join(broken[:SHOWN]) + ("; …" if len(broken) > SHOWN else "")
         of = f"{opened:,} files" + (f" (of {total:,})" if opened < total else "")
         raise UserError(
-            f"data: {len(broken)} of {of} can't be read, and fit would stop at them; replace or "
-            f"remove them: {reasons}"
+            f"data: {len(broken)} of {of} can't be read, and fit would stop at them; {ADVICE}: "
+            f"{reasons}"
         )

@@ -191,6 +191,11 @@ def test_a_cell_is_no_formula_and_gives_its_text_again(text: str) -> None:
     assert cell(text) == text or text.startswith(("'", *(one[0] for one in FORMULAS)))
 
 
+@pytest.mark.parametrize("text", ["'s-Hertogenbosch", "'", "'tis", "a'b", ""])
+def test_a_cell_of_another_program_stays_as_it_is(text: str) -> None:
+    assert text_of(text) == text
+
+
 def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
     """Nor does it become one where a semicolon ends a cell, as in many countries."""
     texts = [*FORMULAS, "a;=1", 'a",=1', "'=1", "猫", "a\n=1"]

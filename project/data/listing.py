@@ -306,6 +306,14 @@ def look(folder: Path, cache: Path) -> Inside:
     return found
 
 
+def images_in(folder: Path) -> list[str]:
+    """Return the names of the images in a folder, sorted; none if it can't be read."""
+    try:
+        return _content(folder).images
+    except OSError:
+        return []
+
+
 def holding_images(folders: Iterable[Path], most: int | None = None) -> list[Path]:
     """Return the folders with images in or below them, the first few of them."""
     return list(islice(filter(_holds_images, folders), most))

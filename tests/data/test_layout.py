@@ -112,7 +112,7 @@ LAYOUTS = [
     Case(
         "train:5 test:2",
         "error: ROOT/train holds 5 images, and no folders of classes",
-        doc="an error that names `ImageTable`",
+        doc="an error that names [`ImageTable`](#labels-in-a-table)",
     ),
     Case("train:5", "error: name their classes in a table: --data ImageTable"),
     # no training split

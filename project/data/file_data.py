@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from project.console import readable, show, some
+from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
 from project.data.batches import Batch, Images
@@ -19,7 +19,7 @@ from project.data.decode import Decoder
 from project.data.decoded import broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, ImageFiles, Pixels, in_memory
-from project.data.listing import Search
+from project.data.listing import images_at, tell
 from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
 from project.errors import UserError
@@ -142,8 +142,9 @@ class FileDataModule(ImageDataModule):
             ``memory_gb`` of the file kept in memory; if the file can't be written, it is ``memory``
             up to that size and ``off`` beyond it. ``true`` means ``auto``, ``false`` means ``off``.
         memory_gb: Gigabytes of decoded images that ``auto`` may keep in memory.
-        predict_dir: A folder of images to predict, with or without subfolders; None predicts the
-            test images.
+        predict_dir: Images to predict: a folder, with or without subfolders; a file; or a pattern
+            such as ``photos/*.jpg``, in quotes, where ``**`` is any number of folders. None
+            predicts the test images.
         url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
         sha256: SHA-256 of that archive, in hexadecimal.
         unpacked_gb: Largest total size in gigabytes that the archive may unpack to.
@@ -202,6 +203,7 @@ class FileDataModule(ImageDataModule):
         self.exclude = exclude
         self.skipped: list[tuple[str, str]] = []  # path of each, and why
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
+        classes = classes and tuple(map(class_name, classes))
         if classes and len(set(classes)) < len(classes):
             raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
         self._class_names = classes
@@ -284,14 +286,16 @@ class FileDataModule(ImageDataModule):
 
     def _find_unlabelled(self) -> None:
         assert self.predict_dir is not None
-        folder = Path(self.predict_dir)
-        if not folder.exists():
-            raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
-        paths = Search(folder).images_below(folder) if folder.is_dir() else []
-        if not paths:
-            raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
+        paths, notes = images_at(self.predict_dir, "data.predict_dir")
+        self.tell(notes)
         unknown = torch.full((len(paths),), -1)
         self.test_images = FileImages(self._files(paths), torch.arange(len(paths)), unknown)
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Show lines about the files, each once, and on the first rank alone."""
+        if self.trainer is None or self.trainer.global_rank == 0:
+            for note in notes:
+                tell(note)
 
     def _files(self, paths: list[str]) -> ImageFiles:
         channels, height, width = self.image_shape

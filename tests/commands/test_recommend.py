@@ -414,6 +414,8 @@ BAD: list[tuple[list[str], str]] = [
     (["--data=Digits", "--backbone=resnet19"], "no 'resnet19' in torchvision"),
     ([], "the following arguments are required: data"),
     (["--data=nowhere/photos"], "data.root: nowhere/photos is not a folder"),
+    (["--data=nowhere/labels.csv"], "data.table: there is no file nowhere/labels.csv"),
+    (["--data", "labels.TSV"], "data.table: there is no file labels.TSV"),
     (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
     (["--data=Digits", "--time=soon"], "time: 'soon' must be a length of time, such as 45s"),
     (["--data=Digits", "--objective=fun"], "objective: expected one of 'task', 'foundation'"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from project.commands.durations import seconds_of
 from project.commands.recommend.rules import Experience, Objective
-from project.data import ImageDataModule, ImageFolder
+from project.data import ImageDataModule, ImageFolder, ImageTable
+from project.data.cells import is_table
 from project.environment import COMMAND
 from project.errors import UserError
 from project.parsing import ProjectParser
@@ -69,14 +70,19 @@ def request_parser() -> ProjectParser:
 
 
 def folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
-    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root."""
+    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root.
+
+    A table, such as ``labels.csv``, becomes those of an ``ImageTable``.
+    """
     words: list[str] = []
     for word in arguments:
         name, _, value = word.partition("=") if word.startswith("--data=") else ("", "", word)
         is_data = name == "--data" or (words and words[-1] == "--data")
-        if is_data and ("/" in value or Path(value).is_dir()):
+        is_file = is_data and is_table(Path(value)) and not Path(value).is_dir()
+        if is_data and (is_file or "/" in value or Path(value).is_dir()):
             words = words if name else words[:-1]
-            words += [f"--data={ImageFolder.__name__}", f"--data.root={value}"]
+            kind, option = (ImageTable, "table") if is_file else (ImageFolder, "root")
+            words += [f"--data={kind.__name__}", f"--data.{option}={value}"]
         else:
             words.append(word)
     return words

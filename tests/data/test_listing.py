@@ -214,11 +214,12 @@ def test_a_file_without_extension_is_told_by_its_first_bytes(root: Path) -> None
     texts = (b"", b"BMW is a car", b"P1 is a text", b"Python", b"%!PS-Adobe", b"/* C */", b"GIF")
     for number, text in enumerate(texts):
         (root / "dog" / f"text{number}").write_bytes(text)
+        (root / "dog" / f"long{number}").write_bytes(text + b" and the rest of a text")
     os.mkfifo(root / "dog" / "pipe")
     search = Search(root)
     assert len(search.images_below(root / "cat")) == 8 + 10
     assert len(search.images_below(root / "dog")) == 8
-    assert search.left_out == {"": len(texts) + 1}
+    assert search.left_out == {"": 2 * len(texts) + 1}
     assert loaded(root).class_names == ("cat", "dog")  # and they can be read
 
 

@@ -79,7 +79,7 @@ WRITTEN = {
     "in another order": Case(
         "split,label,image\ntest,dog,dog/2.png\n,dog,dog/1.png\ntrain,cat,cat/1.png", THREE
     ),
-    "byte order mark": Case("\ufeff" + SPLIT, THREE),
+    "byte order mark": Case("\ufeff" + SPLIT, THREE, {"path_column": "image"}),
     "UTF-16": Case(SPLIT.replace(",", "\t").encode("utf-16"), THREE),
     "semicolons": Case(SPLIT.replace(",", ";"), THREE),
     "tabs": Case(SPLIT.replace(",", "\t"), THREE),

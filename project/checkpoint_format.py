@@ -163,6 +163,7 @@ PARTS: dict[Any, Any] = {
         "images": _a_size,
         "steps_per_epoch": (_a_size, None),
         "limit_train_batches": a_number,
+        str: (str, int),  # seed, and sampling, which old checkpoints lack
     },
     "compared": {str: {str: object}},
     "monitored": {str: a_number},

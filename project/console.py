@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def readable(name: str | Path) -> str:
     Here these become escapes, such as ``\xe9`` and ``\n``; all other names stay as they are.
     """
     return _UNSEEN.sub(_escape, _as_utf8(str(name)))
+
+
+def class_name(name: str) -> str:
+    """Return the name of a class in the one form in which names are compared.
+
+    It is readable, and in Unicode's composed form: macOS and some archives write ``é`` as two
+    characters, other systems as one (https://unicode.org/reports/tr15).
+    """
+    return unicodedata.normalize("NFC", readable(name))
 
 
 def _escape(found: re.Match[str]) -> str:

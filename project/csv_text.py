@@ -29,8 +29,12 @@ def cell(text: str) -> str:
 
 
 def text_of(cell: str) -> str:
-    """Return the text of a cell that :func:`cell` made."""
-    return cell.removeprefix(_MARK)
+    """Return the text of a cell that :func:`cell` made; cells of other programs stay as they are.
+
+    These may begin with a quote, as in ``'s-Hertogenbosch``.
+    """
+    text = cell[1:]
+    return text if cell[:1] == _MARK and text.startswith((*_RUNS, _MARK)) else cell
 
 
 class Table:

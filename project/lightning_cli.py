@@ -27,7 +27,7 @@ from project.callbacks.plateau import PlateauSteps
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
 from project.class_paths import FROM_DATA
-from project.console import show, some
+from project.console import class_name, show, some
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
@@ -45,6 +45,7 @@ from project.upstream import (
     drop_anonymous,
     forget_averages,
     log_on_first_rank,
+    profile_nothing,
     settled,
 )
 
@@ -324,12 +325,14 @@ class ProjectCLI(CheckpointsDecideNothing):
             if isinstance(raised, Exception) and raised_by(raised) != PARSER:
                 raise explained(raised, self.options, OWN, building=True) from error
             raise UserError(explain(str(error))) from error
-        if self.known_classes and tuple(self.known_classes) != self.model.class_names:
+        known = [class_name(name) for name in self.known_classes or ()]
+        if known and known != [class_name(name) for name in self.model.class_names]:
             raise UserError(
-                f"the checkpoint knows the classes {some(self.known_classes)}, and the data has "
+                f"the checkpoint knows the classes {some(known)}, and the data has "
                 f"{some(self.model.class_names)} (a --config replaces that of the run)"
             )
         trainer: Any = self.trainer
+        profile_nothing(trainer)
         share_signals(self.trainer)
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
         # before Lightning looks for the metric itself, and before others look at learning rates

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from project.approaches.metrics import SCORES
 from project.cli import COMMANDS, main
 from project.data import Augment
 from project.environment import PACKAGE
@@ -38,9 +39,10 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
         "best.ckpt",
         "last.ckpt",
     }
-    scores = {
-        f"{s}/{m}" for s in ("val", "test") for m in "accuracy precision recall f1 loss".split()
-    } | {"train/loss", "train/accuracy"}
+    scores = {f"{s}/{m}" for s in ("val", "test") for m in SCORES} | {
+        "train/loss",
+        "train/accuracy",
+    }
     costs = {
         *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
         *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),

@@ -27,6 +27,15 @@ SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedules").glob("*.yaml"))
 DEBUG = sorted(path.stem for path in (CONFIGS / "debug").glob("*.yaml"))
 
 
+def table_of(folder: Path) -> Path:
+    """Write a table with the images of a folder that has splits."""
+    path = folder / "images.csv"
+    images = sorted(image for image in folder.rglob("*.*") if image != path)
+    rows = [f"{image.relative_to(folder)},{image.parts[-2]},{image.parts[-3]}" for image in images]
+    path.write_text("\n".join(["image,label,split", *rows]))
+    return path
+
+
 def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> list[Any]:
     """Arguments that point a config to small data and make it short."""
     roots = {"MNIST": mnist, "CIFAR10": cifar10, "ImageFolder": pets}
@@ -41,6 +50,8 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> l
         args += ["--trainer.max_epochs", 1]
     if root := roots.get(config["data"]["class_path"]):
         args += ["--data.root", root]
+    if config["data"]["class_path"] == "ImageTable":
+        args += ["--data.table", table_of(pets)]
     if config["model"]["class_path"] == "FineTuning":
         args += ["--model.weights", "null"]
     if config["model"]["init_args"].get("backbone") == "RUN":

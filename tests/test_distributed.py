@@ -11,6 +11,7 @@ import torch
 
 from project.environment import PACKAGE
 from tests.conftest import CONFIGS, Run
+from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import last
 from tests.ranks import TWO, Ranks
 
@@ -36,6 +37,19 @@ def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path, run: Callable[...
     for name in ("test/accuracy", "test/loss", "val/f1", "val/loss", "parameters_total"):
         assert summary[name] == pytest.approx(one.summary[name], abs=1e-5)
     assert done.stdout.count("epoch 1/2") == 1
+
+
+@pytest.mark.timeout(120)
+def test_two_ranks_sample_and_weigh_as_one(run: Callable[..., Run], ranks: Ranks) -> None:
+    args = ("fit", UNEQUAL, *COMMON[1:-1], "--data.sampling=balanced", "--model.focal_gamma=1")
+    args += ("--model.class_weights=effective", "--data.val_fraction=0", "--test_after_fit=false")
+    one = run(*args, "--trainer.devices=1", "--data.batch_size=32")
+    done = ranks(*args, "--run_dir=two", "--data.batch_size=16")
+    assert done.code == 0, done.said
+    for key, value in last(one.path)["state_dict"].items():
+        torch.testing.assert_close(
+            last(Path("two"))["state_dict"][key], value, atol=2e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from project.callbacks import BestAndLast
 from project.cli import main
 from project.environment import PACKAGE
 from project.runs import IDENTITY, SUMMARY
+from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import equal
 from tests.ranks import ROOT, Ranks
 
@@ -327,6 +328,14 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     ),
     "monitored training": (*BASE, *SGD, "--checkpoint.monitor=train/loss"),
     "monitored accuracy": (*BASE, *SGD, "--checkpoint.monitor=val/accuracy"),
+    "unequal classes": (
+        *("fit", UNEQUAL, *BASE[1:], *SGD, "--data.sampling=balanced", "--model.focal_gamma=2"),
+        *("--model.class_weights={'1': 3, '8': 0.5}", "--checkpoint.monitor=val/balanced_accuracy"),
+    ),
+    "unequal classes, mixed": (
+        *("fit", UNEQUAL, *BASE[1:], *CNN, *ADAMW, "--model.mixup=0.4", "--data.sampling=sqrt"),
+        *("--model.class_weights=effective", "--trainer.accumulate_grad_batches=2", *OFTEN),
+    ),
     "no validation": (*BASE, *SGD, "--data.val_fraction=0"),
     "fine-tuned": (*TUNED, *ADAMW, "--trainer.max_epochs=3", "--data.augment={shift: 1}"),
     "phases": (*TUNED, *ADAMW, schedule(PROBE, TOP, ALL), "--data.augment={shift: 1}"),
@@ -343,7 +352,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         *(*TUNED, *ADAMW, schedule(PROBE, ALL), *scheduler("WarmupCosine", "step", warmup=0.2)),
     ),
 }
-QUICK = {"steps of a scheduler term9train_batch_start"}
+QUICK = {"steps of a scheduler term9train_batch_start", "unequal classes exit7"}
 CASES: list[tuple[str, Stop]] = [
     *(("scratch", at) for at in (steps(5), steps(14), stop(9), exit_(7), term(10))),
     *(("scratch", at) for at in (term(2, "validation"), stop(14))),
@@ -377,6 +386,8 @@ CASES: list[tuple[str, Stop]] = [
     *(("saved in the background", at) for at in (exit_(3), term(10))),
     *(("monitored training", at) for at in (exit_(14), steps(9))),
     *(("monitored accuracy", at) for at in (exit_(7), stop(10))),
+    *(("unequal classes", at) for at in (exit_(7), term(9))),
+    *(("unequal classes, mixed", at) for at in (steps(4), exit_(7))),
     *(("no validation", at) for at in (exit_(7), term(10))),
     *(("fine-tuned", at) for at in (steps(9), exit_(7), term(9))),
     *(("phases", at) for at in (term(10), exit_(14), exit_(21), stop(16))),
@@ -426,7 +437,7 @@ def test_goes_on_exactly(
     more = ["--trainer.max_steps=-1"] if stop.how == "steps" else []
     other = SWAPPED.get(f"{name} {stop}", [])
     if stop.count % 2:
-        main(["fit", f"--resume={moved}", *more, *other])
+        main(["fit", f"--resume={moved}", "--trust=tests", *more, *other])
     else:
         main([*args, "--resume=auto", f"--run_dir={moved}", *more, *other])
     compare(moved, whole(name, args), stop, name in IN_WANDB)

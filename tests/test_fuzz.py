@@ -46,6 +46,7 @@ OPTIONS = (
     *("model.optimizer", "model.lr_scheduler.interval", "model.lr_scheduler.frequency"),
     *("model.lr_scheduler.monitor", "model.lr_scheduler.scheduler.gamma"),
     *("model.label_smoothing", "model.one_logit", "model.channels_last", "model.flip_tta"),
+    *("model.class_weights", "model.focal_gamma", "data.sampling"),
     *("model.loss", "model.metrics", "model.network", "model.network.hidden", "model"),
     *("model.network.dropout", "checkpoint.monitor", "checkpoint.mode"),
     *("checkpoint.every_n_steps", "trainer.max_epochs", "trainer.min_epochs"),

@@ -21,7 +21,7 @@ from rich.table import Table
 from project.cli import main
 from project.console import print_table, readable, show
 from project.csv_text import cell, read_table, table, text_of
-from project.data.listing import class_folders
+from project.data.listing import look
 from project.environment import PACKAGE
 from project.errors import UserError
 from project.runs import RunDir
@@ -189,6 +189,11 @@ def test_a_cell_is_no_formula_and_gives_its_text_again(text: str) -> None:
     assert text_of(cell(text)) == text
     assert not cell(text).startswith(tuple(one[0] for one in FORMULAS))
     assert cell(text) == text or text.startswith(("'", *(one[0] for one in FORMULAS)))
+
+
+@pytest.mark.parametrize("text", ["'s-Hertogenbosch", "'", "'tis", "a'b", ""])
+def test_a_cell_of_another_program_stays_as_it_is(text: str) -> None:
+    assert text_of(text) == text
 
 
 def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
@@ -423,6 +428,6 @@ def test_data_in_the_working_directory(fails: Callable[..., str]) -> None:
     main(["predict", "--ckpt_path=own", "--data.predict_dir=.", "--run_dir=predicted"])
     assert len(rows(Path("predicted/predictions.csv"))) == 1 + 10  # and none of the figures
     main(["fit", *args, "--run_dir=."])
-    assert [path.name for path in class_folders(Path(), Path("cache"))] == ["a", "b"]
+    assert [path.name for path in look(Path(), Path("cache")).folders] == ["a", "b"]
     (Path("c") / "deep").mkdir(parents=True)
     assert "c holds no images" in fails("fit", *args)  # a class that is no run is still named

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from project.approaches.losses import ClassWeights, CrossEntropy, check_loss, loss_of_config
 from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_config, scalars
 from project.approaches.optimized import OptimizedModule
 from project.approaches.schedulers import Scheduler
-from project.data import Batch
+from project.data import Batch, ImageDataModule
 from project.errors import UserError
 from project.networks import Network
 from project.networks.base import one_image_explained
@@ -28,8 +28,9 @@ class ImageClassifier(OptimizedModule):
     """Base of all approaches. A subclass sets ``network`` after calling this constructor.
 
     Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
-    Logged in validation and test, as ``val/…`` and ``test/…``: loss and accuracy, precision, recall
-    and F1 as the unweighted mean over the classes, and the ``metrics`` of the config.
+    Logged in validation and test, as ``val/…`` and ``test/…``: loss, accuracy, balanced accuracy,
+    precision, recall and F1 as the unweighted (macro) mean over the classes, and the ``metrics`` of
+    the config.
 
     Attributes:
         network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
@@ -52,6 +53,15 @@ class ImageClassifier(OptimizedModule):
             the classes and the labels, int64 ``[B]``.
         label_smoothing: Fraction of the target that is spread evenly over all classes, in training
             only (Szegedy et al., 2016).
+        class_weights: How much the images of each class count in the loss, in training only.
+            ``balanced`` lets all classes count alike, each image in inverse proportion to the size
+            of its class (King and Zeng, 2001). ``effective`` lets small classes count alike, and
+            those of many more than 1,000 images in proportion to their size (Cui et al., 2019). Or
+            the weight of each class by its name, 1 for those that are missing. The mean weight over
+            the images of an epoch is made 1.
+        focal_gamma: Exponent of the focal loss, in training only: the loss of an image is
+            multiplied by (1 - p)^gamma, where p is the predicted probability of its label (Lin et
+            al., 2017, who take 2).
         one_logit: For two classes: one output and binary cross entropy, instead of an output for
             each class.
         decay_norm_and_bias: Apply the optimizer's weight decay also to biases and to the
@@ -66,7 +76,8 @@ class ImageClassifier(OptimizedModule):
 
     Raises:
         UserError: If ``one_logit`` is used with data that doesn't have two classes,
-            ``label_smoothing`` with a loss of your own, or a metric has the name of a built-in one.
+            an option of cross entropy with a loss of your own, or a metric has the name of a
+            built-in one.
     """
 
     network: Network
@@ -83,6 +94,8 @@ class ImageClassifier(OptimizedModule):
         loss: nn.Module | None = None,
         metrics: dict[str, MetricFactory] | None = None,
         label_smoothing: float = 0.0,
+        class_weights: ClassWeights = "none",
+        focal_gamma: float = 0.0,
         one_logit: bool = False,
         decay_norm_and_bias: bool = True,
         channels_last: bool = True,
@@ -95,8 +108,6 @@ class ImageClassifier(OptimizedModule):
                 "has a method loss, which the option model.loss would hide; name it compute_loss",
                 f"model: {type(self).__name__}",
             )
-        if not 0 <= label_smoothing <= 1:
-            raise UserError(f"{label_smoothing} must be in [0, 1]", "model.label_smoothing")
         self.save_hyperparameters(logger=False, ignore=["loss", "metrics"])
         for name, value in list(self.hparams.items()):
             if callable(value) or is_dataclass(value):  # weights_only could not load them
@@ -106,18 +117,19 @@ class ImageClassifier(OptimizedModule):
                 f"needs two classes, and the data has {num_classes}; set it to false",
                 key="model.one_logit",
             )
-        if label_smoothing and loss is not None:
-            raise UserError(
-                "belongs to the built-in cross entropy; with model.loss, set it to 0 and give the "
-                "loss a smoothing of its own",
-                key="model.label_smoothing",
-            )
+        options: dict[str, Any] = {
+            "label_smoothing": label_smoothing,
+            "class_weights": class_weights,
+            "focal_gamma": focal_gamma,
+        }
+        if loss is not None:
+            check_loss(loss, **options)
         self.num_classes = num_classes
         self.num_logits = 1 if one_logit else num_classes
         self.class_names = class_names or tuple(str(label) for label in range(num_classes))
         self.example_input_array = torch.zeros(1, *image_shape)
         self.loss = loss
-        self.label_smoothing = label_smoothing
+        self.cross_entropy = CrossEntropy(self.class_names, one_logit, **options)
         self.one_logit = one_logit
         self.channels_last = channels_last
         self.compile_network = compile_network
@@ -129,7 +141,7 @@ class ImageClassifier(OptimizedModule):
         self.more_test_metrics = metrics_of_config(metrics, num_classes)
 
     def setup(self, stage: str) -> None:
-        """Set the memory format, compile, and initialize weights that depend on the data."""
+        """Set the memory format, compile, and initialize what depends on the training images."""
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
@@ -137,6 +149,9 @@ class ImageClassifier(OptimizedModule):
             self.network.compile()
         if stage == "fit":
             self.initialize()
+            if self.cross_entropy.weights is not None:
+                data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set late
+                self.cross_entropy.weigh(data.class_sizes(), data.class_shares())
 
     def initialize(self) -> None:
         """Call the network's ``initialize``, if it has one, with training images.
@@ -171,31 +186,22 @@ class ImageClassifier(OptimizedModule):
         """Return logits ``[B, num_classes]``; a single logit gets a 0 beside it, for class 0."""
         return torch.cat([torch.zeros_like(logits), logits], dim=1) if self.one_logit else logits
 
-    def compute_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def compute_loss(self, logits: Tensor, targets: Tensor, training: bool = False) -> Tensor:
         """Return the loss of the config, or the mean cross entropy, as a scalar.
 
         Args:
             logits: ``[B, num_logits]``.
             targets: Labels, int64 ``[B]``, or probabilities, float ``[B, num_classes]``.
-            label_smoothing: Fraction of the target that cross entropy spreads over all classes.
+            training: Whether to train on it: with ``label_smoothing``, ``class_weights`` and
+                ``focal_gamma``.
 
         Raises:
             UserError: If the loss of the config doesn't return a scalar.
         """
         if self.loss is not None:
-            loss: Tensor = self.loss(self.class_logits(logits), targets)
-            if loss.ndim:
-                raise UserError(
-                    f"returns a tensor of shape {list(loss.shape)}, and must return a scalar, such "
-                    "as the mean over the batch",
-                    key="model.loss",
-                )
-            return loss
-        if not self.one_logit:
-            return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        positive = targets.to(logits.dtype) if targets.ndim == 1 else targets[:, 1]
-        positive = positive * (1 - label_smoothing) + label_smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits.squeeze(1), positive)
+            return loss_of_config(self.loss, self.class_logits(logits), targets)
+        loss: Tensor = self.cross_entropy(logits, targets, training)
+        return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed by epoch and step, so that a resumed run repeats dropout and other random draws."""
@@ -211,7 +217,7 @@ class ImageClassifier(OptimizedModule):
         images, targets = self.training_batch(batch)
         with one_image_explained():
             logits = self(images, batch.depth)
-        loss = self.compute_loss(logits, targets, self.label_smoothing)
+        loss = self.compute_loss(logits, targets, training=True)
         self.train_metrics.update(loss, self.class_logits(logits), batch.labels)
         if self._log_every_n_steps and (self.global_step + 1) % self._log_every_n_steps == 0:
             self.log("train/loss_step", loss.detach(), batch_size=len(images))

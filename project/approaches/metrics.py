@@ -9,7 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from project.errors import UserError
 
-SCORES = ("accuracy", "precision", "recall", "f1", "loss")
+SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "loss")
 """Names of what :class:`EpochMetrics` computes."""
 
 MAX_CONFUSION = 1000  # classes, of which a matrix takes 8 MB for each of three splits
@@ -27,7 +27,7 @@ def natural_mode(monitor: str) -> Literal["min", "max"] | None:
 
 
 class EpochMetrics(Metric):
-    """Loss, accuracy, precision, recall and F1 of an epoch, over all ranks.
+    """Loss, accuracy, balanced accuracy, precision, recall and F1 of an epoch, over all ranks.
 
     A step adds to the sum of the losses and to a confusion matrix, both on its device, without
     waiting for the GPU. The results are on the CPU. Beyond :data:`MAX_CONFUSION` classes, a matrix
@@ -97,8 +97,9 @@ class EpochMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the means over the epoch.
 
-        Precision, recall and F1 are unweighted means over the classes that occur among labels or
-        predictions.
+        Precision, recall and F1 are unweighted (macro) means over the classes that occur among
+        labels or predictions. Balanced accuracy is the mean recall of those that occur among the
+        labels (Brodersen et al., 2010): a class that is predicted, but isn't there, has none.
         """
         if self.has_confusion:
             self.total_confusion = self.confusion.clone()  # of all ranks, which only this sees
@@ -107,11 +108,13 @@ class EpochMetrics(Metric):
         else:
             actual, predicted, correct = self.counts.cpu().double()
         occurs = predicted + actual > 0
+        recall = correct / actual.clamp(min=1)
         return {
             "loss": (self.loss_sum.cpu() / actual.sum()).float(),
             "accuracy": (correct.sum() / actual.sum()).float(),
+            "balanced_accuracy": recall[actual > 0].mean().float(),
             "precision": (correct / predicted.clamp(min=1))[occurs].mean().float(),
-            "recall": (correct / actual.clamp(min=1))[occurs].mean().float(),
+            "recall": recall[occurs].mean().float(),
             "f1": (2 * correct / (predicted + actual).clamp(min=1))[occurs].mean().float(),
         }
 

@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from project.approaches import ImageClassifier
@@ -21,6 +20,7 @@ from project.environment import COMMAND
 from project.errors import UserError
 from project.runs import CONFIG
 from project.saving import write
+from project.upstream import any_not_finite
 
 EVERY = 10  # steps on a GPU, where a look at the gradient waits for all that is computed
 FOUND = "not_finite.json"
@@ -80,8 +80,7 @@ class FiniteSteps(L.Callback):
         Raises:
             UserError: If it isn't finite, and no step may be left out any more.
         """
-        step, images = trainer.global_step + 1, self._indices
-        self._indices = []
+        images, self._indices = self._indices, []
         gradients = [
             parameter.grad
             for group in optimizer.param_groups
@@ -90,18 +89,20 @@ class FiniteSteps(L.Callback):
         ]
         if getattr(trainer.precision_plugin, "scaler", None) is not None or not gradients:
             return
+        found = any_not_finite(gradients)
+        late = found.is_cuda and not self.max_skipped_steps
+        if not late and not found:
+            return
+        step = trainer.global_step + 1
         self._steps[step] = trainer.fit_loop.epoch_loop.batch_idx, images
-        finite = get_total_norm(gradients).isfinite()
-        if finite.is_cuda and not self.max_skipped_steps:
-            first = (
-                torch.full_like(finite, -1, dtype=torch.int64) if self._bad is None else self._bad
-            )
-            self._bad = torch.where((first < 0) & ~finite, step, first)
+        if late:
+            none = torch.full_like(found, -1, dtype=torch.int64)
+            first = none if self._bad is None else self._bad
+            self._bad = torch.where((first < 0) & found.bool(), step, first)
             if step % EVERY == 0:
                 self._look_back(trainer, pl_module)
-        elif not finite:
-            self._leave_out(trainer, pl_module, optimizer, step)
         else:
+            self._leave_out(trainer, pl_module, optimizer, step)
             self._steps.clear()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,8 +125,6 @@ class FiniteSteps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer, step: int
     ) -> None:
         """Leave a step out, if that is allowed and undoes it."""
-        if not _bad_gradients(pl_module):
-            return  # the norm alone is too large for a float
         buffers = {n: b for n, b in pl_module.named_buffers() if n not in self._infinite}
         undone = self.skipped < self.max_skipped_steps and not not_finite(buffers)
         if not trainer.strategy.reduce_boolean_decision(undone):  # buffers differ between ranks

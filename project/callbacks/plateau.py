@@ -17,12 +17,12 @@ class PlateauSteps(L.Callback):
 
     def __init__(self) -> None:
         self._before: dict[str, Any] = {}  # metrics of the run that is resumed
-        self._frequencies: list[int] = []
+        self._schedulers: list[tuple[LRSchedulerConfig, int]] = []  # with their frequencies
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the schedulers over from Lightning, once their frequencies are checked."""
-        self._frequencies = [config.frequency for config in _plateaus(trainer)]
-        for config in _plateaus(trainer):
+        self._schedulers = [(config, config.frequency) for config in _plateaus(trainer)]
+        for config, _ in self._schedulers:
             config.frequency = sys.maxsize
 
     def on_save_checkpoint(
@@ -50,6 +50,8 @@ class PlateauSteps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Step for the batch before, if it was followed by an optimizer step."""
+        if not self._schedulers:
+            return
         first = batch_idx == 0 and trainer.current_epoch > 0
         batches = int(trainer.num_training_batches) if first else batch_idx
         if first or batch_idx % trainer.accumulate_grad_batches == 0:
@@ -57,7 +59,7 @@ class PlateauSteps(L.Callback):
 
     def _step(self, trainer: L.Trainer, model: L.LightningModule, interval: str, done: int) -> None:
         metrics = self._before | trainer.callback_metrics
-        for config, frequency in zip(_plateaus(trainer), self._frequencies):
+        for config, frequency in self._schedulers:
             due = config.interval == interval and done and done % frequency == 0
             if due and config.monitor in metrics:  # else nothing was validated yet
                 model.lr_scheduler_step(config.scheduler, float(metrics[config.monitor]))

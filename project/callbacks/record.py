@@ -1,4 +1,4 @@
-"""Records the config and the environment of a run in every logger."""
+"""Records the config and the environment of a run in every logger, and notes on its data."""
 
 from typing import Any
 
@@ -26,10 +26,11 @@ class RunRecord(L.Callback):
         self._logged = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Log, once, on the first rank, before anything is trained."""
+        """Log and write, once, on the first rank, before anything is trained."""
         if trainer.global_rank != 0 or self._logged:
             return
         self._logged = True
+        trainer.datamodule.write_notes(self.directory.path)  # type: ignore[attr-defined]  # set late
         record: dict[str, Any] = {
             **config_text.load(self.config),
             "run_dir": str(self.directory.path),

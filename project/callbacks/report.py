@@ -16,7 +16,7 @@ from rich.table import Table
 from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
-from project.callbacks.checkpoint import best_and_last
+from project.callbacks.checkpoint import VALIDATION, best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
 from project.class_paths import those_of
@@ -125,9 +125,11 @@ class RunReport(L.Callback):
         if trainer.global_rank == 0 and "train/loss" in metrics:
             last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
             columns = [f"epoch {self._epoch + 1}{last}"]
-            names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
-            for name in names if self._validated else names[:2]:
-                if name in metrics:
+            names = ["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
+            if checkpoint := best_and_last(trainer):
+                names.append(str(checkpoint.monitor))
+            for name in dict.fromkeys(names):
+                if name in metrics and (self._validated or not name.startswith(VALIDATION)):
                     columns.append(f"{name} {metrics[name]:.4f}")
             if (seconds := metrics.get("resources/epoch_seconds")) is not None:
                 rate = metrics["resources/images_per_second"]

@@ -101,7 +101,7 @@ class Resume(L.Callback):
         epoch, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
         if before is None or epoch["started"] == epoch["processed"] or batches["is_last_batch"]:
             return
-        if changes := _changes(before, self._order):
+        if changes := _changes({"sampling": "natural", **before}, self._order):
             size, seen = self._order["batch"], batches["current"]["processed"] * before["batch"]
             most = self._order["steps_per_epoch"] or math.ceil(self._order["images"] / size)
             limit = self._order["limit_train_batches"]
@@ -196,6 +196,7 @@ def _order(trainer: Any) -> dict[str, Any]:
         "batch": data.batch_size * trainer.world_size,
         "images": len(data.train_images),
         "steps_per_epoch": data.steps_per_epoch,
+        "sampling": data.sampling,
         "limit_train_batches": trainer.limit_train_batches,
         "seed": run_seed(),
     }

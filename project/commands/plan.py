@@ -75,9 +75,10 @@ class PlanCLI(ProjectCLI):
         data.num_workers = 0
         lazy = resolve_name(config.data.class_path).lazy_options  # images are counted, not decoded
         data.update(Namespace(lazy))
-        if "classes" in data and data.classes is None and not Path(data.root).is_dir():
+        option = "table" if "table" in data else "root"
+        if "classes" in data and data.classes is None and not Path(data[option]).exists():
             data.classes = ("0", "1")
-            show(f"data.root: {data.root} is not there; two classes are assumed")
+            show(f"data.{option}: {data[option]} is not there; two classes are assumed")
 
     def resolve(self, model: FineTuning) -> tuple[ResolvedSchedule, int | None]:
         """Return the schedule, and the optimizer steps of an epoch if the data is there.
@@ -103,6 +104,7 @@ class PlanCLI(ProjectCLI):
         try:
             trainer.datamodule = data
             data.trainer = trainer
+            data.only_counts = True
             data.setup("fit")
         except (UserError, OSError):
             if data.steps_per_epoch is None:

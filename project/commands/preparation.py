@@ -12,7 +12,8 @@ from jsonargparse import ArgumentError
 from project import data as sources
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
-from project.data import ImageDataModule, ImageFolder
+from project.data import ImageDataModule, ImageFolder, ImageTable
+from project.data.cells import is_table
 from project.errors import UserError
 from project.mistakes import explain
 from project.networks.backbone import TIMM
@@ -20,14 +21,19 @@ from project.parsing import ProjectParser, link_data_and_model
 
 
 def folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
-    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root."""
+    """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root.
+
+    A table, such as ``labels.csv``, becomes those of an ``ImageTable``.
+    """
     words: list[str] = []
     for word in arguments:
         name, _, value = word.partition("=") if word.startswith("--data=") else ("", "", word)
         is_data = name == "--data" or (words and words[-1] == "--data")
-        if is_data and ("/" in value or Path(value).is_dir()):
+        is_file = is_data and is_table(Path(value)) and not Path(value).is_dir()
+        if is_data and (is_file or "/" in value or Path(value).is_dir()):
             words = words if name else words[:-1]
-            words += [f"--data={ImageFolder.__name__}", f"--data.root={value}"]
+            kind, option = (ImageTable, "table") if is_file else (ImageFolder, "root")
+            words += [f"--data={kind.__name__}", f"--data.{option}={value}"]
         else:
             words.append(word)
     return words

@@ -7,5 +7,15 @@ from project.data.cifar10 import CIFAR10
 from project.data.digits import Digits
 from project.data.folder import ImageFolder
 from project.data.mnist import MNIST
+from project.data.table import ImageTable
 
-__all__ = ["CIFAR10", "MNIST", "Augment", "Batch", "Digits", "ImageDataModule", "ImageFolder"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Augment",
+    "Batch",
+    "Digits",
+    "ImageDataModule",
+    "ImageFolder",
+    "ImageTable",
+]

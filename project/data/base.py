@@ -15,6 +15,7 @@ from project.data.augment import Augment
 from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
 from project.data.cache import CacheDir
 from project.data.ranks import check_equal, num_ranks, one_error
+from project.data.sampling import SAMPLINGS, ClassOrder, Sampling, class_shares
 from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
 from project.networks import InputSpec
@@ -36,6 +37,7 @@ LIMITS: dict[
     "memory_gb": (0, 10**6),
     "unpacked_gb": (0, 10**6),
     "unpacked_files": (1, 10**9),
+    "max_bad_fraction": (0, 1),
 }
 MOST_SHIFT = 1e6  # of the mean and std of the normalisation, and 1 / it of a std
 
@@ -70,7 +72,11 @@ class ImageDataModule(L.LightningDataModule):
         train_fraction: Fraction of the training images of each class to keep, at least one image.
             These subsets are nested, too.
         steps_per_epoch: Batches per epoch; the images are repeated as often as necessary. With
-            None, an epoch visits each image once.
+            None, an epoch has as many images as there are.
+        sampling: How often an epoch visits the images of each class. ``natural`` visits all images
+            equally often. For classes of unequal size, ``balanced`` visits each class equally
+            often, and ``sqrt`` in proportion to the square root of its size (Mahajan et al., 2018);
+            the images of a small class are repeated, and those of a large class take turns.
         augment: Random changes of training images; None makes none.
         image_size: Height and width in pixels that images are resized to. None takes the size that
             the pretrained backbone expects, or without one that of the source.
@@ -93,6 +99,7 @@ class ImageDataModule(L.LightningDataModule):
     source_shape: tuple[int, int, int] = (0, 0, 0)
     lazy_options: ClassVar[Mapping[str, Any]] = {}
     memory_gb = 0.0  # gigabytes of decoded images that setup may keep in memory
+    only_counts = False  # whether the images are counted, and nothing more; set before setup
 
     def __init__(
         self,
@@ -104,6 +111,7 @@ class ImageDataModule(L.LightningDataModule):
         limit_per_class: int | None = None,
         train_fraction: float = 1.0,
         steps_per_epoch: int | None = None,
+        sampling: Sampling = "natural",
         augment: Augment | None = None,
         image_size: int | None = None,
         mean: float | tuple[float, ...] | None = None,
@@ -116,6 +124,7 @@ class ImageDataModule(L.LightningDataModule):
         super().__init__()
         _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
         _check("train_fraction", train_fraction, 0 < train_fraction <= 1, "in (0, 1]")
+        _check("sampling", sampling, sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
         check_limits(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -133,6 +142,7 @@ class ImageDataModule(L.LightningDataModule):
         self.limit_per_class = limit_per_class
         self.train_fraction = train_fraction
         self.steps_per_epoch = steps_per_epoch
+        self.sampling: Sampling = sampling
         self.augment = augment
         self.image_size = image_size
         self.mean = mean
@@ -249,6 +259,7 @@ class ImageDataModule(L.LightningDataModule):
             "data.batch_size": self.batch_size,
             "data.eval_batch_size": self.fitting_eval_batch_size,
             "data.steps_per_epoch": self.steps_per_epoch,
+            "data.sampling": self.sampling,
             "image size": self.image_shape,
             "normalisation": self.normalization,
             "data.augment": self.augment,
@@ -295,11 +306,33 @@ class ImageDataModule(L.LightningDataModule):
         assert self.test_images is not None
         return self.test_images.path(index)
 
+    def class_sizes(self) -> Tensor:
+        """Return the number of training images of each class, int64 ``[K]``, after ``setup``."""
+        assert self.train_images is not None
+        return self.train_images.labels.bincount(minlength=self.num_classes)
+
+    def class_shares(self) -> Tensor:
+        """Return the share of each class in an epoch of training, float64 ``[K]``."""
+        return class_shares(self.class_sizes(), self.sampling)
+
+    def write_notes(self, folder: Path) -> None:
+        """Write what a run should tell of its data into the run directory; here nothing.
+
+        Args:
+            folder: The directory.
+
+        Raises:
+            UserError: If it can't be written.
+        """
+
     def train_dataloader(self) -> BatchLoader:
         """Return the shuffled training batches."""
         assert self.train_images is not None and self.trainer is not None
         overfit = self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set late
         loop: Any = self.trainer.fit_loop
+        order = None
+        if self.sampling != "natural" and not overfit:
+            order = ClassOrder(self.train_images.labels, self.sampling, run_seed())
         sampler = BatchSampler(
             len(self.train_images),
             self.batch_size,
@@ -309,6 +342,7 @@ class ImageDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             steps=self.steps_per_epoch,
+            class_order=order,
             position=lambda: loop.epoch_loop.batch_progress.current.ready,
         )
         if len(sampler) == 0:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from project.data.sampling import ClassOrder
 from project.errors import UserError
 from project.randomness import mix
 from project.signals import own_group
@@ -219,7 +220,8 @@ class BatchSampler:
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
         steps: Batches per epoch of training; the images are repeated as often as necessary. With
-            None, an epoch visits each image once.
+            None, an epoch has as many images as the split.
+        class_order: Chooses and orders the images of an epoch; None visits all equally often.
         position: Returns the number of batches of the epoch that a resumed run has trained on
             already.
     """
@@ -235,6 +237,7 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         steps: int | None = None,
+        class_order: ClassOrder | None = None,
         position: Callable[[], int] = lambda: 0,
     ) -> None:
         self.num_images = num_images
@@ -245,6 +248,7 @@ class BatchSampler:
         self.rank = rank
         self.world_size = world_size
         self.steps = steps
+        self.class_order = class_order
         self.position = position
         self.epoch = 0
 
@@ -278,9 +282,11 @@ class BatchSampler:
             yield batch[self.rank : equal : self.world_size]
 
     def _order(self) -> Tensor:
+        images = self.num_images if self.steps is None else self.steps * self._per_step
+        if self.class_order is not None:
+            return self.class_order.visits(self.epoch, images)
         if self.steps is None:
             return self._visit(0)
-        images = self.steps * self._per_step
         visits = math.ceil(images / self.num_images)
         return torch.cat([self._visit(number) for number in range(visits)])[:images]
 

@@ -44,7 +44,8 @@ class CacheDir:
                 ...  # fill it, from any process that knows the path
                 cache.publish(temporary, key)
 
-    Hidden files are locks and unfinished entries. An entry ends with a checksum of what is before.
+    Hidden files are locks and unfinished entries. An entry is an array, notes,
+    and a checksum of both.
 
     Args:
         folder: Folder of the entries; it is created with the first of them.
@@ -76,7 +77,10 @@ class CacheDir:
         Raises:
             OSError: If it can't be read.
         """
-        path = self.path(key)
+        return self.is_whole(self.path(key))
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether an entry is there, and is what was written, as :meth:`holds` says of a key."""
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -85,6 +89,19 @@ class CacheDir:
         if known not in _whole and _is_whole(path):
             _whole.add(known)
         return known in _whole
+
+    def entries(self, prefix: str) -> list[Path]:
+        """Return the paths of entries whose keys begin so, the last used first.
+
+        Raises:
+            OSError: If the folder can't be read.
+        """
+        found = []
+        for path in self.folder.glob(f"{prefix}*.npy"):
+            with suppress(OSError):  # removed by another process, or of another user
+                if path.is_file() and _is_sealed(path):
+                    found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found, reverse=True)]
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -129,8 +146,13 @@ class CacheDir:
                 raise
         return path
 
-    def publish(self, temporary: Path, key: str) -> Path:
+    def publish(self, temporary: Path, key: str, notes: bytes = b"") -> Path:
         """Rename a file of :meth:`create`, now filled, so that it becomes the entry of the key.
+
+        Args:
+            temporary: The file.
+            key: The key.
+            notes: What :func:`notes_of` returns of the entry.
 
         Returns:
             Path of the entry.
@@ -139,9 +161,10 @@ class CacheDir:
             OSError: If the disk fails.
         """
         with temporary.open("r+b") as file:
-            size = temporary.stat().st_size
-            file.seek(size)
-            file.write(_seal(temporary, size))
+            file.seek(0, os.SEEK_END)
+            file.write(notes)
+            file.flush()
+            file.write(_seal(temporary, file.tell()))
             file.flush()
             os.fsync(file.fileno())  # otherwise a power failure could leave a file of zeros
         path = self.folder / f"{key}{temporary.suffix}"
@@ -198,6 +221,19 @@ class CacheDir:
             yield
         finally:
             lock.release()
+
+
+def notes_of(path: Path) -> bytes:
+    """Return the notes of an entry.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is no entry.
+    """
+    array = np.load(path, mmap_mode="r")
+    with path.open("rb") as file:
+        file.seek(array.offset + array.nbytes)
+        return file.read()[:-SEAL_BYTES]
 
 
 def check_length(array: NDArray[Any]) -> None:

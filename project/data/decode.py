@@ -1,19 +1,70 @@
 """The decoder: one image file to pixels of a given size and mode."""
 
+import errno
+import logging
+import re
 import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from project.console import readable
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
-DECODER = 1  # version; raise it with every change after which a file gives other pixels
+DECODER = 2  # version; raise it with every change after which a file gives other pixels
+
+MOST_PIXELS = 2**30  # of an image
+MOST_BYTES = 2**32  # of memory for one image, while it is decoded
+SHARED_BYTES = 2**30  # of memory for the images that are decoded at once, unless one is larger
+LARGE = 2**22  # pixels from which an image is reduced before it is resized
+HUGE = 2**26  # pixels from which a JPEG is read at a fraction of its size that isn't exact
+BAND = 2**20  # pixels that are converted at once
+MOST_OF_UNIT_RANGE = 2.0  # the highest value of an image of floats that are meant to be in [0, 1]
+BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # a pixel; else 4
+DECODED_APART = {"WEBP": 16, "AVIF": 12, "JPEG2000": 20}  # bytes a pixel, with those of a library
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+OF_THE_MACHINE = (  # errors that say nothing about the file: another time, it may be read
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN),
+)
+LONGEST_REASON = 200
+IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of warnings
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to stderr
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses what is more than twice as large
+
+
+class BrokenImageError(UserError):
+    """A file that can't be read as an image.
+
+    Args:
+        message: Names the file and the reason.
+        key: As for every such error.
+        reason: The reason alone.
+        lasting: Whether the file itself is the reason, and not the state of the machine.
+    """
+
+    def __init__(self, message: str, key: str = "", reason: str = "", lasting: bool = True) -> None:
+        super().__init__(message, key)
+        self.reason = reason
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -41,15 +92,16 @@ class Decoder:
         """Return the pixels, uint8 ``[C, H, W]``.
 
         Raises:
-            UserError: If the file can't be read completely; the message names it.
+            BrokenImageError: If the file can't be read completely; the message names it.
         """
         image = open_image(path, self.mode, at_least=2 * max(self.size))
-        if self.resize == "crop":
-            image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
-        else:
-            image = image.resize(self.size, Image.Resampling.BILINEAR)
-        channels_last = np.asarray(image).reshape(*self.size[::-1], -1)
-        return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+        with _reading(path):
+            if self.resize == "crop":
+                image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
+            else:
+                image = image.resize(self.size, Image.Resampling.BILINEAR)
+            channels_last = np.asarray(image).reshape(*self.size[::-1], -1)
+            return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
 
 
 def open_image(
@@ -59,53 +111,202 @@ def open_image(
 
     The EXIF orientation is applied, and transparent pixels become white.
 
+    An image of up to :data:`MOST_PIXELS` is read, if that takes up to :data:`MOST_BYTES`. While it
+    is decoded, Pillow holds all of its pixels; everything else happens in bands. Threads that
+    decode at once wait for each other, so that their images take :data:`SHARED_BYTES` together, or
+    a single one takes more.
+
     Args:
         path: The file.
         mode: Grey (``L``) or RGB.
-        at_least: Lets a JPEG be read at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the
-            time, if both sides are divisible by that and keep at least this many pixels. After
-            resizing to half of ``at_least`` or less, pixel values of images with the contrast of
-            photos differ by at most 2 of 255. None reads the full size.
+        at_least: Lets the image be reduced so that both sides keep at least this many pixels. A
+            JPEG is read at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time, if both
+            sides are divisible by that; other images of :data:`LARGE` pixels or more become means
+            of squares. After resizing to half of ``at_least`` or less, pixel values of images with
+            the contrast of photos differ by at most 2 of 255. None reads the full size.
 
     Raises:
-        UserError: If the file can't be read completely; the message names it.
+        BrokenImageError: If the file can't be read completely; the message names it.
     """
-    try:
+    with _reading(path):
         if not stat.S_ISREG(Path(path).stat().st_mode):  # to open a pipe would wait for ever
             raise OSError("not a regular file")
         with Image.open(path) as file:
+            if file.format == "EPS":  # Pillow would let Ghostscript run it
+                raise OSError("PostScript is a program, and is not run")
+            pixels = file.width * file.height
             for scale in (8, 4, 2) if at_least is not None else ():
                 (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
-                if rest == more == 0 and min(width, height) >= (at_least or 0):
+                exact = rest == more == 0 or pixels > HUGE
+                if exact and min(width, height) >= (at_least or 0):
                     file.draft(None, (width, height))  # has an effect on JPEG only
                     break
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I") or image.mode == "F":
-                image = _to_8_bit(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-                image = Image.alpha_composite(ground, image)
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise broken_image(path, error) from error
+            num_bytes = _num_bytes(file, pixels)
+            if num_bytes > MOST_BYTES:
+                raise OSError(
+                    f"{pixels:,} pixels take {num_bytes / 1e9:.1f} GB to decode, and the limit is "
+                    f"{MOST_BYTES / 1e9:.1f} GB"
+                )
+            with _memory.hold(num_bytes + 16 * min(file.width * file.height, BAND)):
+                file.load()
+                image = _converted(file, mode, _factor(file, at_least))
+            turn = _turn(file)
+        return image if turn is None else image.transpose(turn)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Return an 8-bit image: the upper 8 of 16 bits; floats are in [0, 1] or in [0, 255]."""
+def _num_bytes(file: ImageFile.ImageFile, pixels: int) -> int:
+    """Return how much memory an image takes while it is decoded, as far as its header tells.
+
+    Args:
+        file: The image, at the size at which it is read.
+        pixels: Number of its pixels at full size.
+    """
+    each = DECODED_APART.get(file.format or "", BYTES.get(file.mode, 4))
+    coefficients = 6 * pixels if "progressive" in file.info else 0  # of the whole JPEG
+    return file.width * file.height * each + coefficients
+
+
+def _factor(image: Image.Image, at_least: int | None) -> int:
+    """Return the side of the squares of which an image becomes the means."""
+    if at_least is None or image.width * image.height < LARGE:
+        return 1
+    return max(min(image.size) // at_least, 1)
+
+
+def _converted(image: Image.Image, mode: Literal["L", "RGB"], factor: int) -> Image.Image:
+    """Return an 8-bit image, without transparency, and reduced; it is converted in bands."""
+    highest = _highest(image) if image.mode.startswith("I") or image.mode == "F" else 0.0
+    width, height = image.size
+    rows = max(BAND // (width * factor), 1) * factor
+    if rows >= height and factor == 1:
+        return _band(image, mode, highest)
+    whole = Image.new(mode, (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        band = _band(image.crop((0, top, width, min(top + rows, height))), mode, highest)
+        whole.paste(band.reduce(factor) if factor > 1 else band, (0, top // factor))
+    if width % factor == height % factor == 0:
+        return whole
+    box = (0, 0, width / factor, height / factor)  # the last pixels are of less than a square
+    return whole.resize((width // factor, height // factor), Image.Resampling.BILINEAR, box)
+
+
+def _band(image: Image.Image, mode: Literal["L", "RGB"], highest: float) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit(image, highest)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(ground, image)
+    return image.convert(mode)
+
+
+def _highest(image: Image.Image) -> float:
+    """Return the highest finite value of an image, 0 if there is none."""
+    highest = 0.0
+    rows = max(BAND // max(image.width, 1), 1)
+    for row in range(0, image.height, rows):
+        band = np.asarray(image.crop((0, row, image.width, min(row + rows, image.height))))
+        highest = max(highest, float(np.max(band, initial=0, where=np.isfinite(band))))
+    return highest
+
+
+def _to_8_bit(image: Image.Image, highest: float) -> Image.Image:
+    """Return an 8-bit image: the upper 8 of 16 bits; floats are in [0, 1] or in [0, 255].
+
+    They are taken to be in [0, 1] if none is above :data:`MOST_OF_UNIT_RANGE`: filters overshoot a
+    little, and an image in [0, 255] with such values would be black. What is no number is black.
+    """
     values = np.asarray(image)
     if image.mode == "F":
-        values = values * (255 if values.max(initial=0) <= 1 else 1)
-    elif image.mode.startswith("I;16") or values.max(initial=0) > 255:
+        scale = 255 if highest <= MOST_OF_UNIT_RANGE else 1
+        values = np.fmin(np.fmax(values, 0), 255 / scale) * scale
+    elif image.mode.startswith("I;16") or highest > 255:
         values = values.astype(np.int64) >> 8
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def broken_image(path: str | Path, error: BaseException) -> UserError:
+def _turn(file: Image.Image) -> Image.Transpose | None:
+    """Return what brings an image into the orientation that the camera noted.
+
+    Nothing else of its EXIF is read: ``ImageOps.exif_transpose`` writes all of it anew, and fails
+    at one odd value of it (https://github.com/python-pillow/Pillow/issues/8965).
+    """
+    with suppress(Exception):  # an image with broken EXIF is shown as it is
+        return TURNED.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+    return None
+
+
+class _Memory:
+    """Lets threads go on as long as what they need fits into memory together.
+
+    They go on in the order in which they came, so that a large image isn't kept waiting by small
+    ones.
+
+    Args:
+        most: Bytes that all of them have; one that needs more goes on alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, num_bytes: int) -> Iterator[None]:
+        """Wait until so many bytes are free, and hold them."""
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + num_bytes <= self._most)
+            self._used += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= num_bytes
+                self._changed.notify()
+
+
+_memory = _Memory(SHARED_BYTES)
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Turn whatever is raised around Pillow into an error that names the file.
+
+    A damaged file makes its plugins fail in every way: with AttributeError, struct.error, KeyError,
+    NotImplementedError, RuntimeError and others.
+
+    Raises:
+        BrokenImageError: In place of it.
+    """
+    _let_pillow_be_quiet()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise broken_image(path, error) from error
+
+
+def _let_pillow_be_quiet() -> None:
+    """Ignore the warnings of Pillow, which name no file: of EXIF, of sizes, of transparency.
+
+    The filter counts for all threads, which ``warnings.catch_warnings`` would take from each other.
+    It is set again where something has set others since, as a test does.
+    """
+    if not warnings.filters or warnings.filters[0] != IGNORED:
+        warnings.filterwarnings("ignore", module=IGNORED[3].pattern)
+
+
+def broken_image(path: str | Path, error: BaseException) -> BrokenImageError:
     """Return the error that names a file which can't be read, and the reason."""
-    reason = (
-        "not an image"
-        if isinstance(error, UnidentifiedImageError)
-        else getattr(error, "strerror", None) or str(error)
-    )
-    return UserError(f"{readable(path)}: broken image: {reason}")
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not an image"
+    elif isinstance(error, MemoryError):
+        reason = "not enough memory"
+    else:
+        reason = readable(getattr(error, "strerror", None) or str(error))[:LONGEST_REASON]
+        if not isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError):
+            reason = f"{type(error).__name__}: {reason}"
+    lasting = getattr(error, "errno", None) not in OF_THE_MACHINE
+    return BrokenImageError(f"{readable(path)}: broken image: {reason}", "", reason, lasting)

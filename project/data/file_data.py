@@ -2,22 +2,25 @@
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from project.console import readable, show
+from project.console import class_name, readable, show, some
+from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
 from project.data.batches import Batch, Images
 from project.data.decode import Decoder
+from project.data.decoded import broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
-from project.data.files import ImageFiles, Pixels, in_memory, on_disk
-from project.data.listing import Search
-from project.data.ranks import one_error
+from project.data.files import Broken, ImageFiles, Pixels, in_memory
+from project.data.listing import images_at, tell
+from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
 from project.errors import UserError
 from project.trust import check_download
@@ -109,10 +112,12 @@ class FileImages:
         """Return the same images, all of them decoded into memory.
 
         Raises:
-            UserError: If a file is broken.
+            BrokenImageError: If a file is broken.
         """
         files = self.files.subset(self.places)
-        pixels = in_memory(files, progress=False)
+        pixels, broken = in_memory(files, progress=False)
+        for place in broken:
+            files.decode(torch.tensor([place]))  # raises
         return FileImages(files, torch.arange(len(files)), self.labels, pixels)
 
 
@@ -137,12 +142,22 @@ class FileDataModule(ImageDataModule):
             ``memory_gb`` of the file kept in memory; if the file can't be written, it is ``memory``
             up to that size and ``off`` beyond it. ``true`` means ``auto``, ``false`` means ``off``.
         memory_gb: Gigabytes of decoded images that ``auto`` may keep in memory.
-        predict_dir: A folder of images to predict, with or without subfolders; None predicts the
-            test images.
+        predict_dir: Images to predict: a folder, with or without subfolders; a file; or a pattern
+            such as ``photos/*.jpg``, in quotes, where ``**`` is any number of folders. None
+            predicts the test images.
         url: Archive (zip or tar) to download if ``root`` doesn't exist yet.
         sha256: SHA-256 of that archive, in hexadecimal.
         unpacked_gb: Largest total size in gigabytes that the archive may unpack to.
         unpacked_files: Largest number of files that the archive may unpack to.
+        on_bad_image: What to do with images that can't be read: ``error`` names all of them, or,
+            where ``cache`` is ``off``, the first that is needed. ``skip`` leaves them out, and
+            writes ``skipped_images.csv`` into the run directory. No other image takes their place:
+            they are left out after the data is split. What ``skip`` has to know is found by
+            reading all images once, and kept in ``cache_dir``.
+        max_bad_fraction: Largest fraction of the images that may be skipped.
+        exclude: A list of images to leave out, likewise after the data is split: a text file with a
+            path on each line, or a CSV file with a column ``image``, ``file`` or ``path``. Paths
+            are absolute, or relative to ``root`` or to the working directory.
         kwargs: Options of every data module.
     """
 
@@ -161,12 +176,16 @@ class FileDataModule(ImageDataModule):
         sha256: str | None = None,
         unpacked_gb: float = 100.0,
         unpacked_files: int = 5_000_000,
+        on_bad_image: Literal["error", "skip"] = "error",
+        max_bad_fraction: float = 0.05,
+        exclude: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= test_fraction < 1:
             raise UserError(f"data.test_fraction: {test_fraction} must be in [0, 1)")
         check_limits(memory_gb=memory_gb, unpacked_gb=unpacked_gb, unpacked_files=unpacked_files)
+        check_limits(max_bad_fraction=max_bad_fraction)
         if (url is None) != (sha256 is None):
             raise UserError("data.url and data.sha256 must be given together")
         self.test_fraction = test_fraction
@@ -179,7 +198,12 @@ class FileDataModule(ImageDataModule):
         self.url = url
         self.sha256 = sha256
         self.allowance = Allowance(int(unpacked_gb * 1e9), unpacked_files)
+        self.on_bad_image = on_bad_image
+        self.max_bad_fraction = max_bad_fraction
+        self.exclude = exclude
+        self.skipped: list[tuple[str, str]] = []  # path of each, and why
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
+        classes = classes and tuple(map(class_name, classes))
         if classes and len(set(classes)) < len(classes):
             raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
         self._class_names = classes
@@ -248,27 +272,47 @@ class FileDataModule(ImageDataModule):
         """Find and decode the images once; with ``predict_dir``, only find the images there."""
         if stage == "predict" and self.predict_dir is not None:
             self.check_ranks_after(self._find_unlabelled)
+            if self.on_bad_image == "skip":
+                with one_error():
+                    assert isinstance(self.test_images, FileImages)
+                    files = self.test_images.files
+                    self._handle(self._unread(files), files, torch.arange(len(files)))
+                self._agree()
         elif self.train_images is None:
             super().setup(stage)
             with one_error():
                 self._decode()
+            self._agree()
 
     def _find_unlabelled(self) -> None:
         assert self.predict_dir is not None
-        folder = Path(self.predict_dir)
-        if not folder.exists():
-            raise UserError(f"there is no folder {readable(folder)}", "data.predict_dir")
-        paths = Search(folder).images_below(folder) if folder.is_dir() else []
-        if not paths:
-            raise UserError(f"data.predict_dir: {readable(folder)} holds no images")
+        paths, notes = images_at(self.predict_dir, "data.predict_dir")
+        self.tell(notes)
         unknown = torch.full((len(paths),), -1)
         self.test_images = FileImages(self._files(paths), torch.arange(len(paths)), unknown)
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Show lines about the files, each once, and on the first rank alone."""
+        if self.trainer is None or self.trainer.global_rank == 0:
+            for note in notes:
+                tell(note)
 
     def _files(self, paths: list[str]) -> ImageFiles:
         channels, height, width = self.image_shape
         return ImageFiles(
             paths, Decoder("L" if channels == 1 else "RGB", (width, height), self.resize)
         )
+
+    def _load_and_split(self) -> None:
+        super()._load_and_split()
+        if self.exclude is not None:
+            assert isinstance(self.train_images, FileImages)
+            paths, file = self.train_images.files.paths, Path(self.exclude)
+            places, lost = excluded(file, paths, Path(self.root))
+            if is_first():
+                also = f"; {lost:,} of its lines name none" if lost else ""
+                show(f"data.exclude: {len(places):,} images are left out{also}")
+            self._leave_out(places, f"are in {readable(file)}", "data.exclude")
 
     def _decode(self) -> None:
         """Decode the images that any of the splits uses, once for all splits."""
@@ -277,26 +321,96 @@ class FileDataModule(ImageDataModule):
         files = found[0].files
         used = torch.unique(torch.cat([split.places for split in found]))
         part = len(used) < len(files) and not self._is_cached(files)  # with limit_per_class
+        places = used
         if part:
-            files = files.subset(used)
-        pixels = self._pixels(files)
+            files, used = files.subset(used), torch.arange(len(used))
+        pixels, broken = self._pixels(files)
 
         def decoded(split: Images | None) -> FileImages | None:
             if not isinstance(split, FileImages):
                 return None
-            places = torch.searchsorted(used, split.places) if part else split.places
-            return FileImages(files, places, split.labels, pixels)
+            where = torch.searchsorted(places, split.places) if part else split.places
+            return FileImages(files, where, split.labels, pixels)
 
         self.train_images, self.val_images, self.test_images = map(decoded, splits)
+        self._handle(broken, files, used)
+
+    def _handle(self, broken: Broken, files: ImageFiles, used: Tensor) -> None:
+        """Skip the broken files among those that are used, or refuse them.
+
+        Raises:
+            UserError: If they are refused, too many, or all training images of a class.
+        """
+        needed = set(used.tolist())
+        faults = {place: fault for place, fault in broken.items() if place in needed}
+        if not faults:
+            return
+        bad = [(files.paths[place], fault.reason) for place, fault in faults.items()]
+        refused = partial(refusal, bad, len(used), self.cache_dir.folder)
+        if self.on_bad_image == "error":
+            raise refused()
+        if len(bad) > self.max_bad_fraction * len(used):
+            raise refused(f"more than data.max_bad_fraction: {self.max_bad_fraction} allows")
+        if any(fault.since is None for fault in faults.values()):
+            raise refused("the machine may be at fault, so they aren't skipped; start again")
+        self.skipped = bad
+        if is_first():
+            more = f"; {SKIPPED} in the run directory names them" if self.trainer else ""
+            show(f"{len(bad):,} of {len(used):,} images can't be read and are left out{more}")
+        self._leave_out(faults, "can't be read", "data.on_bad_image")
+
+    def _leave_out(self, places: Iterable[int], why: str, key: str) -> None:
+        """Take images out of their splits.
+
+        Raises:
+            UserError: If a class has no training images any more.
+        """
+        gone = torch.tensor(sorted(places))
+        before = self.train_images
+        for name in ("train_images", "val_images", "test_images"):
+            if isinstance(images := getattr(self, name), FileImages):
+                kept = images.subset((~torch.isin(images.places, gone)).nonzero().flatten())
+                setattr(self, name, kept if len(kept) else None)
+        if before is not None:
+            left = self.train_images.labels if self.train_images else before.labels[:0]
+            lost = sorted({*before.labels.tolist()} - {*left.tolist()})
+            if lost:
+                names = some(self.class_names[label] for label in lost)
+                raise UserError(f"all training images of {names} {why}", key)
+
+    def _agree(self) -> None:
+        """See that all ranks skip the same images."""
+        check_equal({"skipped images": [Path(path).name for path, _ in self.skipped]})
+
+    def write_notes(self, folder: Path) -> None:
+        """Write the images that are skipped into the run directory.
+
+        Raises:
+            UserError: If that fails.
+        """
+        if self.skipped:
+            write_bad(folder / SKIPPED, self.skipped)
+
+    def _unread(self, files: ImageFiles) -> Broken:
+        """Return the broken files among some that setup doesn't decode."""
+        if self.on_bad_image == "error":
+            return {}
+        if not self.only_counts:
+            return broken_files(files, self.cache_dir, is_first() and sys.stderr.isatty())
+        known = None
+        with suppress(OSError):
+            known = known_broken(files, self.cache_dir)
+        if known is None:
+            show("data.on_bad_image: which images can't be read isn't known yet; all are counted")
+        return known or {}
 
     def _is_cached(self, files: ImageFiles) -> bool:
         with suppress(OSError):  # reported later, when the cache is needed
             return self.cache in ("auto", "disk") and self.cache_dir.holds(files.key)
         return False
 
-    def _pixels(self, files: ImageFiles) -> Pixels | None:
+    def _pixels(self, files: ImageFiles) -> tuple[Pixels | None, Broken]:
         fits = files.num_bytes <= self.memory_gb * 1e9
-        first = self.trainer is None or self.trainer.global_rank == 0
         use = self.cache
         if use in ("auto", "disk"):
             try:
@@ -307,9 +421,9 @@ class FileDataModule(ImageDataModule):
             if use == "disk":
                 raise UserError(f"{reason}; choose another, or data.cache auto, memory or off")
             use = "memory" if fits else "off"
-            if first:
+            if is_first():
                 where = "into memory at each start" if fits else "for every batch"
                 show(f"{reason}; images are decoded {where}")
         if use == "memory":
-            return in_memory(files, progress=first and sys.stderr.isatty())
-        return None
+            return in_memory(files, progress=is_first() and sys.stderr.isatty())
+        return None, self._unread(files)

@@ -1,29 +1,47 @@
-"""Which folders are classes, and which files below them are images."""
+"""Which files and folders below a folder count, and which of the files are images."""
 
 import os
+import re
 import stat
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from functools import cache
+from glob import glob, has_magic
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from PIL import Image, ImageFile
 
 from project.checkpoints import CHECKPOINTS
-from project.console import readable, show
+from project.console import class_name, readable, show
 from project.errors import UserError
 from project.runs import is_run_dir
 
-OF_THE_SYSTEM = (  # made by file managers, archivers, file systems, Python and W&B
-    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
-    *("__pycache__", "wandb"),
-)
+OF_THE_SYSTEM = {  # folders and files, in lower case; hidden ones need no mention
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+    *("thevolumesettingsfolder", "lost+found", "#recycle", "#snapshot", "@eadir"),  # NAS systems
+    *("@recycle", "@recently-snapshot", "@sharebin", "@tmp"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information"),  # Windows
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "folder.htt"),
+    *("picasa.ini", "zbthumbnail.info", "pspbrwse.jbf"),  # programs for photos
+    *("cvs", "_svn", "_darcs", "__pycache__", "wandb"),  # version control, Python, W&B
+}
+OF_EDITORS = re.compile(r"~\$.*|#.*#|.*~")  # files: locks, automatic saves, earlier versions
+NOT_PICTURES = {"EPS", "MPEG"}  # Pillow starts another program to read one, and reads no video
+ALSO_OPENED = {"MPO"}  # by the reader of JPEG
+UNMISTAKABLE = {"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"}  # by their first bytes
+FIRST_BYTES = 16  # which Pillow's tests take, too
 PSEUDO = {  # file systems that show the state of the machine, without end; proc(5) and others
     *("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs"),
     *("devpts", "bpf", "pstore", "fusectl", "mqueue", "nsfs", "binfmt_misc", "efivarfs"),
 }
 DEPTH_OF_RUNS = 4  # runs/compare/<name>/runs/<run>
 MOST_EMPTY = 50_000  # folders in which no image was found, before the search is given up
+MOST_LOOKED_AT = 1000  # folders, before one is taken to hold no images
+MOST_ENDINGS = 10  # that a line names
 NEWS_SECONDS = 10.0
 
 FolderId = tuple[int, int]  # device and inode: the same however a link leads there
@@ -36,12 +54,18 @@ class Search:
     nor a regular file are left out. Each folder is read once: a link to one above it would repeat
     all images without end, and under wrong labels.
 
+    Attributes:
+        left_out: How many files that aren't images were found, by the end of their names.
+        notes: What else was left out, and why: one line each.
+
     Args:
         root: Folder that errors name.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.left_out: Counter[str] = Counter()
+        self.notes: list[str] = []
         self._above: dict[Path, set[FolderId]] = {}  # what is above the folders in this one
         self._read: dict[FolderId, tuple[Path, Path]] = {}  # how it was found, and for which class
         self._files = 0
@@ -68,12 +92,14 @@ class Search:
             parent = pending.pop()
             if not self._is_new(parent, folder, above):
                 continue
-            folders, names = _content(parent)
+            content = _content(parent)
+            self.left_out += content.others
+            self.notes += content.notes
             prefix = str(parent / "_")[:-1]  # a million Paths would take seconds and a gigabyte
-            found += [prefix + name for name in names]
-            inside = (parent / name for name in reversed(folders))
+            found += [prefix + name for name in content.images]
+            inside = (parent / name for name in reversed(content.folders))
             pending += [one for one in inside if not is_run_dir(one)]
-            self._count(len(names))
+            self._count(len(content.images))
         return found
 
     def _is_new(self, folder: Path, of: Path, above: set[FolderId]) -> bool:
@@ -86,7 +112,7 @@ class Search:
             return False
         key = (status.st_dev, status.st_ino)
         if key in above:
-            _tell(f"{readable(folder)} is left out: it leads to a folder above it")
+            self.notes.append(f"{readable(folder)} is left out: it leads to a folder above it")
             return False
         if key in self._read:
             first, other = self._read[key]
@@ -95,7 +121,7 @@ class Search:
                     f"{readable(folder)} and {readable(first)} are one folder, in two classes",
                     "data.root",
                 )
-            _tell(f"{readable(folder)} is left out: it leads to {readable(first)}")
+            self.notes.append(f"{readable(folder)} is left out: it leads to {readable(first)}")
             return False
         self._read[key] = folder, of
         return True
@@ -116,9 +142,32 @@ class Search:
 
 
 @cache
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
     """Show a line once: commands search more often."""
     show(line)
+
+
+def line_of(root: Path, left_out: Counter[str]) -> list[str]:
+    """Return the line that says which files below a folder are no images; none if all are.
+
+    Args:
+        root: The folder.
+        left_out: How many, by their extensions.
+    """
+    return [f"{readable(root)}: left out: {_counted(left_out)}"] if left_out else []
+
+
+def in_brackets(left_out: Counter[str]) -> str:
+    """Return what an error says of the files that are no images, in brackets; empty if all are."""
+    return f" (left out: {_counted(left_out)})" if left_out else ""
+
+
+def _counted(left_out: Counter[str]) -> str:
+    most = sorted(left_out.items(), key=lambda item: (item[0] == "", -item[1], item[0]))
+    words = [f"{count:,} {readable(end) or 'without extension'}" for end, count in most]
+    if len(words) > MOST_ENDINGS:
+        words[MOST_ENDINGS:] = [f"{sum(count for _, count in most[MOST_ENDINGS:]):,} others"]
+    return ", ".join(words)
 
 
 @cache
@@ -148,34 +197,55 @@ def _id_of(folder: Path) -> FolderId:
     return status.st_dev, status.st_ino
 
 
-def _content(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the images in a folder, sorted.
+class _Content(NamedTuple):
+    """Names of the folders and of the images in a folder, sorted, and what else is there."""
+
+    folders: list[str]
+    images: list[str]
+    others: Counter[str]
+    notes: list[str]
+
+
+def _content(folder: Path) -> _Content:
+    """Return what counts in a folder.
 
     A link that leads nowhere counts as what its name says, and is an error when it is read.
 
     Raises:
         OSError: If the folder can't be read.
     """
-    folders, images = [], []
+    known = image_extensions()
+    found = _Content([], [], Counter(), [])
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not _is_visible(entry.name):
+                name = entry.name
+                if not _is_visible(name):
                     continue
-                image = _is_image(entry.name)
+                image = name.rpartition(".")[2].lower() in known and "." in name
                 if image and entry.is_file(follow_symlinks=False):  # without a system call
-                    images.append(entry.name)
+                    found.images.append(name)
                 elif _is(entry, stat.S_ISDIR):
-                    folders.append(entry.name)
+                    found.folders.append(name)
                 elif image and (_is(entry, stat.S_ISREG) or not Path(entry).exists()):
-                    images.append(entry.name)
+                    found.images.append(name)
                 elif image:  # to open a pipe would wait for ever
-                    _tell(f"{readable(entry.path)} is left out: it is not a regular file")
+                    found.notes.append(
+                        f"{readable(entry.path)} is left out: it is not a regular file"
+                    )
+                elif not OF_EDITORS.fullmatch(name):
+                    end = extension(name)
+                    if not end and _is(entry, stat.S_ISREG) and begins_as_image(entry.path):
+                        found.images.append(name)
+                    else:
+                        found.others[end] += 1
     except (
         FileNotFoundError
     ):  # a class that this split lacks, or a folder that was removed just now
         pass
-    return sorted(folders), sorted(images)
+    found.folders.sort()
+    found.images.sort()
+    return found
 
 
 def _is(entry: "os.DirEntry[str]", kind: Callable[[int], bool]) -> bool:
@@ -186,11 +256,27 @@ def _is(entry: "os.DirEntry[str]", kind: Callable[[int], bool]) -> bool:
         return False
 
 
-def class_folders(folder: Path, cache: Path) -> list[Path]:
-    """Return the subfolders that can be classes, sorted by name.
+class Inside(NamedTuple):
+    """What lies directly in a folder.
 
-    Left out are hidden ones, those of the system, the cache, those with run directories, and links
-    to a folder above.
+    Attributes:
+        path: The folder.
+        folders: Subfolders that can be classes, sorted by the names of these.
+        images: Number of images.
+        notes: What else was left out, and why: one line each.
+    """
+
+    path: Path
+    folders: list[Path]
+    images: int
+    notes: list[str]
+
+
+def look(folder: Path, cache: Path) -> Inside:
+    """Return what lies directly in a folder.
+
+    Subfolders are left out that are hidden, of the system, the cache, those with run directories,
+    and links to a folder above.
 
     Args:
         folder: The folder.
@@ -200,23 +286,50 @@ def class_folders(folder: Path, cache: Path) -> list[Path]:
         UserError: If it is of a file system that shows the state of the machine, such as ``/proc``.
     """
     if not folder.is_dir():
-        return []
+        return Inside(folder, [], 0, [])
     if folder.stat().st_dev in _pseudo_devices():
         raise UserError(f"{readable(folder)} is of the system, and holds no images", "data.root")
     others = {_id_of(cache)} if cache.is_dir() else set()
     own = CHECKPOINTS if is_run_dir(folder) else ""
     above = _ids_above(folder / "class")
-    found = []
-    for name in sorted(_content(folder)[0], key=readable):
+    content = _content(folder)
+    found = Inside(folder, [], len(content.images), content.notes)
+    for name in sorted(content.folders, key=class_name):
         entry = folder / name
         key = _id_of(entry)
         if key[0] in _pseudo_devices():
             continue
         if key in above:
-            _tell(f"{readable(entry)} is left out: it leads to a folder above it")
+            found.notes.append(f"{readable(entry)} is left out: it leads to a folder above it")
         elif name != own and key not in others and not _holds_runs(entry, DEPTH_OF_RUNS):
-            found.append(entry)
+            found.folders.append(entry)
     return found
+
+
+def images_in(folder: Path) -> list[str]:
+    """Return the names of the images in a folder, sorted; none if it can't be read."""
+    try:
+        return _content(folder).images
+    except OSError:
+        return []
+
+
+def holding_images(folders: Iterable[Path], most: int | None = None) -> list[Path]:
+    """Return the folders with images in or below them, the first few of them."""
+    return list(islice(filter(_holds_images, folders), most))
+
+
+def _holds_images(folder: Path) -> bool:
+    pending = [folder]
+    for _ in range(MOST_LOOKED_AT):  # links may lead in a circle
+        if not pending:
+            break
+        parent = pending.pop()
+        content = _content(parent)
+        if content.images:
+            return True
+        pending += [parent / name for name in content.folders]
+    return False
 
 
 def _holds_runs(folder: Path, depth: int) -> bool:
@@ -241,8 +354,133 @@ def _holds_runs(folder: Path, depth: int) -> bool:
 
 
 def _is_visible(name: str) -> bool:
-    return name[0] != "." and name not in OF_THE_SYSTEM
+    return name[0] != "." and name.lower() not in OF_THE_SYSTEM
 
 
 def _is_image(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(IMG_EXTENSIONS)
+    return name[0] != "." and extension(name)[1:] in image_extensions()
+
+
+def extension(name: str) -> str:
+    """Return the extension of a file's name, in lower case with its dot.
+
+    Empty for what only looks like one: what follows the dot in ``IMG 1.5 m``, ``0.123``, ``2024.``.
+    """
+    stem, _, end = name.rpartition(".")
+    return f".{end.lower()}" if stem and _EXTENSION.fullmatch(end) else ""
+
+
+_EXTENSION = re.compile(r"(?=.*[^\W\d])[^\s.]{1,12}")  # with a letter in it
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Return the extensions, without the dot, of the formats that Pillow opens."""
+    Image.init()
+    formats = {*_openers(), *ALSO_OPENED}
+    known = Image.registered_extensions().items()
+    return frozenset(end[1:] for end, name in known if name in formats)
+
+
+@cache
+def _openers() -> dict[str, Any]:
+    """Return what Pillow has to open pictures, by format: a reader, and a test of first bytes."""
+    Image.init()
+    return {
+        name: opener
+        for name, opener in Image.OPEN.items()
+        if name not in NOT_PICTURES
+        # a stub knows a format, and has no reader for it
+        and not (isinstance(opener[0], type) and issubclass(opener[0], ImageFile.StubImageFile))
+    }
+
+
+def begins_as_image(path: str) -> bool:
+    """Whether the first bytes of a regular file are those of an image.
+
+    A text may begin as some formats do, such as ``BM`` and ``P1``. There, Pillow reads the header.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # a Path takes several times as long
+            first = file.read(FIRST_BYTES)
+    except OSError:
+        return False
+    if len(first) < FIRST_BYTES:
+        return False
+    tests = ((name, accept) for name, (_, accept) in _openers().items() if accept)
+    format_ = next((name for name, accept in tests if accept(first) is True), None)
+    if format_ is None or format_ in UNMISTAKABLE:
+        return format_ is not None
+    try:
+        with Image.open(path, formats=[format_]):
+            return True
+    except Image.DecompressionBombError:  # it is one, and is named when it is read
+        return True
+    except Exception:  # whatever Pillow raises for what isn't an image
+        return False
+
+
+def images_at(place: str, key: str) -> tuple[list[str], list[str]]:
+    """Return the images that a path or a pattern names, sorted.
+
+    Args:
+        place: A folder, a file, or a pattern as a shell has it, such as ``photos/*.jpg``; ``**``
+            means any number of folders. What exists under a name is that, and no pattern.
+        key: Key of the config that has it.
+
+    Returns:
+        The paths, and lines that say what is left out.
+
+    Raises:
+        UserError: If there are none.
+    """
+    path = Path(place)
+    search = Search(path)
+    if path.is_dir():
+        found = search.images_below(path)
+    elif path.exists():
+        found = [place]
+    elif has_magic(place):
+        found = _matching(place, search)
+    else:
+        raise UserError(f"there is no file and no folder {readable(place)}", key)
+    if not found:
+        holds = "holds" if path.exists() else "names"
+        raise UserError(f"{readable(place)} {holds} no images{in_brackets(search.left_out)}", key)
+    return found, [*search.notes, *line_of(path, search.left_out)]
+
+
+def _matching(pattern: str, search: Search) -> list[str]:
+    before, stars, after = pattern.partition("**")
+    if stars and (not before or before.endswith("/")) and after[:1] in ("", "/"):
+        parts = ("**", *Path(after.strip("/")).parts)
+        found = []
+        for start in sorted(glob(before)) if before else [""]:  # noqa: PTH207  # see below
+            if Path(start).is_dir():
+                within = len(str(Path(start) / "_")) - 1
+                below = search.images_below(Path(start))
+                found += [path for path in below if _fits(Path(path[within:]).parts, parts)]
+        return found
+    found = []
+    for path in sorted(glob(pattern)):  # noqa: PTH207  # Path.glob takes hidden files, too
+        name = Path(path).name
+        if Path(path).is_dir():
+            if _is_visible(name):
+                found += search.images_below(Path(path))
+        elif _is_image(name) or (
+            not extension(name) and Path(path).is_file() and begins_as_image(path)
+        ):
+            found.append(path)
+        elif _is_visible(name) and not OF_EDITORS.fullmatch(name):
+            search.left_out[extension(name)] += 1
+    return found
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path fits a pattern, both by their parts; ``**`` is any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        rest = pattern[1:] or ("*",)
+        return any(_fits(parts[start:], rest) for start in range(len(parts)))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])

@@ -1,6 +1,6 @@
 """What the ranks of a distributed run have in common: their data, and their mistakes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,11 @@ def num_ranks() -> int:
     """Return how many processes train together, 1 before they have found each other."""
     ready = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if ready else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that train together."""
+    return num_ranks() == 1 or distributed.get_rank() == 0
 
 
 @contextmanager
@@ -71,7 +76,7 @@ def _difference(one: Any, another: Any) -> tuple[str, str]:
     """Return how two values differ, in a few words."""
     if isinstance(one, str) and isinstance(another, str) and len(one) == len(another) == 64:
         return f"SHA-256 {one[:8]}…", f"{another[:8]}…"
-    lists = isinstance(one, Sequence) and isinstance(another, Sequence)
+    lists = isinstance(one, list | tuple) and isinstance(another, list | tuple)
     if lists and len(one) != len(another):
         return f"{len(one):,}", f"{len(another):,}"
     for place, pair in enumerate(zip(one, another) if lists else ()):

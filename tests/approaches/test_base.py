@@ -43,6 +43,9 @@ def test_metrics_are_those_of_torchmetrics(
     expected = {
         "loss": functional.cross_entropy(scores, labels),
         "accuracy": (scores.argmax(1) == labels).float().mean(),
+        "balanced_accuracy": classification.multiclass_recall(
+            scores, labels, num_classes, average="none"
+        )[labels.unique()].mean(),
         "precision": classification.multiclass_precision(scores, labels, **macro),
         "recall": classification.multiclass_recall(scores, labels, **macro),
         "f1": classification.multiclass_f1_score(scores, labels, **macro),
@@ -56,6 +59,23 @@ def test_metrics_are_those_of_torchmetrics(
     assert torch.equal(metrics.total_confusion, confusion)
 
 
+def test_metrics_of_unequal_classes_are_those_of_scikit_learn() -> None:
+    """The examples of its documentation, of balanced_accuracy_score and of f1_score (macro)."""
+    for labels, predictions, name, expected in (
+        ([0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], "balanced_accuracy", 0.625),
+        ([0, 1, 2, 0, 1, 2], [0, 2, 1, 0, 0, 1], "f1", 0.26667),
+        ([0] * 9 + [1], [0] * 10, "accuracy", 0.9),  # always the large class
+        ([0] * 9 + [1], [0] * 10, "balanced_accuracy", 0.5),
+        ([0] * 9 + [1], [0] * 10, "f1", 0.47368),
+        ([0, 0], [0, 2], "balanced_accuracy", 0.5),  # 2 occurs among predictions only
+        ([0, 0], [0, 2], "recall", 0.25),
+    ):
+        metrics = EpochMetrics(3)
+        scores = functional.one_hot(torch.tensor(predictions), 3).float()
+        metrics.update(torch.zeros(()), scores, torch.tensor(labels))
+        assert metrics.compute()[name].item() == pytest.approx(expected, abs=1e-4)
+
+
 def test_metrics_of_very_many_classes_are_small() -> None:
     """A matrix of them would take 80 GB."""
     metrics = EpochMetrics(100_000)
@@ -66,12 +86,12 @@ def test_metrics_of_very_many_classes_are_small() -> None:
 
 
 def test_one_logit_is_two_class_cross_entropy() -> None:
-    model = TrainFromScratch(2, (1, 4, 4), one_logit=True)
+    model = TrainFromScratch(2, (1, 4, 4), one_logit=True, label_smoothing=0.1)
     logits, labels = torch.randn(9, 1), torch.randint(2, (9,))
     two = model.class_logits(logits)
     for smoothing in (0.0, 0.1):
         torch.testing.assert_close(
-            model.compute_loss(logits, labels, smoothing),
+            model.compute_loss(logits, labels, training=smoothing > 0),
             functional.cross_entropy(two, labels, label_smoothing=smoothing),
         )
     soft = torch.rand(9, 2).softmax(1)
@@ -245,14 +265,14 @@ def test_plateau_scheduler_gets_its_metric(run: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
 def test_mixing_blends_images_and_targets(mixing: dict[str, float]) -> None:
-    model = FullTraining(10, (3, 32, 32), **mixing)
+    model = FullTraining(10, (3, 32, 32), label_smoothing=0.1, **mixing)
     batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
     torch.manual_seed(0)
     images, targets = model.training_batch(batch)
     assert targets.shape == (8, 10)
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
     assert not torch.equal(images, batch.images)
-    assert model.compute_loss(model(images), targets, 0.1).isfinite()
+    assert model.compute_loss(model(images), targets, training=True).isfinite()
 
 
 def test_training_stops_when_the_loss_is_not_finite(

@@ -290,6 +290,7 @@ def test_restoring_the_best_can_be_switched_while_resuming(
         ("--data.batch_size=5", "continues at image 45", 3 + 11),
         ("--data.batch_size=30", "continues at image 30", 3 + 3),
         ("--seed_everything=3", "seed: 0 before, 3 now", 7),
+        ("--data.sampling=sqrt", "sampling: natural before, sqrt now", 7),
         ("--data.limit_per_class=5", "images", 3 + 1),
         ("--trainer.log_every_n_steps=9", "", 7),
     ],

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from project.approaches.metrics import SCORES
 from tests.conftest import Run
 
 
-@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/accuracy", "max")])
+@pytest.mark.parametrize(
+    ("monitor", "mode"), [("val/loss", "min"), ("val/balanced_accuracy", "max")]
+)
 def test_validation_scores_are_those_of_the_best_epoch(
     monitor: str, mode: str, run: Callable[..., Run]
 ) -> None:
@@ -18,7 +21,7 @@ def test_validation_scores_are_those_of_the_best_epoch(
         *(f"--checkpoint.monitor={monitor}", f"--checkpoint.mode={mode}", "--trainer.logger=false"),
     )
     checked = run("validate", "--ckpt_path", fitted.path)
-    for score in ("accuracy", "precision", "recall", "f1", "loss"):
+    for score in SCORES:
         assert checked.summary[f"val/{score}"] == pytest.approx(fitted.summary[f"val/{score}"])
     epochs = [line.split() for line in fitted.out.splitlines() if line.startswith("epoch ")]
     values = [float(words[words.index(monitor) + 1]) for words in epochs]

@@ -22,6 +22,7 @@ from project.commands.preparation import build
 from project.commands.probing import features_of, folds
 from project.commands.recommend import candidates, measuring
 from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, config_of
+from project.commands.recommend.display import on_unequal_classes
 from project.commands.recommend.evidence import FOLDS, Curve, cross_validate, gap, on_features
 from project.commands.recommend.rules import Measured, decide, rules_of, score
 from project.commands.recommend.scan import Scan, scan
@@ -114,6 +115,16 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
         "not all of the data rules could be measured: no network",
         "with pretrained weights the answer may differ: --weights FILE",
     ]
+
+
+def test_unequal_classes_are_said() -> None:
+    assert on_unequal_classes(facts()) == []
+    assert on_unequal_classes(replace(facts(), class_sizes=[50, 20, 17])) == []
+    said = " ".join(on_unequal_classes(replace(facts(), class_sizes=[30, 160, 10])))
+    assert (
+        "160 images of 1 and 10 of 2: 1 as the only answer would have an accuracy of 0.80" in said
+    )
+    assert "val/f1" in said and "data.sampling: balanced" in said
 
 
 def test_equal_points_are_a_doubt() -> None:
@@ -403,6 +414,8 @@ BAD: list[tuple[list[str], str]] = [
     (["--data=Digits", "--backbone=resnet19"], "no 'resnet19' in torchvision"),
     ([], "the following arguments are required: data"),
     (["--data=nowhere/photos"], "data.root: nowhere/photos is not a folder"),
+    (["--data=nowhere/labels.csv"], "data.table: there is no file nowhere/labels.csv"),
+    (["--data", "labels.TSV"], "data.table: there is no file labels.TSV"),
     (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
     (["--data=Digits", "--time=soon"], "time: 'soon' must be a length of time, such as 45s"),
     (["--data=Digits", "--objective=fun"], "objective: expected one of 'task', 'foundation'"),

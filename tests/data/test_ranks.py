@@ -132,6 +132,7 @@ def test_an_error_of_one_rank_ends_both(broken: int) -> None:
         ({"split_seed": 3}, "training images: rank 0 has SHA-256 "),
         ({"limit_per_class": 3}, "number of training images: rank 0 has 1295, rank 1 has 30"),
         ({"steps_per_epoch": 3}, "data.steps_per_epoch: rank 0 has None, rank 1 has 3"),
+        ({"sampling": "sqrt"}, "data.sampling: rank 0 has natural, rank 1 has sqrt"),
         ({"image_size": 9}, "image size: rank 0 has 8 as number 2, rank 1 has 9"),
     ],
 )

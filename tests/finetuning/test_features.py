@@ -22,6 +22,7 @@ from project.finetuning.features import CannotCacheError, FeatureCache, _load
 from project.networks import Network
 from project.networks.freezing import evaluate_frozen
 from tests.conftest import Run
+from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import RECORD, assert_same_end, check_resume, last, phases
 from tests.ranks import Ranks
 
@@ -91,6 +92,16 @@ def test_cached_and_uncached_training_are_the_same(
             assert one[name] == pytest.approx(other[name], abs=1e-5)
     for name, value in last(without.path)["state_dict"].items():
         torch.testing.assert_close(last(with_cache.path)["state_dict"][name], value)
+
+
+def test_images_that_are_sampled_again_take_their_features_again(
+    run: Callable[..., Run], schedule: tuple[str, ...]
+) -> None:
+    options = ("--data.sampling=balanced", "--model.class_weights=effective", PLAIN)
+    args = (*schedule[:3], UNEQUAL, "--data.batch_size=16", *schedule[3:], *options)
+    ends = [last(run(*args, given(HEAD)).path) for given in (cached, uncached)]
+    for name, value in ends[1]["state_dict"].items():
+        torch.testing.assert_close(ends[0]["state_dict"][name], value)
 
 
 def test_what_is_frozen_is_computed_once(

@@ -120,7 +120,7 @@ def _described(data: ImageDataModule, given: Namespace) -> Data:
     return Data(
         what=" ".join([type(data).__name__, *_words(given.get("init_args") or {})]),
         class_names=data.class_names,
-        class_sizes=torch.bincount(data.train_images.labels, minlength=data.num_classes).tolist(),
+        class_sizes=data.class_sizes().tolist(),
         val_images=len(data.val_images or ()),
         test_images=len(data.test_images),
     )

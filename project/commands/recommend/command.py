@@ -11,7 +11,12 @@ from project.approaches.pretrained import is_checkpoint
 from project.commands.durations import duration
 from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
-from project.commands.recommend.display import show_decision, show_facts, words
+from project.commands.recommend.display import (
+    on_unequal_classes,
+    show_decision,
+    show_facts,
+    words,
+)
 from project.commands.recommend.machine import find_machine
 from project.commands.recommend.measuring import measure
 from project.commands.recommend.request import Request, request_parser
@@ -75,7 +80,7 @@ def write(
     prediction = measured.predictions.get(decision.choice)
     train = shlex.join([*COMMAND, "fit", "--config", str(path)])
     lines = [train, ""]
-    lines += words(decision)
+    lines += [*words(decision), *on_unequal_classes(measured.scan)]
     if isinstance(prediction, Prediction):
         packages = ", ".join(f"{name} {version}" for name, version in versions().items())
         lines.append(

@@ -9,16 +9,17 @@ from project.commands.recommend.candidates import CANDIDATES, Candidate
 from project.commands.recommend.machine import Machine, weights_at_hand
 from project.commands.recommend.rules import Decision, Measured, Rule
 from project.commands.recommend.scan import Scan
-from project.console import print_table, show
+from project.console import print_table, readable, show
+
+UNEQUAL = 3  # times as many images in the largest class as in the smallest
 
 
 def show_facts(found: Scan, machine: Machine) -> None:
     """Print the facts about data and machine."""
-    largest = max(found.class_sizes)
     facts = {
         "images": f"{found.images:,} training, {found.val_images:,} validation, "
         f"{found.test_images:,} test, in {len(found.class_names)} classes",
-        "balance": f"{found.smallest:,} to {largest:,} training images per class",
+        "balance": f"{found.smallest:,} to {found.largest:,} training images per class",
         "sizes": f"{found.sizes[0]} to {found.sizes[1]} pixels per side; {found.opened:,} opened, "
         "none broken",
         "duplicates": f"{found.duplicates} of {found.compared[0]:,} test images look like one of "
@@ -48,7 +49,7 @@ def show_decision(
             table.add_row(rule.factor, rule.condition, rule.measured, holds, rule.effect)
     print_table(table)
     if decision.choice:
-        show("\n".join(words(decision)))
+        show("\n".join([*words(decision), *on_unequal_classes(measured.scan)]))
 
 
 def _predicted(one: Candidate, measured: Measured) -> tuple[str, str, str]:
@@ -70,3 +71,18 @@ def words(decision: Decision) -> list[str]:
         lines.append("It would be")
         lines += [f"  {change}" for change in decision.changes]
     return lines
+
+
+def on_unequal_classes(found: Scan) -> list[str]:
+    """Return what to think of where some classes are much larger than others, as lines of text."""
+    if found.largest < UNEQUAL * found.smallest:
+        return []
+    names = dict(zip(found.class_sizes, found.class_names))
+    large, small = readable(names[found.largest]), readable(names[found.smallest])
+    return [
+        f"The classes are unequal, {found.largest:,} images of {large} and {found.smallest:,} of "
+        f"{small}: {large} as the only answer would have an accuracy of "
+        f"{found.largest / found.images:.2f}.",
+        "val/f1 and val/balanced_accuracy count all classes alike; checkpoint.monitor can be one.",
+        "Worth a comparison: data.sampling: balanced or sqrt, model.class_weights: balanced.",
+    ]

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from project.commands.duplicates import Look, count_duplicates, look_at, spread
 from project.data import ImageDataModule
+from project.data.bad_images import ADVICE
 from project.data.batches import Images
 from project.errors import UserError
 
@@ -48,6 +47,11 @@ class Scan:
         """Training images of the smallest class."""
         return min(self.class_sizes)
 
+    @property
+    def largest(self) -> int:
+        """Training images of the largest class."""
+        return max(self.class_sizes)
+
 
 def scan(data: ImageDataModule) -> Scan:
     """Collect the facts.
@@ -70,7 +74,7 @@ def scan(data: ImageDataModule) -> Scan:
     train, test = looks["train"].thumbnails, looks["test"].thumbnails
     return Scan(
         class_names=data.class_names,
-        class_sizes=torch.bincount(data.train_images.labels, minlength=data.num_classes).tolist(),
+        class_sizes=data.class_sizes().tolist(),
         val_images=len(there.get("val", ())),
         test_images=len(there.get("test", ())),
         sizes=(min(sides), max(sides)),
@@ -90,6 +94,6 @@ def _refuse_broken(broken: Sequence[str], opened: int, total: int) -> None:
         reasons = "; ".join(broken[:SHOWN]) + ("; …" if len(broken) > SHOWN else "")
         of = f"{opened:,} files" + (f" (of {total:,})" if opened < total else "")
         raise UserError(
-            f"data: {len(broken)} of {of} can't be read, and fit would stop at them; replace or "
-            f"remove them: {reasons}"
+            f"data: {len(broken)} of {of} can't be read, and fit would stop at them; {ADVICE}: "
+            f"{reasons}"
         )

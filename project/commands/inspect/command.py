@@ -115,9 +115,9 @@ def _built(request: Request, data: dict[str, object]) -> tuple[ImageClassifier, 
     try:
         model, source = build({"data": data, "model": config})
     except UserError as error:
-        hint = "; for example --weights FILE" if weights == "DEFAULT" else ""
-        key = error.key.removeprefix("model.")
-        raise UserError(" ".join(error.message.split()) + hint * (key == "weights"), key) from error
+        reason = str(error).removeprefix("model.")
+        hint = "; for example --weights FILE" if reason.startswith("weights: those of") else ""
+        raise UserError(reason + hint) from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), source
 
 

@@ -1,6 +1,5 @@
 """What an inspection finds: suspect labels, and groups of images that show the same picture."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from project.commands.duplicates import originals
 from project.commands.inspect.images import Found
 from project.commands.inspect.labels import Judged, judge
 from project.commands.probing import held_out_probabilities
-from project.environment import COMMAND
 from project.errors import UserError
 
 FOLDS = 5
@@ -103,24 +101,6 @@ def judge_labels(found: Found, images: Tensor, features: Tensor) -> Labels:
         margin=margin,
         errors=sorted(errors, key=lambda error: -error[2]),
         skipped=[name for name, size in zip(names, sizes) if 0 < size < FOLDS],
-    )
-
-
-def hint(features: Tensor, labels: Tensor, duplicates: int) -> str:
-    """Return a line that says whether an inspection would find something.
-
-    Args:
-        features: Of a sample of the training images, float32 ``[N, F]``.
-        labels: int64 ``[N]``.
-        duplicates: Number of test images that are among the training images, too.
-
-    Raises:
-        UserError: If fewer than two classes have :data:`FOLDS` images.
-    """
-    known, _, judged = _judge(features, labels)
-    return (
-        f"{len(judged.suspects):,} of {len(known):,} labels are suspect, and {duplicates:,} test "
-        f"images are in training, too: {shlex.join([*COMMAND, 'inspect'])} lists all of them"
     )
 
 

@@ -96,7 +96,7 @@ def training(pick: random.Random) -> dict[str, Any]:
                         {"class_path": "AdamW", "init_args": {"lr": 0.05}},
                     ]
                 ),
-                "lr_scheduler": pick.choice([None, SCHEDULER, plateau(pick)]),
+                "lr_scheduler": pick.choice([None, SCHEDULER, plateau(pick, interval)]),
             },
         },
         "data": {
@@ -118,13 +118,22 @@ SCHEDULER = {
 }
 
 
-def plateau(pick: random.Random) -> dict[str, Any]:
-    """Return a scheduler that looks at a metric, which has to be there after an epoch."""
+def plateau(pick: random.Random, validated: dict[str, Any]) -> dict[str, Any]:
+    """Return a scheduler that looks at a metric, once that is measured.
+
+    Args:
+        pick: Chooses.
+        validated: How often the training is validated.
+    """
     options = {"patience": pick.randrange(2), "factor": 0.5, "threshold": 0.3}
+    batches = validated.get("val_check_interval")
+    by_steps = isinstance(batches, int) and pick.random() < 0.5
+    epochs = validated.get("check_val_every_n_epoch", 1) or 2
     return {
         "scheduler": {"class_path": PLATEAU, "init_args": options},
         "monitor": pick.choice(["val/loss", "train/loss"]),
-        "interval": pick.choice(["epoch", "epoch", "step"]),
+        "interval": "step" if by_steps else "epoch",
+        "frequency": batches if by_steps else epochs,
     }
 
 

@@ -22,7 +22,7 @@ from project.runs import CONFIG
 from project.saving import write
 from project.upstream import any_not_finite
 
-EVERY = 10  # steps on a GPU, where a look at the gradient waits for all that is computed
+EVERY = 10  # steps on a GPU, after which the CPU looks at what was found in those before them
 FOUND = "not_finite.json"
 ADVICE = "try a lower learning rate, trainer.gradient_clip_val or 32-bit precision"
 
@@ -30,8 +30,9 @@ ADVICE = "try a lower learning rate, trainer.gradient_clip_val or 32-bit precisi
 class FiniteSteps(L.Callback):
     """Looks at the gradient before each optimizer step; no checkpoint is written after a bad one.
 
-    On a GPU it looks back at every tenth step, and before every checkpoint. With 16-bit floats, the
-    loss scaler leaves such steps out itself.
+    On a GPU, where nothing should wait for the result of a step, it looks back: at every tenth step
+    at those before the last ten, and at all of them before a validation or a checkpoint. With
+    16-bit floats, the loss scaler leaves such steps out itself.
 
     Args:
         max_skipped_steps: So many steps of a run are left out, with a line, before one ends it.
@@ -43,6 +44,7 @@ class FiniteSteps(L.Callback):
         self._indices: list[Tensor] = []  # of the images since the last optimizer step
         self._steps: dict[int, tuple[int, list[Tensor]]] = {}  # that nobody has looked at
         self._bad: Tensor | None = None  # the first bad one of these, on the GPU
+        self._earlier: tuple[int, Tensor, torch.cuda.Event] | None = None  # the same, at a step
         self._infinite: set[str] = set()
         self._sums: dict[str, Tensor] = {}  # the training metrics before this step
 
@@ -100,7 +102,7 @@ class FiniteSteps(L.Callback):
             first = none if self._bad is None else self._bad
             self._bad = torch.where((first < 0) & found.bool(), step, first)
             if step % EVERY == 0:
-                self._look_back(trainer, pl_module)
+                self._look_at_earlier(trainer, pl_module, step, self._bad)
         else:
             self._leave_out(trainer, pl_module, optimizer, step)
             self._steps.clear()
@@ -115,8 +117,21 @@ class FiniteSteps(L.Callback):
         """Look back before the weights are saved."""
         self._look_back(trainer, pl_module)
 
+    def _look_at_earlier(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, bad: Tensor
+    ) -> None:
+        """Look at what was on its way to the CPU at the last such look; it is there by now."""
+        if self._earlier is not None:
+            until, first, arrived = self._earlier
+            arrived.synchronize()
+            if int(first) >= 0:
+                raise self._error(trainer, pl_module, int(first))
+            self._steps = {number: of for number, of in self._steps.items() if number > until}
+        self._earlier = step, bad.to("cpu", non_blocking=True), torch.cuda.Event()
+        self._earlier[2].record()
+
     def _look_back(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        first, self._bad = self._bad, None
+        first, self._bad, self._earlier = self._bad, None, None
         if first is not None and (step := int(first)) >= 0:
             raise self._error(trainer, pl_module, step)
         self._steps.clear()

@@ -34,6 +34,7 @@ LIMITS: dict[
     "steps_per_epoch": (1, 10**7),
     "image_size": (1, 16_384),
     "cache_gb": (0, 10**6),
+    "device_gb": (0, 10**6),
     "memory_gb": (0, 10**6),
     "unpacked_gb": (0, 10**6),
     "unpacked_files": (1, 10**9),
@@ -89,6 +90,9 @@ class ImageDataModule(L.LightningDataModule):
             ``ImageFolder``, and features of frozen layers. It may be deleted while no run uses it.
         cache_gb: Largest size of that folder in gigabytes; the least recently used files are
             removed first.
+        device_gb: Largest size in gigabytes of a split, or of its cached features, that is kept in
+            the memory of a GPU if it is in memory anyway; it takes at most a quarter of what is
+            free there. Larger ones are copied batch by batch.
         input_spec: The images that the pretrained backbone expects; given by the model.
 
     Raises:
@@ -119,6 +123,7 @@ class ImageDataModule(L.LightningDataModule):
         split_seed: int = 0,
         cache_dir: str = "cache",
         cache_gb: float = 20.0,
+        device_gb: float = 8.0,
         input_spec: InputSpec | None = None,
     ) -> None:
         super().__init__()
@@ -133,6 +138,7 @@ class ImageDataModule(L.LightningDataModule):
             steps_per_epoch=steps_per_epoch,
             image_size=image_size,
             cache_gb=cache_gb,
+            device_gb=device_gb,
         )
         self.root = root
         self.batch_size = batch_size
@@ -149,6 +155,7 @@ class ImageDataModule(L.LightningDataModule):
         self.std = std
         self.split_seed = split_seed
         self.cache_dir = CacheDir(Path(cache_dir), cache_gb)
+        self.device_gb = device_gb
         self.input_spec = input_spec
         self.train_images: Images | None = None
         self.val_images: Images | None = None
@@ -361,6 +368,9 @@ class ImageDataModule(L.LightningDataModule):
         images: Images = getattr(self, f"{split}_images")
         source = self._sources.setdefault(split, Source(images))
         source.images = images
+        source.device_gb = self.device_gb
+        if self.trainer is not None:
+            source.device = self.trainer.strategy.root_device
         return source
 
     def val_dataloader(self) -> BatchLoader | list[Any]:

@@ -15,6 +15,8 @@ from project.errors import UserError
 from project.randomness import mix
 from project.signals import own_group
 
+COPIED_BYTES = 2**28  # of images that are read at once to be copied to a GPU
+
 
 class Batch(NamedTuple):
     """A batch, as the loader yields it and, after the transforms, as the model receives it.
@@ -162,6 +164,12 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "CachedFeatures":
+        """Return them on a device."""
+        self._check()
+        features, labels = self.features.to(device), self.labels.to(device)
+        return CachedFeatures(features, labels, self.depth)
+
     def batch(self, index: Tensor, epoch: int) -> Batch:
         """Return a batch of features; the epochs take turns among the views.
 
@@ -180,20 +188,50 @@ class CachedFeatures:
 class Source:
     """What the batches of a split are read from: its images, or cached features of them.
 
+    On a GPU, a copy of them in its memory spares that of each batch.
+
     Args:
         images: The split.
 
     Attributes:
         features: Features of the split, to be read in place of the images; None reads the images.
+        device: Where the batches are wanted.
+        device_gb: Largest size of a copy on that device, in gigabytes; it also takes at most a
+            quarter of what is free there.
     """
+
+    device = torch.device("cpu")
+    device_gb = 0.0
 
     def __init__(self, images: Images) -> None:
         self.images = images
         self.features: CachedFeatures | None = None
+        self._copied: object = None  # what the copy is of
+        self._copy: Images | CachedFeatures | None = None
 
     def batch(self, index: Tensor, epoch: int) -> Batch:
         """Return the batch of these indices, int64 ``[B]``, in an epoch."""
-        return self.features.batch(index, epoch) if self.features else self.images[index]
+        source: Images | CachedFeatures = self.features or self.images
+        if self._copied is not source:
+            self._copied, self._copy = source, None  # so that the old copy is let go of first
+            self._copy = self._copy_of(source)
+        if self._copy is not None:
+            source, index = self._copy, index.to(self.device, non_blocking=True)
+        return source.batch(index, epoch) if isinstance(source, CachedFeatures) else source[index]
+
+    def _copy_of(self, source: Images | CachedFeatures) -> Images | CachedFeatures | None:
+        """Return a copy on the device, None if there is none to be made."""
+        if self.device.type != "cuda" or not (self.features or self.images.in_memory):
+            return None
+        most = min(self.device_gb * 1e9, torch.cuda.mem_get_info(self.device)[0] / 4)
+        if isinstance(source, CachedFeatures):
+            return source.to(self.device) if source.features.nbytes <= most else None
+        each = source[torch.zeros(1, dtype=torch.int64)].images.nbytes
+        if each * len(source) > most:
+            return None
+        parts = torch.arange(len(source)).split(max(COPIED_BYTES // each, 1))
+        images = torch.cat([source[part].images.to(self.device) for part in parts])
+        return TensorImages(images, source.labels.to(self.device))
 
 
 class BatchSampler:

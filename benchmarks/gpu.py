@@ -56,7 +56,7 @@ class Job:
 
 SCRATCH = ("--config", "configs/scratch_mnist.yaml", "--data.variant", "FashionMNIST")
 AIRBENCH = ("--config", "configs/full_fashion_best.yaml", "--data", "CIFAR10")
-WIDE = ("--model.network.widths", "[64,256,256]")
+WIDE = ("--model.network.widths", "[64,256,256]", "--trainer.callbacks", "null")
 FOLDER = (
     *("--config", "configs/finetune_folder_best.yaml", "--model.weights", "null"),
     *("--trainer.callbacks", "FineTuningSchedule", "--trainer.callbacks.preset", "full"),

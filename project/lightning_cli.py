@@ -47,6 +47,7 @@ from project.upstream import (
     log_on_first_rank,
     profile_nothing,
     settled,
+    skip_empty_hooks,
 )
 
 LIMITS = {
@@ -337,6 +338,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         check = MonitorCheck(tests=self.options.get("test_after_fit", False))
         # before Lightning looks for the metric itself, and before others look at learning rates
         trainer.callbacks[:0] = [check, PlateauSteps()]
+        skip_empty_hooks(trainer.callbacks)
         for schedule in self.callbacks_of(FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)

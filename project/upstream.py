@@ -458,6 +458,26 @@ def profile_nothing(trainer: Any) -> None:
         trainer.profiler = _NoProfiler()
 
 
+BATCH_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step"),
+    *("on_validation_batch_start", "on_validation_batch_end"),
+)
+
+
+def skip_empty_hooks(callbacks: Sequence[L.Callback]) -> None:
+    """Let callbacks lose no time in hooks that they don't have.
+
+    Lightning calls the empty ones of its base class, six for each callback in each step. It looks
+    whether a hook can be called at all.
+    """
+    for callback in callbacks:
+        for hook in BATCH_HOOKS:
+            inherited = getattr(type(callback), hook) is getattr(L.Callback, hook)
+            if inherited and hook not in vars(callback):
+                setattr(callback, hook, None)
+
+
 def any_not_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Return whether one of the values isn't finite, as a float scalar, without a wait for a GPU.
 

@@ -495,3 +495,20 @@ def test_lightning_takes_over_sigterm_unless_told_not_to() -> None:
             assert (signal.getsignal(signal.SIGTERM) == before) == own
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_lightning_calls_empty_hooks(monkeypatch: pytest.MonkeyPatch, skipped: bool) -> None:
+    class Some(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            called.add("own")
+
+    called: set[str] = set()
+    for hook in upstream.BATCH_HOOKS:
+        monkeypatch.setattr(L.Callback, hook, lambda self, *_, hook=hook: called.add(hook))
+    run = trainer(Some(), max_steps=1, enable_checkpointing=False)
+    if skipped:
+        upstream.skip_empty_hooks(run.callbacks)
+    run.fit(Line())
+    empty = set(upstream.BATCH_HOOKS) - {"on_train_batch_end"}
+    assert called == {"own"} | (set() if skipped else empty)

@@ -127,8 +127,9 @@ class FiniteSteps(L.Callback):
             if int(first) >= 0:
                 raise self._error(trainer, pl_module, int(first))
             self._steps = {number: of for number, of in self._steps.items() if number > until}
-        self._earlier = step, bad.to("cpu", non_blocking=True), torch.cuda.Event()
-        self._earlier[2].record()
+        first, arrived = bad.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        self._earlier = step, first, arrived
 
     def _look_back(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         first, self._bad, self._earlier = self._bad, None, None

@@ -229,7 +229,8 @@ class Source:
         each = source[torch.zeros(1, dtype=torch.int64)].images.nbytes
         if each * len(source) > most:
             return None
-        parts = torch.arange(len(source)).split(max(COPIED_BYTES // each, 1))
+        step = max(COPIED_BYTES // each, 1)
+        parts = torch.tensor_split(torch.arange(len(source)), [*range(step, len(source), step)])
         images = torch.cat([source[part].images.to(self.device) for part in parts])
         return TensorImages(images, source.labels.to(self.device))
 

@@ -188,6 +188,13 @@ class ProjectCLI(CheckpointsDecideNothing):
             help="Whether fit ends by testing the best checkpoint.",
         )
         parser.add_argument(
+            "--calibrate",
+            type=bool,
+            default=False,
+            help="Whether a test or a prediction first scales its probabilities by the validation "
+            "images (temperature scaling), so that they are as sure as they are right.",
+        )
+        parser.add_argument(
             "--max_skipped_steps",
             type=NonNegativeInt,
             default=0,
@@ -253,6 +260,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         config.experiment = experiment_name(config)
         self._resume(config)
         self.known_classes = open_checkpoint(config, str(self.subcommand))
+        if config.calibrate and self.subcommand == "validate":
+            raise UserError("is for test and predict, by the validation images", "calibrate")
         limit = LIMITS.get(str(self.subcommand))
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")

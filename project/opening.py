@@ -15,8 +15,9 @@ from project.callbacks import (
     RunRecord,
     RunReport,
     StopOnSignal,
-    TestPredictions,
+    TestResults,
 )
+from project.callbacks.calibration import TemperatureScaling
 from project.callbacks.destinations import send_into
 from project.callbacks.finite import FiniteSteps
 from project.callbacks.logged import LoggedOnce
@@ -63,14 +64,16 @@ def open_run(config: Namespace, saved: str, asked: str | None = None) -> Run:
     name = readable(f"{config.experiment}/{directory.path.name}")
     tracking = configure_loggers(config.trainer, directory, name)
     resources = ResourceMonitor()
-    run = Run(directory, saved, RunReport(resources, tracking), asked)
+    results = TestResults()
+    run = Run(directory, saved, RunReport(resources, results, tracking), asked)
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
         RunRecord(saved, directory),
         Resume(config_text.plain(config_text.load(saved))),
         LoggedOnce(),
         resources,
-        TestPredictions(),  # before the summary says that there was a test
+        *([TemperatureScaling()] if config.calibrate else []),
+        results,  # before the summary says that there was a test
         run.report,
         Figures(),
         PredictionWriter(),

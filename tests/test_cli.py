@@ -34,6 +34,8 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
         "wandb",
         "summary.json",
         "run.json",
+        "per_class.csv",
+        "test_predictions.csv",
     }
     assert {path.name for path in (finished.path / "checkpoints").iterdir()} == {
         "best.ckpt",
@@ -47,9 +49,12 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
         *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
         *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),
         *("approach", "pretrained", "best_epoch_seconds", "process_seconds", "gflop_per_image"),
-        *("data", "ended"),
+        *("data", "ended", "test_classes"),
     }
+    of_tests = {"top5_accuracy", "auroc", "average_precision", "calibration_error"}
+    scores |= {f"test/{score}" for score in of_tests}
     assert set(finished.summary) == scores | costs
+    assert set(finished.summary["test_classes"]) == {str(digit) for digit in range(10)}
     assert len(finished.summary["epoch_seconds"]) == 2
     assert finished.summary["test/accuracy"] > 0.5
     header = (finished.path / "metrics.csv").read_text().splitlines()[0].split(",")

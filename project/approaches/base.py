@@ -36,6 +36,7 @@ class ImageClassifier(OptimizedModule):
         network: Maps images ``[B, C, H, W]`` to logits ``[B, num_logits]``.
         num_logits: 1 with ``one_logit``, otherwise the number of classes.
         pretrained: Whether the training starts from a pretrained network.
+        temperature: Divides the logits of a test or a prediction that is calibrated.
 
     Args:
         num_classes: Number of classes; given by the data.
@@ -82,6 +83,7 @@ class ImageClassifier(OptimizedModule):
 
     network: Network
     pretrained = False
+    temperature = 1.0
 
     def __init__(
         self,
@@ -240,29 +242,30 @@ class ImageClassifier(OptimizedModule):
         """Add a batch to the test metrics.
 
         Returns:
-            ``indices``, ``labels`` and ``predictions``, int64 ``[B]``, and ``probabilities`` of the
-            predictions, float32 ``[B]``.
+            ``indices`` and ``labels``, int64 ``[B]``, and ``logits``, float32 ``[B, num_classes]``.
         """
         logits = self._evaluate(batch, self.test_metrics, self.more_test_metrics)
-        probabilities, predictions = logits.float().softmax(dim=1).max(dim=1)
-        return {
-            "indices": batch.indices,
-            "labels": batch.labels,
-            "predictions": predictions,
-            "probabilities": probabilities,
-        }
+        return {"indices": batch.indices, "labels": batch.labels, "logits": logits.float()}
 
     def _evaluate(self, batch: Batch, metrics: EpochMetrics, more: MetricCollection) -> Tensor:
-        logits = self._evaluation_logits(batch.images, batch.depth)
+        logits = self.evaluation_logits(batch.images, batch.depth)
         class_logits = self.class_logits(logits)
         metrics.update(self.compute_loss(logits, batch.labels), class_logits, batch.labels)
         if more:
             more.update(class_logits.float().softmax(dim=1), batch.labels)
         return class_logits
 
-    def _evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
+    def evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
+        """Return logits ``[B, num_logits]`` as validation, test and prediction take them.
+
+        Args:
+            images: As for :meth:`forward`.
+            depth: Likewise.
+        """
         logits: Tensor = self(images, depth)
-        return (logits + self(images.flip(3))) / 2 if self.flip_tta else logits
+        if self.flip_tta:
+            logits = (logits + self(images.flip(3))) / 2
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def on_validation_epoch_start(self) -> None:
         """Stop before a checkpoint is written if the training loss is not finite."""
@@ -345,7 +348,7 @@ class ImageClassifier(OptimizedModule):
             ``class``, the name of the most probable class of each image.
         """
         probabilities = (
-            self.class_logits(self._evaluation_logits(batch.images)).float().softmax(dim=1)
+            self.class_logits(self.evaluation_logits(batch.images)).float().softmax(dim=1)
         )
         predicted = probabilities.argmax(dim=1).tolist()
         return {

@@ -2,12 +2,13 @@
 
 from project.callbacks.checkpoint import BestAndLast
 from project.callbacks.figures import Figures
-from project.callbacks.predictions import PredictionWriter, TestPredictions
+from project.callbacks.predictions import PredictionWriter
 from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
 from project.callbacks.resources import ResourceMonitor
 from project.callbacks.resume import Resume
 from project.callbacks.stopping import StopOnSignal
+from project.callbacks.tested import TestResults
 
 __all__ = [
     "BestAndLast",
@@ -18,5 +19,5 @@ __all__ = [
     "RunRecord",
     "RunReport",
     "StopOnSignal",
-    "TestPredictions",
+    "TestResults",
 ]

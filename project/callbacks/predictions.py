@@ -1,4 +1,4 @@
-"""Writes predictions to files."""
+"""Writes the predictions of ``predict`` to a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,6 @@ from project.data import ImageDataModule
 
 MAX_CLASSES = 1000  # whose probabilities are columns; of more, the table couldn't be opened
 PREDICTIONS = "predictions.csv"
-TEST_PREDICTIONS = "test_predictions.csv"
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -27,7 +26,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
-        self._rows: list[tuple[int, str, float, list[float]]] = []
+        self._batches: list[tuple[Tensor, list[str], Tensor, Tensor]] = []
 
     def write_on_batch_end(
         self,
@@ -40,71 +39,45 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep the predictions of a batch."""
-        probabilities = prediction["probabilities"]
-        largest = probabilities.amax(dim=1)
-        if probabilities.shape[1] > MAX_CLASSES:
-            probabilities = probabilities[:, :0]
-        columns = (prediction["indices"], largest, probabilities)
-        index, most, every = (column.tolist() for column in columns)
-        self._rows += zip(index, prediction["class"], most, every)
+        probabilities = prediction["probabilities"].cpu()
+        every = probabilities if probabilities.shape[1] <= MAX_CLASSES else probabilities[:, :0]
+        indices, most = prediction["indices"].cpu(), probabilities.amax(dim=1)
+        self._batches.append((indices, prediction["class"], most, every))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the predictions of all ranks and write them in the order of the images."""
-        rows = of_all_ranks(trainer, self._rows)
+        batches, self._batches = of_all_ranks(trainer, self._batches), []
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
-        classes = pl_module.class_names
-        if len(classes) > MAX_CLASSES:
-            show(
-                f"{PREDICTIONS}: has the probability of the predicted class only, as "
-                f"{len(classes):,} classes are more than {MAX_CLASSES:,}"
-            )
-            classes = ()
+        columns = probability_columns(pl_module.class_names, PREDICTIONS)
+        indices, _, most, every = zip(*batches)
+        names = [name for _, batch, _, _ in batches for name in batch]
+        image, largest, each = torch.cat(indices), torch.cat(most), torch.cat(every)
         with table(Path(trainer.default_root_dir, PREDICTIONS)) as to:
-            names = [f"probability_{name}" for name in classes]
-            to.row(["image", "class", "probability", *names])
-            for index, name, most, every in sorted(rows):
-                to.row([_name(trainer, index), name, *(round(one, 6) for one in (most, *every))])
+            to.row(["image", "class", "probability", *columns])
+            for place in image.argsort().tolist():
+                numbers = (largest[place].item(), *each[place].tolist())
+                name = named(trainer, int(image[place]))
+                to.row([name, names[place], *(round(one, 6) for one in numbers)])
 
 
-class TestPredictions(L.Callback):
-    """Writes ``test_predictions.csv``: which image, its label, the prediction, its probability."""
+def probability_columns(class_names: Sequence[str], file: str) -> list[str]:
+    """Return the names of the columns that hold the probabilities of the classes.
 
-    __test__ = False  # for pytest
+    There are none beyond :data:`MAX_CLASSES`, which is said.
 
-    def __init__(self) -> None:
-        self._batches: list[dict[str, Tensor]] = []
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what was predicted, without waiting for the device."""
-        self._batches.append(outputs)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect the predictions of all ranks and write them in the order of the images."""
-        assert isinstance(pl_module, ImageClassifier)
-        columns = [
-            torch.cat([batch[name] for batch in self._batches]).tolist()
-            for name in ("indices", "labels", "predictions", "probabilities")
-        ]
-        self._batches = []
-        rows = of_all_ranks(trainer, list(zip(*columns)))
-        if trainer.global_rank != 0:
-            return
-        names = pl_module.class_names
-        with table(Path(trainer.default_root_dir, TEST_PREDICTIONS)) as to:
-            to.row(["image", "label", "prediction", "probability"])
-            for index, label, predicted, probability in sorted(rows):
-                image = _name(trainer, index)
-                to.row([image, names[label], names[predicted], round(probability, 6)])
+    Args:
+        class_names: Name of each class.
+        file: Name of the table.
+    """
+    if len(class_names) <= MAX_CLASSES:
+        return [f"probability_{name}" for name in class_names]
+    show(
+        f"{file}: has the probability of the predicted class only, as {len(class_names):,} "
+        f"classes are more than {MAX_CLASSES:,}"
+    )
+    return []
 
 
 def of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
@@ -116,7 +89,8 @@ def of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
     return [row for part in parts for row in part]
 
 
-def _name(trainer: L.Trainer, index: int) -> str | int:
+def named(trainer: L.Trainer, index: int) -> str | int:
+    """Return the path of a test image as a table has it; its index if it has no file."""
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     path = data.path(index)
     return index if path is None else readable(path)

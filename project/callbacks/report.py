@@ -19,6 +19,7 @@ from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import VALIDATION, best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
+from project.callbacks.tested import MOST_IN_SUMMARY, TestResults
 from project.class_paths import those_of
 from project.console import print_table, show
 from project.data import ImageDataModule
@@ -49,11 +50,15 @@ class RunReport(L.Callback):
 
     Args:
         resources: Where times and throughput come from.
+        results: Where the scores of single classes come from.
         tracking: What there is to say of W&B.
     """
 
-    def __init__(self, resources: ResourceMonitor, tracking: Tracking) -> None:
+    def __init__(
+        self, resources: ResourceMonitor, results: TestResults, tracking: Tracking
+    ) -> None:
         self.resources = resources
+        self.results = results
         self.tracking = tracking
         self.summary: dict[str, Any] = {}
         self._epoch: int | None = None  # that is not reported yet
@@ -180,6 +185,8 @@ class RunReport(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the test scores."""
         self._take(trainer, "test/")
+        if 0 < len(self.results.classes) <= MOST_IN_SUMMARY:
+            self.summary["test_classes"] = self.results.classes
         self._write(trainer, pl_module)
 
     def end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

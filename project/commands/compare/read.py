@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from project.callbacks.predictions import TEST_PREDICTIONS
+from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.compare.results import CURVES, Result
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell

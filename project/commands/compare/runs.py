@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from project.callbacks.predictions import TEST_PREDICTIONS
+from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.compare.settings import Cell
 from project.commands.durations import duration
 from project.console import show

@@ -55,7 +55,7 @@ PARTS = {
             *("configs/compare/*.yaml", "tests/commands/test_compare*.py"),
             *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *PAGES),
         ),
-        dependencies=("jinja2", "scipy"),
+        dependencies=("jinja2",),
         lines=("python -m project compare", '"project.commands.compare"', '"project.commands" ='),
     ),
     "recommend": Part(

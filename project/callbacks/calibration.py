@@ -20,6 +20,7 @@ from project.errors import UserError
 from project.signals import stop_where_agreed
 
 LIMIT = 20.0  # of a temperature, and 1 / it; who reaches it has nothing to be learnt from
+LEAST_STANDARD_ERRORS = 2.0  # by which the loss must get smaller
 
 
 class TemperatureScaling(L.Callback):
@@ -67,7 +68,8 @@ class TemperatureScaling(L.Callback):
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the number that logits have to be divided by for the smallest cross entropy.
 
-    It is 1 if that has no minimum, as where all images are right, or none.
+    It is 1 if that has no minimum, as where all images are right, or is smaller by less than two
+    standard errors of the difference: few images can tell a wrong one.
 
     Args:
         logits: ``[N, K]``.
@@ -75,13 +77,19 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     """
     logits = logits.double()
 
-    def loss(log: float) -> float:
-        return functional.cross_entropy(logits / math.exp(log), labels).item()
+    def losses(log: float) -> Tensor:
+        return functional.cross_entropy(logits / math.exp(log), labels, reduction="none")
 
-    most = math.log(LIMIT)
-    found = minimize_scalar(loss, bounds=(-most, most), method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(
+        lambda log: losses(log).mean().item(),
+        bounds=(-math.log(LIMIT), math.log(LIMIT)),
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
     best: float = found.x
-    return math.exp(best) if abs(best) < 0.99 * most and found.fun < loss(0.0) else 1.0
+    gains = losses(0.0) - losses(best)
+    told = gains.mean() > LEAST_STANDARD_ERRORS * gains.std() / math.sqrt(len(gains))
+    return math.exp(best) if told and abs(best) < 0.99 * math.log(LIMIT) else 1.0
 
 
 def _described(logits: Tensor, labels: Tensor) -> str:

@@ -25,11 +25,14 @@ class FineTuning(ImageClassifier):
     optimizer holds a group for each layer group from the first step on.
 
     Args:
-        backbone: A torchvision name such as ``vgg16``, ``timm/`` and a timm name, or the run
-            directory or checkpoint of a ``FullTraining``.
+        backbone: A torchvision name such as ``vgg16``, ``timm/`` and a timm name, ``hf-hub:`` and
+            the name of a model on the hub that timm reads, or the run directory or checkpoint of a
+            ``FullTraining``. A transformer's position embeddings are resampled to the image size.
         weights: ``DEFAULT`` or another name of published weights, a file (safetensors or a state
             dict), or null for random weights. Null also where ``backbone`` is a checkpoint, which
             brings its own.
+        backbone_args: Arguments of the architecture, as torchvision or timm names them, such as
+            ``{drop_path_rate: 0.1}``.
         network: A ``Network`` of your own with a pretrained backbone, in place of ``backbone`` and
             ``weights``; its head is replaced by a new one.
         hidden: Sizes of the dense layers between backbone and logits.
@@ -58,6 +61,7 @@ class FineTuning(ImageClassifier):
         image_shape: tuple[int, int, int],
         backbone: str = DEFAULT_BACKBONE,
         weights: str | None = None,
+        backbone_args: dict[str, Any] | None = None,
         network: NetworkFactory | None = None,
         hidden: tuple[int, ...] = (),
         dropout: float = 0.0,
@@ -74,11 +78,13 @@ class FineTuning(ImageClassifier):
         )
         with under("model"):
             if network is not None:
-                for key, given in (("weights", weights), ("backbone", backbone)):
-                    if given not in (None, DEFAULT_BACKBONE):
+                given = {"weights": weights, "backbone": backbone, "backbone_args": backbone_args}
+                for key, value in given.items():
+                    if value not in (None, DEFAULT_BACKBONE):
                         raise UserError("has no effect beside model.network; remove one", key)
                 self.network = self._with_new_head(network, image_shape, hidden, dropout)
             else:
+                self._backbone_args = backbone_args
                 self.network = self.build_network(image_shape, backbone, weights, hidden, dropout)
         parameters = [name for name, _ in self.network.named_parameters()]
         with under("model"):
@@ -116,8 +122,11 @@ class FineTuning(ImageClassifier):
         if not is_checkpoint(backbone):
             with under("", name="backbone"):
                 return LibraryNetwork(
-                    image_shape, self.num_logits, backbone, weights, hidden, dropout
+                    *(image_shape, self.num_logits, backbone, weights, hidden, dropout),
+                    backbone_args=self._backbone_args,
                 )
+        if self._backbone_args:
+            raise UserError(f"{backbone} brings its own; remove them", "backbone_args")
         if weights is not None:
             raise UserError(f"{backbone} brings its own weights; leave weights null", "weights")
         network = load_network(backbone)

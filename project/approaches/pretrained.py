@@ -11,7 +11,7 @@ from project.checkpoints import find_checkpoint, load_checkpoint
 from project.console import readable
 from project.errors import UserError, under
 from project.networks import InputSpec, Network, input_spec
-from project.networks.backbone import TIMM
+from project.networks.backbone import is_of_timm
 from project.trust import class_in
 
 KNOWN = ("class_names", "image_shape", "normalization", "num_classes", "one_logit")
@@ -34,7 +34,7 @@ def pretrained_input_spec(backbone: str, weights: str | None) -> InputSpec:
 
 def is_checkpoint(backbone: str) -> bool:
     """Return whether ``backbone`` is a path of a run or checkpoint, not an architecture's name."""
-    is_path = "/" in backbone and not backbone.startswith(TIMM)
+    is_path = "/" in backbone and not is_of_timm(backbone)
     return is_path or backbone.endswith(".ckpt") or Path(backbone).exists()
 
 

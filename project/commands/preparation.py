@@ -16,7 +16,7 @@ from project.data import ImageDataModule, ImageFolder, ImageTable
 from project.data.cells import is_table
 from project.errors import UserError
 from project.mistakes import explain
-from project.networks.backbone import TIMM
+from project.networks.backbone import is_of_timm
 from project.parsing import ProjectParser, link_data_and_model
 
 
@@ -45,7 +45,7 @@ def why_no_weights(backbone: str, weights: str | None) -> str:
     Raises:
         UserError: If there is no such backbone.
     """
-    if backbone.startswith(TIMM) and find_spec("timm") is None:
+    if is_of_timm(backbone) and find_spec("timm") is None:
         return f"{backbone} needs timm: pip install timm"
     pretrained_input_spec(backbone, None)
     if weights is None and not is_checkpoint(backbone):

@@ -1,11 +1,15 @@
 """Backbones from torchvision and timm, without their classifiers, and what images they expect."""
 
+import inspect
 import pickle
 import re
+import sys
 import urllib.error
+import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,13 @@ from torch import Tensor, nn
 from project.errors import UserError
 from project.networks.base import InputSpec, Network, dense_head
 from project.networks.groups import library_groups
+from project.networks.hub import offline_where_unreachable
 
-TIMM = "timm/"
+TIMM, HUB = "timm/", "hf-hub:"  # what the names of timm's architectures begin with
+GIVEN = {  # arguments that can't be given
+    *("num_classes", "pretrained", "in_chans", "features_only", "checkpoint_path", "weights"),
+    *("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "image_size", "img_size"),
+}
 
 
 class LibraryNetwork(Network):
@@ -33,6 +42,8 @@ class LibraryNetwork(Network):
             dict), or null for random weights.
         hidden: Sizes of the dense layers between backbone and logits.
         dropout: Fraction of the inputs of each dense layer that is dropped in training.
+        backbone_args: Arguments of the architecture, as its library names them, such as
+            ``{drop_path_rate: 0.1}``.
 
     Raises:
         UserError: If the name or the weights don't exist or don't fit each other.
@@ -46,9 +57,10 @@ class LibraryNetwork(Network):
         weights: str | None = None,
         hidden: tuple[int, ...] = (),
         dropout: float = 0.0,
+        backbone_args: dict[str, Any] | None = None,
     ) -> None:
-        backbone = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
-        super().__init__(backbone, nn.Identity())
+        build = _timm if is_of_timm(name) else _torchvision
+        super().__init__(build(name, weights, image_shape[1:], backbone_args or {}), nn.Identity())
         self.name = name
         self.head = dense_head(self.num_features(image_shape), num_classes, hidden, dropout)
 
@@ -75,7 +87,7 @@ def input_spec(name: str, weights: str | None) -> InputSpec:
     The constants are those that are published with the weights; with random weights or a file,
     those of the architecture's default weights.
     """
-    if name.startswith(TIMM):
+    if is_of_timm(name):
         _check_timm(name)
         config = _timm_config(name)
         channels, height, width = config.input_size
@@ -85,11 +97,25 @@ def input_spec(name: str, weights: str | None) -> InputSpec:
     return InputSpec(3, (preset.crop_size[0],) * 2, tuple(preset.mean), tuple(preset.std))
 
 
-def _torchvision(name: str, weights: str | None) -> nn.Module:
+def is_of_timm(name: str) -> bool:
+    """Return whether an architecture is one of timm, or of a hub that timm reads."""
+    return name.startswith((TIMM, HUB))
+
+
+def _torchvision(
+    name: str, weights: str | None, size: tuple[int, int], arguments: Mapping[str, Any]
+) -> nn.Module:
     from torchvision import models
+    from torchvision.models.vision_transformer import interpolate_embeddings
 
     _check_torchvision(name)
-    model = models.get_model(name, weights=None)
+    build = partial(models.get_model, name, weights=None)
+    model = _built(name, build, arguments)
+    is_transformer = isinstance(model, models.VisionTransformer)
+    if is_transformer and size != (model.image_size,) * 2:
+        if size[0] != size[1]:
+            raise UserError(f"{name} takes square images only, not {size[0]}×{size[1]}", "name")
+        model = _built(name, partial(build, image_size=size[0]), arguments)
     if isinstance(model, models.VGG | models.AlexNet):
         classifier = "classifier"
         backbone: nn.Module = nn.Sequential(OrderedDict(features=model.features))
@@ -98,7 +124,10 @@ def _torchvision(name: str, weights: str | None) -> nn.Module:
         model.set_submodule(classifier, nn.Identity())
         backbone = model
     if weights:
-        _load(backbone, _state_dict(name, weights), classifier, f"{name} from {weights}")
+        state = _state_dict(name, weights)
+        if is_transformer and "encoder.pos_embedding" in state:
+            state = interpolate_embeddings(size[0], model.patch_size, OrderedDict(state))
+        _load(backbone, state, classifier, f"{name} from {weights}")
     if isinstance(model, models.VGG):
         return _vgg_blocks(model.features)
     return backbone
@@ -122,26 +151,83 @@ def _state_dict(name: str, weights: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _timm(name: str, weights: str | None) -> nn.Module:
+def _timm(
+    name: str, weights: str | None, size: tuple[int, int], arguments: Mapping[str, Any]
+) -> nn.Module:
     import timm
 
     _check_timm(name)
     is_file = weights is not None and _is_file(weights)
     tag = f".{weights}" if weights and not is_file and weights != "DEFAULT" else ""
-    if tag and not timm.is_model_pretrained(name.removeprefix(TIMM) + tag):
+    if tag and (name.startswith(HUB) or not timm.is_model_pretrained(_plain(name) + tag)):
         raise UserError(f"timm has no weights {weights} of {name}; try DEFAULT", "weights")
-    try:
-        model: nn.Module = timm.create_model(
-            name.removeprefix(TIMM) + tag, pretrained=bool(weights) and not is_file, num_classes=0
-        )
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"those of {name} could not be downloaded ({error}); give a file", "weights"
-        ) from error
+    config = _timm_config(name)
+    options: dict[str, Any] = {"num_classes": 0}
+    if config.fixed_input_size and size != tuple(config.input_size[1:]):
+        options["img_size"] = size  # timm resamples the position embeddings of its weights
+    build = partial(timm.create_model, _plain(name) + tag, **options)
+    if not weights or is_file:
+        model = _built(name, build, arguments)
+    else:
+        try:
+            with offline_where_unreachable():
+                model = _built(name, partial(build, pretrained=True), arguments)
+        except OSError as error:
+            raise UserError(
+                f"those of {name} could not be downloaded ({error}); give a file", "weights"
+            ) from error
     if weights and is_file:
-        classifier = _timm_config(name).classifier
-        _load(model, read_weights(weights), classifier, f"{name} from {weights}")
-    return model
+        what = f"{name} from {weights}"
+        state = _as_timm_has_it(read_weights(weights), model, what)
+        native = "×".join(str(length) for length in config.input_size[1:])
+        hint = f"; timm may not resample them, try images of {native}" * ("img_size" in options)
+        _load(model, state, config.classifier, what, hint)
+    backbone: nn.Module = model
+    return backbone
+
+
+def _as_timm_has_it(
+    state: Mapping[str, Tensor], model: nn.Module, what: str
+) -> Mapping[str, Tensor]:
+    """Return weights as timm loads them: by the names of today, for the size of the images."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        with warnings.catch_warnings():  # of what torch will not do any more
+            warnings.simplefilter("ignore")
+            converted: Mapping[str, Tensor] = convert(dict(state), model)
+    except Exception as error:  # of other weights it raises whatever comes of them
+        raise UserError(f"they don't fit {what}: {error or type(error).__name__}", "weights") from (
+            error
+        )
+    return converted
+
+
+def _built(name: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Any:
+    """Build an architecture with arguments of a config.
+
+    Raises:
+        UserError: If one of them is unknown or wrong, or the image size doesn't fit.
+    """
+    if given := sorted(GIVEN & arguments.keys()):
+        raise UserError(f"{given[0]} is given by the other options; remove it", "backbone_args")
+    try:
+        return build(**arguments)
+    except OSError:
+        raise
+    except Exception as error:  # an architecture may raise anything at what it doesn't expect
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown and unknown[1] not in arguments:
+            raise UserError(f"{name} takes no images of another size than its own", "name") from (
+                error
+            )
+        if arguments:
+            what = _no_argument(name, unknown[1], error) if unknown else f"{name}: {error}"
+            raise UserError(what, "backbone_args") from error
+        raise UserError(f"{name} can't be built: {error or type(error).__name__}", "name") from (
+            error
+        )
 
 
 def read_weights(path: str) -> Mapping[str, Tensor]:
@@ -163,7 +249,9 @@ def read_weights(path: str) -> Mapping[str, Tensor]:
     return state.get("state_dict", state) if isinstance(state, dict) else {}
 
 
-def _load(model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: str) -> None:
+def _load(
+    model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: str, hint: str = ""
+) -> None:
     """Load ``state`` without the classifier's keys; list all that is missing, unknown or misfit."""
     prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     state = {
@@ -187,7 +275,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], classifier: Any, what: 
             for kind, keys in wrong.items()
             if keys
         )
-        raise UserError(f"they don't fit {what}: {listed}", "weights")
+        raise UserError(f"they don't fit {what}: {listed}{hint}", "weights")
     model.load_state_dict(state)
 
 
@@ -237,19 +325,47 @@ def _check_torchvision(name: str) -> None:
         raise _unknown(name, sorted(known), "torchvision")
 
 
+def _no_argument(name: str, argument: str, error: Exception) -> str:
+    """Say that an architecture has no such argument, and which is meant."""
+    called = str(error).partition(".")[0]  # as in «ResNet.__init__() got an unexpected …»
+    loaded = [module for path, module in sys.modules.items() if ".models." in path]
+    found = [getattr(module, called) for module in loaded if hasattr(module, called)]
+    known = {key for one in found for key in inspect.signature(one).parameters}
+    close = get_close_matches(argument, sorted(known), n=2)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{name} has no argument {argument}{hint}"
+
+
 def _check_timm(name: str) -> None:
     try:
         import timm
     except ModuleNotFoundError:
         raise UserError(f"{name} needs timm: pip install timm", "name") from None
-    if not timm.is_model(name.removeprefix(TIMM)):
+    if name.startswith(HUB):
+        _timm_config(name)
+    elif not timm.is_model(name.removeprefix(TIMM)):
         raise _unknown(name, [TIMM + known for known in timm.list_models()], "timm")
 
 
+def _plain(name: str) -> str:
+    return name.removeprefix(TIMM)
+
+
+@cache
 def _timm_config(name: str) -> Any:
     import timm
+    from timm.models import PretrainedCfg, load_model_config_from_hf
 
-    return timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    if not name.startswith(HUB):
+        return timm.get_pretrained_cfg(_plain(name))
+    try:
+        with offline_where_unreachable():
+            config, architecture, _ = load_model_config_from_hf(name.removeprefix(HUB))
+    except Exception as error:  # of the hub or of the file
+        raise UserError(f"{name} could not be read: {error}", "name") from error
+    if not timm.is_model(architecture):
+        raise UserError(f"{name} is of {architecture}, which timm doesn't have", "name")
+    return PretrainedCfg(**config)
 
 
 def _unknown(name: str, known: list[str], library: str) -> UserError:

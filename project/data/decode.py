@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from project.console import readable
+from project.data import fast
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
@@ -76,11 +77,13 @@ class Decoder:
         size: Width and height in pixels.
         resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
             ratio.
+        fast: Whether the extra ``fast`` reads JPEGs.
     """
 
     mode: Literal["L", "RGB"]
     size: tuple[int, int]
     resize: Literal["crop", "squash"]
+    fast: bool = fast.AVAILABLE
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -94,6 +97,8 @@ class Decoder:
         Raises:
             BrokenImageError: If the file can't be read completely; the message names it.
         """
+        if self.fast and (pixels := self._jpeg(path)) is not None:
+            return pixels
         image = open_image(path, self.mode, at_least=2 * max(self.size))
         with _reading(path):
             if self.resize == "crop":
@@ -102,6 +107,19 @@ class Decoder:
                 image = image.resize(self.size, Image.Resampling.BILINEAR)
             channels_last = np.asarray(image).reshape(*self.size[::-1], -1)
             return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+
+    def _jpeg(self, path: Path) -> NDArray[np.uint8] | None:
+        """Return the pixels of a usual JPEG, None of any other file."""
+        with _opened(path) as file:
+            if file.format != "JPEG" or file.mode not in fast.SPACES:
+                return None
+            pixels, turn = file.width * file.height, _turn(file)
+            _draft(file, 2 * max(self.size))
+            with _memory.hold(_num_bytes(file, pixels)):
+                whole = fast.read_jpeg(path, self.mode, file.size)
+        if whole is None:
+            return None
+        return fast.resized(fast.turned(whole, turn), self.size, self.resize == "crop")
 
 
 def open_image(
@@ -128,30 +146,46 @@ def open_image(
     Raises:
         BrokenImageError: If the file can't be read completely; the message names it.
     """
+    with _opened(path) as file:
+        pixels = file.width * file.height
+        _draft(file, at_least)
+        num_bytes = _num_bytes(file, pixels)
+        if num_bytes > MOST_BYTES:
+            raise OSError(
+                f"{pixels:,} pixels take {num_bytes / 1e9:.1f} GB to decode, and the limit is "
+                f"{MOST_BYTES / 1e9:.1f} GB"
+            )
+        with _memory.hold(num_bytes + 16 * min(file.width * file.height, BAND)):
+            file.load()
+            image = _converted(file, mode, _factor(file, at_least))
+        turn = _turn(file)
+        return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, of which nothing but the header is read.
+
+    Raises:
+        BrokenImageError: In place of whatever is raised while it is open.
+    """
     with _reading(path):
         if not stat.S_ISREG(Path(path).stat().st_mode):  # to open a pipe would wait for ever
             raise OSError("not a regular file")
         with Image.open(path) as file:
             if file.format == "EPS":  # Pillow would let Ghostscript run it
                 raise OSError("PostScript is a program, and is not run")
-            pixels = file.width * file.height
-            for scale in (8, 4, 2) if at_least is not None else ():
-                (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
-                exact = rest == more == 0 or pixels > HUGE
-                if exact and min(width, height) >= (at_least or 0):
-                    file.draft(None, (width, height))  # has an effect on JPEG only
-                    break
-            num_bytes = _num_bytes(file, pixels)
-            if num_bytes > MOST_BYTES:
-                raise OSError(
-                    f"{pixels:,} pixels take {num_bytes / 1e9:.1f} GB to decode, and the limit is "
-                    f"{MOST_BYTES / 1e9:.1f} GB"
-                )
-            with _memory.hold(num_bytes + 16 * min(file.width * file.height, BAND)):
-                file.load()
-                image = _converted(file, mode, _factor(file, at_least))
-            turn = _turn(file)
-        return image if turn is None else image.transpose(turn)
+            yield file
+
+
+def _draft(file: ImageFile.ImageFile, at_least: int | None) -> None:
+    """Let a JPEG be read at a fraction of its size, if its sides keep that many pixels."""
+    for scale in (8, 4, 2) if at_least is not None else ():
+        (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
+        exact = rest == more == 0 or file.width * file.height > HUGE
+        if exact and min(width, height) >= (at_least or 0):
+            file.draft(None, (width, height))  # has an effect on JPEG only
+            break
 
 
 def _num_bytes(file: ImageFile.ImageFile, pixels: int) -> int:

@@ -68,7 +68,7 @@ PARTS = {
     "inspect": Part(
         (
             *("project/commands/inspect", "tests/commands/test_inspect*.py"),
-            *("benchmarks/label_noise.py", *SHARED, *FEATURES, *PAGES),
+            *(*SHARED, *FEATURES, *PAGES),
         ),
         dependencies=("jinja2",),
         lines=("python -m project inspect", '"project.commands.inspect"', '"project.commands" ='),

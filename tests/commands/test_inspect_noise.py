@@ -1,6 +1,6 @@
-"""``python -m benchmarks.label_noise FOLDER``: how many wrong labels ``inspect`` finds.
+"""How many wrong labels ``inspect`` finds.
 
-Of some training labels of a folder, each becomes another class by chance. Counted is how many of
+``python -m tests.commands.test_inspect_noise FOLDER`` measures it. Of some training labels of a folder, each becomes another class by chance. Counted is how many of
 these are among the first of the list, which is as long as there are wrong labels. If cleanlab can
 be imported, it ranks the same probabilities.
 """
@@ -58,9 +58,18 @@ def cleanlab(filter_by: str) -> Ranking:
     return rank
 
 
+def test_wrong_labels_of_clear_classes_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    features = torch.randn(300, 8, generator=generator) + 4 * torch.eye(3, 8)[labels]
+    noisy, wrong = flipped(labels, 3, 0.05, seed=0)
+    first = ours(held_out_probabilities(features, noisy, 3, FOLDS), noisy)[: len(wrong)]
+    assert torch.isin(wrong, first).double().mean() >= 0.9
+
+
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_noise", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     parser.add_argument("--weights", default="DEFAULT")
     parser.add_argument("--share", type=float, default=0.05)

@@ -1,8 +1,8 @@
-"""How many wrong labels ``inspect`` finds.
+"""How many wrong labels ``inspect`` finds; ``python -m`` this module measures it on a FOLDER.
 
-``python -m tests.commands.test_inspect_noise FOLDER`` measures it. Of some training labels of a folder, each becomes another class by chance. Counted is how many of
-these are among the first of the list, which is as long as there are wrong labels. If cleanlab can
-be imported, it ranks the same probabilities.
+Of some training labels, each becomes another class by chance. Counted is how many of these are
+among the first of the list, which is as long as there are wrong labels. If cleanlab can be
+imported, it ranks the same probabilities.
 """
 
 import argparse

@@ -207,7 +207,7 @@ def compare(run: Path, whole: Path, stop: Stop, in_wandb: bool) -> None:
         sign = 1 if best["mode"] == "max" else -1
         assert stop.how == "stop" and sign * best["score"] > sign * usual["score"]
     else:
-        assert best == usual
+        assert equal(best, usual)
         assert equal(checkpoint(run, "best.ckpt"), checkpoint(whole, "best.ckpt"))
         assert summary(run) == summary(whole)
         assert predictions(run) == predictions(whole)
@@ -339,6 +339,8 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         *("fit", UNEQUAL, *BASE[1:], *CNN, *ADAMW, "--model.mixup=0.4", "--data.sampling=sqrt"),
         *("--model.class_weights=effective", "--trainer.accumulate_grad_batches=2", *OFTEN),
     ),
+    "noise-aware": (*BASE, *SGD, "--checkpoint.selection=noise_aware", *OFTEN),
+    "the last is the best": (*BASE, *SGD, "--checkpoint.selection=last"),
     "no validation": (*BASE, *SGD, "--data.val_fraction=0"),
     "fine-tuned": (*TUNED, *ADAMW, "--trainer.max_epochs=3", "--data.augment={shift: 1}"),
     "phases": (*TUNED, *ADAMW, schedule(PROBE, TOP, ALL), "--data.augment={shift: 1}"),
@@ -391,6 +393,8 @@ CASES: list[tuple[str, Stop]] = [
     *(("monitored accuracy", at) for at in (exit_(7), stop(10))),
     *(("unequal classes", at) for at in (exit_(7), term(9))),
     *(("unequal classes, mixed", at) for at in (steps(4), exit_(7))),
+    *(("noise-aware", at) for at in (exit_(7), exit_(15), term(10), term(3, "validation"))),
+    *(("the last is the best", at) for at in (exit_(14), term(9))),
     *(("no validation", at) for at in (exit_(7), term(10))),
     *(("fine-tuned", at) for at in (steps(9), exit_(7), term(9))),
     *(("phases", at) for at in (term(10), exit_(14), exit_(21), stop(16))),

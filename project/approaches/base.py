@@ -37,6 +37,8 @@ class ImageClassifier(OptimizedModule):
         num_logits: 1 with ``one_logit``, otherwise the number of classes.
         pretrained: Whether the training starts from a pretrained network.
         temperature: Divides the logits of a test or a prediction that is calibrated.
+        validated: Collects ``indices``, ``losses`` and ``right`` of the batches of a validation,
+            for whoever sets it to an empty list; None collects nothing.
 
     Args:
         num_classes: Number of classes; given by the data.
@@ -84,6 +86,7 @@ class ImageClassifier(OptimizedModule):
     network: Network
     pretrained = False
     temperature = 1.0
+    validated: list[dict[str, Tensor]] | None = None
 
     def __init__(
         self,
@@ -236,7 +239,14 @@ class ImageClassifier(OptimizedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
-        self._evaluate(batch, self.val_metrics, self.more_val_metrics)
+        logits = self._evaluate(batch, self.val_metrics, self.more_val_metrics)
+        if self.validated is not None:
+            scores = self.class_logits(logits)
+            right = scores.argmax(dim=1) == batch.labels
+            losses = self.cross_entropy.of_images(logits, batch.labels)
+            self.validated.append(
+                {"indices": batch.indices, "losses": losses, "right": right.float()}
+            )
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the test metrics.
@@ -245,7 +255,8 @@ class ImageClassifier(OptimizedModule):
             ``indices`` and ``labels``, int64 ``[B]``, and ``logits``, float32 ``[B, num_classes]``.
         """
         logits = self._evaluate(batch, self.test_metrics, self.more_test_metrics)
-        return {"indices": batch.indices, "labels": batch.labels, "logits": logits.float()}
+        scores = self.class_logits(logits).float()
+        return {"indices": batch.indices, "labels": batch.labels, "logits": scores}
 
     def _evaluate(self, batch: Batch, metrics: EpochMetrics, more: MetricCollection) -> Tensor:
         logits = self.evaluation_logits(batch.images, batch.depth)
@@ -253,7 +264,7 @@ class ImageClassifier(OptimizedModule):
         metrics.update(self.compute_loss(logits, batch.labels), class_logits, batch.labels)
         if more:
             more.update(class_logits.float().softmax(dim=1), batch.labels)
-        return class_logits
+        return logits
 
     def evaluation_logits(self, images: Tensor, depth: int = 0) -> Tensor:
         """Return logits ``[B, num_logits]`` as validation, test and prediction take them.

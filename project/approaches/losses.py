@@ -109,6 +109,15 @@ class CrossEntropy(nn.Module):
             losses = losses * positive**self.focal_gamma
         return losses.mean()
 
+    def of_images(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each image in evaluation, float32 ``[B]``.
+
+        Args:
+            logits: As for :meth:`forward`.
+            labels: int64 ``[B]``.
+        """
+        return self._losses(logits.float(), labels, 0.0, "none")
+
     def _losses(self, logits: Tensor, targets: Tensor, smoothing: float, reduction: str) -> Tensor:
         if not self.one_logit:
             return functional.cross_entropy(

@@ -15,8 +15,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor
 
+from project.approaches import ImageClassifier
 from project.approaches.metrics import natural_mode
+from project.callbacks.predictions import of_all_ranks
+from project.callbacks.selection import MOST_IMAGES, NOISE_OF, Rule, Selection, Validated
 from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
@@ -31,6 +35,7 @@ STATE = {  # what a checkpoint has of BestAndLast
     "scores": {str: a_number},
     "step": a_count,
 }
+REFERENCE = {"score": a_number, "values": (Tensor, None)}
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
 SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -49,6 +54,10 @@ class BestAndLast(ModelCheckpoint):
     Args:
         monitor: Metric that decides which weights are the best.
         mode: Whether small or large values of it are good; null knows it of the built-in metrics.
+        selection: Which validation is the best. ``minimum`` takes the best metric. With few
+            validation images that is luck: ``noise_aware`` takes the last one that is no worse by
+            more than the standard error of the difference over the images; with ``val/accuracy``,
+            and with ``val/loss`` unless ``model.loss`` is one's own. ``last`` takes the last one.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
         every: Write it also when so much time is over since the last time, such as 90s, 5m or 1h.
@@ -64,6 +73,7 @@ class BestAndLast(ModelCheckpoint):
         self,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] | None = None,
+        selection: Rule = "minimum",
         every_n_steps: int | None = None,
         every: str | None = None,
         background: bool = False,
@@ -78,6 +88,12 @@ class BestAndLast(ModelCheckpoint):
         mode = mode or natural_mode(monitor)
         super().__init__(filename="best", monitor=monitor, mode=mode or "min", save_last=True)
         self._mode_is_known = mode is not None
+        if selection == "noise_aware" and monitor not in NOISE_OF:
+            raise UserError(
+                f"noise_aware knows the noise of {' and '.join(NOISE_OF)}, and not of {monitor}",
+                "checkpoint.selection",
+            )
+        self.selection = Selection(selection, self.mode)
         self.every_n_steps = every_n_steps
         self.seconds = int(seconds[1]) * SECONDS[seconds[2]] if seconds else math.inf
         self.background = background
@@ -119,7 +135,12 @@ class BestAndLast(ModelCheckpoint):
             "score": score,
             "scores": dict(self.best),
             "step": self._best_step,
-        }
+        } | ({} if self.selection.rule == "minimum" else {"reference": self._reference})
+
+    @property
+    def _reference(self) -> dict[str, Any] | None:
+        best = self.selection.reference
+        return None if best is None else {"score": best.score, "values": best.values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: what a resumed run takes over depends on more than the state."""
@@ -151,6 +172,7 @@ class BestAndLast(ModelCheckpoint):
         # of the same checkpoint, the state may know more: the metrics of its whole epoch
         same = all(own[name] == state[name] for name in ("score", "step"))
         self._take(state if same else own)
+        self._refer(state.get("reference"), trainer.ckpt_path)
         if trainer.is_global_zero and file.parent.resolve() != self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
             copy(file, self._folder / file.name)
@@ -165,6 +187,14 @@ class BestAndLast(ModelCheckpoint):
         if own["step"] > step:
             return f"is of step {own['step']}, and the run resumes at step {step}"
         return ""
+
+    def _refer(self, state: Any, source: str | Path) -> None:
+        """Go on with what validations are compared with."""
+        best = Validated(float(self.best_model_score or 0))
+        if state is not None:
+            check_form(state, REFERENCE, f"callbacks.{self.state_key}.reference", source)
+            best = Validated(**state)
+        self.selection.reference = best
 
     def _take(self, state: dict[str, Any]) -> None:
         self.best_model_path = str(self._folder / "best.ckpt")
@@ -209,6 +239,8 @@ class BestAndLast(ModelCheckpoint):
         """Let an average that hasn't begun be the weights themselves, and count from anew."""
         follow_weights(trainer, pl_module)
         _count_anew(trainer)
+        if self.selection.rule == "noise_aware" and isinstance(pl_module, ImageClassifier):
+            pl_module.validated = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if it is this one."""
@@ -283,18 +315,31 @@ class BestAndLast(ModelCheckpoint):
                 f"say whether small or large values of {self.monitor} are good: min or max",
                 "checkpoint.mode",
             )
-        score, before = metrics[self.monitor].detach().cpu(), self.best_model_score
-        sign = 1 if self.mode == "max" else -1
-        better = before is None or sign * score.item() > sign * before.item()
+        score = metrics[self.monitor].detach().cpu()
         self._not_a_number = math.isnan(score.item())
-        better = better and not self._not_a_number
-        if not trainer.strategy.reduce_boolean_decision(better) or not _writes(trainer):
+        if not _writes(trainer):
+            return
+        better = self.selection.takes(Validated(score.item(), self._values(trainer, pl_module)))
+        if not trainer.strategy.reduce_boolean_decision(better):
             return
         self.best_model_score = self.current_score = score
         self.best_model_path = str(self._folder / "best.ckpt")
         self.best = scores(trainer, *((VALIDATION,) if self.of_validation else EPOCH))
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
+
+    def _values(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Tensor | None:
+        """Return what the metric is the mean of, over all ranks, in the order of the images."""
+        if not isinstance(pl_module, ImageClassifier) or pl_module.validated is None:
+            return None
+        mine, pl_module.validated = pl_module.validated, None
+        name = "losses" if self.monitor == NOISE_OF[0] else "right"
+        if name == "losses" and pl_module.loss is not None:  # which gives only a mean
+            return None
+        columns = [(batch["indices"].cpu(), batch[name].cpu()) for batch in mine]
+        parts = of_all_ranks(trainer, columns)
+        indices, values = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+        return values[indices.argsort()] if len(values) <= MOST_IMAGES else None
 
     def _save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if _writes(trainer):

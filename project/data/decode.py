@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from project.console import readable
-from project.data import fast
+from project.data.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
@@ -83,7 +83,7 @@ class Decoder:
     mode: Literal["L", "RGB"]
     size: tuple[int, int]
     resize: Literal["crop", "squash"]
-    fast: bool = fast.AVAILABLE
+    fast: bool = AVAILABLE
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -111,15 +111,15 @@ class Decoder:
     def _jpeg(self, path: Path) -> NDArray[np.uint8] | None:
         """Return the pixels of a usual JPEG, None of any other file."""
         with _opened(path) as file:
-            if file.format != "JPEG" or file.mode not in fast.SPACES:
+            if file.format != "JPEG" or file.mode not in SPACES:
                 return None
             pixels, turn = file.width * file.height, _turn(file)
             _draft(file, 2 * max(self.size))
             with _memory.hold(_num_bytes(file, pixels)):
-                whole = fast.read_jpeg(path, self.mode, file.size)
+                whole = read_jpeg(path, self.mode, file.size)
         if whole is None:
             return None
-        return fast.resized(fast.turned(whole, turn), self.size, self.resize == "crop")
+        return resized(turned(whole, turn), self.size, self.resize == "crop")
 
 
 def open_image(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from project.data.augment import colour, filters, geometry, interpolation
@@ -13,7 +13,7 @@ from project.data.augment.policies import NAMES, RandAugment, TrivialAugment
 from tests.data.pictures import pictures
 
 Function = Callable[..., Tensor]
-ROUNDING = 1.01  # of 255; torchvision cuts or rounds to whole numbers
+ROUNDING = 2  # of 255; torchvision cuts to whole numbers, of the result and of what is blended in
 BILINEAR = InterpolationMode.BILINEAR
 
 
@@ -43,13 +43,7 @@ def test_colours_are_those_of_torchvision(name: str, channels: int) -> None:
     own, theirs, numbers = COLOURS[name]
     images = pictures(4)[:, :channels]
     for number in numbers:
-        cast = int if name == "posterize" else float
-        if name == "saturation" and channels == 1:
-            expected = images
-        elif name == "hue" and channels == 1:
-            expected = images
-        else:
-            expected = theirs(images, cast(number))
+        expected = theirs(images, number)  # type: ignore[arg-type]
         check(own(images.float(), each(number)), expected)
 
 
@@ -79,10 +73,10 @@ def test_affine_maps_are_those_of_torchvision(
 ) -> None:
     images = pictures(4, (40, 56)).float()
     maps = geometry.affine(*(each(number) for number in (degrees, x, y, scale, shear)))
-    expected = functional.affine(
-        images, degrees, [x, y], scale, [shear, 0], interpolation=BILINEAR, fill=[9.0]
-    )
-    check(interpolation.warped(images, maps, 9), expected, 0.1)
+    expected = functional.affine(images, degrees, [x, y], scale, [shear, 0], interpolation=BILINEAR)
+    check(interpolation.warped(images, maps), expected, 0.1)
+    black = interpolation.warped(255 - images, maps, 255)  # the negative of both
+    check(255 - black, expected, 0.1)
 
 
 def test_rotation_is_that_of_torchvision() -> None:
@@ -91,27 +85,30 @@ def test_rotation_is_that_of_torchvision() -> None:
     check(found, functional.rotate(images, 25, interpolation=BILINEAR), 0.1)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 40, 60), (10, 5, 10, 20), (0, 30, 20, 30)])
+@pytest.mark.parametrize("box", [(0, 0, 40, 44), (10, 5, 10, 20), (0, 14, 20, 30)])
 def test_crop_is_that_of_torchvision(box: tuple[int, int, int, int]) -> None:
     """Beside its border, beyond which torchvision repeats it."""
     top, left, height, width = box
-    images = pictures(4, (40, 60))
-    boxes = torch.tensor([left / 60, top / 40, width / 60, height / 40]).expand(4, 4)
+    images = pictures(4, (40, 44))
+    boxes = torch.tensor([left / 44, top / 40, width / 44, height / 40]).expand(4, 4)
     found = interpolation.sampled(images, boxes, (32, 32))
     expected = functional.resized_crop(images.float(), *box, size=[32, 32], antialias=False)
     inner = slice(3, -3)
     check(found[..., inner, inner], expected[..., inner, inner], 0.1)
-    if box == (0, 0, 40, 60):
+    if box == (0, 0, 40, 44):
         check(found, expected, 0.1)
 
 
 def test_a_much_larger_image_is_averaged() -> None:
-    stripes = torch.zeros(1, 1, 64, 64)
-    stripes[..., ::4] = 255
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    found = interpolation.sampled(stripes, whole, (16, 16))
-    check(found, functional.resize(stripes, [16, 16], antialias=True), 8)
-    assert found.std() < 1  # without, one value in all places
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(4, 4)
+    images = pictures(4, (96, 96)).float()
+    expected = functional.resize(images, [32, 32], antialias=True)
+    check(interpolation.sampled(images, whole, (32, 32)), expected, 5)
+    stripes = torch.zeros(4, 1, 96, 96)
+    stripes[..., ::3] = 240
+    check(
+        interpolation.sampled(stripes, whole, (32, 32)), torch.full_like(stripes, 80)[..., :32, :32]
+    )
 
 
 def torchvisions(name: str, image: Tensor, strength: float, wide: bool) -> Tensor:
@@ -120,7 +117,7 @@ def torchvisions(name: str, image: Tensor, strength: float, wide: bool) -> Tenso
     height, width = image.shape[-2:]
     shift = {"X": 32 if wide else 150 / 331 * width, "Y": 32 if wide else 150 / 331 * height}
     given = {
-        **{kind: colours for kind in ("Brightness", "Color", "Contrast", "Sharpness")},
+        **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), colours),
         **{f"Shear{way}": slope for way in "XY"},
         **{f"Translate{way}": far for way, far in shift.items()},
         "Rotate": angle,
@@ -130,9 +127,7 @@ def torchvisions(name: str, image: Tensor, strength: float, wide: bool) -> Tenso
         magnitude = 8 - round(bits * strength)
     if name == "Solarize":
         magnitude = 1 - strength
-    from torchvision.transforms.v2 import RandAugment as Theirs
-
-    return Theirs()._apply_image_or_video_transform(  # type: ignore[no-any-return]
+    return v2.RandAugment()._apply_image_or_video_transform(  # type: ignore[no-any-return]
         image, name, magnitude, interpolation=BILINEAR, fill={}
     )
 
@@ -150,5 +145,5 @@ def test_policies_do_what_those_of_torchvision_do(
             found = policy.apply(images.float(), kind, each(strength), each(sign))
             wide = isinstance(policy, TrivialAugment)
             expected = torchvisions(name, images, strength * sign, wide)
-            whole_pixels = name.startswith("Translate") and not wide
-            check(found, expected, 60 if whole_pixels else 2.5)
+
+            check(found, expected, 2.5)

@@ -16,8 +16,8 @@ TRIES = 10  # of a part that fits into the picture
 class RandomResizedCrop(Cropping):
     """A random part of the picture, resized to what the model gets (Szegedy et al., 2015).
 
-    As the first of the list it takes its part from the whole picture, as far as ``data.decode_size``
-    keeps it. Sizes and positions are distributed as in torchvision's ``RandomResizedCrop``.
+    As the first of the list it takes its part from all of the picture, if ``data.decode_size``
+    keeps that. Sizes and positions are distributed as in torchvision's ``RandomResizedCrop``.
 
     Args:
         scale: Smallest and largest fraction of the picture's area.

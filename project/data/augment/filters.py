@@ -67,7 +67,8 @@ class RandomErasing(Operation):
         rows, columns = images.shape[2:]
         random, size, shape, x, y = uniform(keys, 5, seed).unbind(dim=1)
         area = between(*self.scale, size) * rows * columns
-        ratio = between(*map(math.log, self.ratio), shape).exp()
+        low, high = self.ratio
+        ratio = between(math.log(low), math.log(high), shape).exp()
         width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         inside = _span(rows, height, y)[:, :, None] & _span(columns, width, x)[:, None, :]
         hidden = inside & (random < self.probability)[:, None, None]
@@ -91,8 +92,10 @@ def blurred(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     padded = functional.pad(images, [reach] * 4, mode="reflect")
     for dim in (2, 3):
         length = padded.shape[dim] - 2 * reach
-        shifted = (padded.narrow(dim, start, length) for start in range(2 * reach + 1))
-        padded = sum(weights[:, place] * one for place, one in enumerate(shifted))
+        total = torch.zeros_like(padded.narrow(dim, 0, length))
+        for start in range(2 * reach + 1):
+            total += weights[:, start] * padded.narrow(dim, start, length)
+        padded = total
     return padded
 
 
@@ -115,7 +118,7 @@ def sharpened(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _span(length: int, size: Tensor, random: Tensor) -> Tensor:
-    """Return which positions of a line lie in a part of it at a random place, bool ``[B, length]``."""
+    """Return which positions of a line lie in a random part of it, bool ``[B, length]``."""
     size = size.clamp(max=length)
     start = (random * (length - size + 1)).floor()[:, None]
     position = torch.arange(length, device=random.device)

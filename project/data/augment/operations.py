@@ -168,4 +168,3 @@ def floats(images: Tensor) -> Tensor:
 def between(low: float, high: float, random: Tensor) -> Tensor:
     """Return numbers between two bounds for random ones in [0, 1)."""
     return low + (high - low) * random
-

@@ -23,7 +23,12 @@ from project.data.augment.operations import Operation, floats, replaced
 from project.randomness import mix, uniform
 
 MAPS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-SIGNED = {"Brightness": brighter, "Color": saturated, "Contrast": contrasted, "Sharpness": sharpened}
+SIGNED = {
+    "Brightness": brighter,
+    "Color": saturated,
+    "Contrast": contrasted,
+    "Sharpness": sharpened,
+}
 PLAIN = {"AutoContrast": autocontrasted, "Equalize": equalized}
 NAMES = (*MAPS, *SIGNED, "Posterize", "Solarize", *PLAIN, "Identity")
 MOST_BINS = 10_000
@@ -63,8 +68,8 @@ class Policy(Operation):
 
         maps = self._maps(kind, strength * sign, images.shape[2], images.shape[3])
         images = replaced(images, kind < len(MAPS), self._warped, maps)
-        for name, function in SIGNED.items():
-            change(name, function, 1 + self.most["colour"] * strength * sign)
+        for name, blend in SIGNED.items():
+            change(name, blend, 1 + self.most["colour"] * strength * sign)
         change("Posterize", posterized, 8 - (self.most["bits"] * strength).round())
         change("Solarize", solarized, 255 * (1 - strength))
         for name, function in PLAIN.items():
@@ -80,7 +85,8 @@ class Policy(Operation):
             torch.where(kind == number, strength, 0) for number in range(len(MAPS))
         )
         maps = affine(
-            -turn * self.most["degrees"], x * self.shift(width), y * self.shift(height),
+            -turn * self.most["degrees"],
+            (x * self.shift(width)).trunc(), (y * self.shift(height)).trunc(),
             torch.ones_like(strength), torch.zeros_like(strength),
         )  # fmt: skip
         slope_x, slope_y = shear_x * self.most["slope"], shear_y * self.most["slope"]
@@ -159,7 +165,9 @@ class RandAugment(Policy):
     def __call__(self, images: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Return each image after its operations, float32."""
         images = floats(images)
-        strength = torch.full(keys.shape, self.magnitude / (self.num_magnitude_bins - 1), device=images.device)
+        strength = torch.full(
+            keys.shape, self.magnitude / (self.num_magnitude_bins - 1), device=images.device
+        )
         for number in range(self.num_ops):
             kind, sign = uniform(keys, 2, mix(seed, 1, number)).unbind(dim=1)
             images = self.apply(images, _chosen(kind), strength, _sign(sign))

@@ -1,5 +1,6 @@
 """What every random operation is, and how a list of them becomes one augmentation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from project.errors import UserError
 from project.randomness import mix
 
 
-class Operation:
+class Operation(ABC):
     """A random change of a whole batch of images, of each image on its own.
 
     A subclass implements :meth:`__call__`. All of its random numbers come from
@@ -19,6 +20,7 @@ class Operation:
     is a frozen dataclass; its fields are the options that a config gives.
     """
 
+    @abstractmethod
     def __call__(self, images: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Return the changed images.
 
@@ -30,7 +32,6 @@ class Operation:
         Returns:
             Images of the same shape with values in 0 to 255, uint8 or float32.
         """
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         """Return class and options, by which runs and caches know it."""
@@ -71,6 +72,7 @@ class Cropping(Operation):
         aspects = torch.full(keys.shape, width / height, device=images.device)
         return sampled(images, self.boxes(aspects, keys, seed), (height, width))
 
+    @abstractmethod
     def boxes(self, aspects: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Return which part of each image is taken.
 
@@ -82,7 +84,6 @@ class Cropping(Operation):
         Returns:
             Left, top, width and height as fractions of the picture's, float32 ``[B, 4]``.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

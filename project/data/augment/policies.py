@@ -1,5 +1,6 @@
 """TrivialAugment and RandAugment: one or some operations of fourteen, at random strength."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,9 +49,9 @@ class Policy(Operation):
     most: ClassVar[dict[str, float]] = {}
     fill: float
 
+    @abstractmethod
     def shift(self, side: int) -> float:
         """Return the largest shift in pixels along a side of so many pixels."""
-        raise NotImplementedError
 
     def apply(self, images: Tensor, kind: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
         """Return images, each after one operation.

@@ -424,7 +424,7 @@ class ImageDataModule(L.LightningDataModule):
             return batch
         seed = None
         if self.trainer is not None and self.trainer.training:
-            seed = mix(run_seed(), self.trainer.current_epoch)
+            seed = augmentation_seed(self.trainer.current_epoch)
         return batch._replace(images=self.transform(batch.images, batch.indices, seed))
 
     def transform(self, images: Tensor, indices: Tensor, seed: int | None) -> Tensor:
@@ -481,6 +481,11 @@ class ImageDataModule(L.LightningDataModule):
             mean = torch.tensor(self.normalization["mean"], device=device).view(-1, 1, 1)
             self._constants = -mean / std, 1 / (255 * std)
         return self._constants
+
+
+def augmentation_seed(epoch: int) -> int:
+    """Return the seed of the augmentation in an epoch of this run."""
+    return mix(run_seed(), epoch)
 
 
 def _resized(images: Tensor, size: tuple[int, int], aspects: Tensor | None) -> Tensor:

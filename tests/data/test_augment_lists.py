@@ -191,7 +191,8 @@ def test_operations_are_known_by_their_options() -> None:
         (RandomResizedCrop, "scale", (1, 0.5)), (RandomResizedCrop, "ratio", (0, 1)),
         (Rotation, "degrees", -1), (Affine, "shear", 90), (Affine, "scale", (0, 1)),
         (Affine, "fill", 256), (ColorJitter, "hue", 0.6), (GaussianBlur, "sigma", (1, 1e9)),
-        (TrivialAugment, "num_bins", 1), (RandAugment, "magnitude", 31), (RandAugment, "num_ops", 0),
+        (TrivialAugment, "num_bins", 1), (RandAugment, "magnitude", 31),
+        (RandAugment, "num_ops", 0),
         (RandomErasing, "scale", (0.5, float("inf"))),
     ],
 )  # fmt: skip

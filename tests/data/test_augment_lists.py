@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -23,25 +24,14 @@ from project.data.augment import (
     TrivialAugment,
     VerticalFlip,
     augmentation,
+    colour,
+    filters,
+    policies,
 )
 from project.errors import UserError
-from tests.data.pictures import pictures
+from tests.data.pictures import OPERATIONS, pictures
 
 COUNT = 60
-OPERATIONS: tuple[Operation, ...] = (
-    Augment(flip=0.5, shift=2, min_scale=0.5, brightness=0.3, contrast=0.3, cutout=3),
-    Affine(degrees=20, translate=0.1, scale=(0.8, 1.2), shear=10, fill=128),
-    ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
-    GaussianBlur(),
-    Grayscale(probability=0.5),
-    HorizontalFlip(),
-    RandAugment(),
-    RandomErasing(probability=0.5),
-    RandomResizedCrop(),
-    Rotation(),
-    TrivialAugment(),
-    VerticalFlip(),
-)
 ALL = Augmentation(OPERATIONS)
 each_operation = pytest.mark.parametrize(
     "operation", [*OPERATIONS, ALL], ids=lambda one: type(one).__name__
@@ -82,6 +72,28 @@ def test_shape_and_range_stay(operation: Operation, shape: tuple[int, int, int])
     found = operation(images, torch.arange(COUNT), seed=0)
     assert found.shape == images.shape and found.dtype in (torch.uint8, torch.float32)
     assert found.isfinite().all() and found.min() >= -1e-3 and found.max() <= 255 + 1e-3
+
+
+@each_operation
+def test_no_value_is_read(operation: Operation) -> None:
+    """That would make a GPU wait; tensors of this device have no values."""
+    images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="meta")
+    found = operation(images, torch.arange(8, device="meta"), seed=0)
+    assert found.shape == images.shape and found.device.type == "meta"
+
+
+def test_other_devices_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, an operation is applied to all images, and the chosen results are taken."""
+
+    def taken(images: Tensor, chosen: Tensor, change: Any, *parameters: Tensor) -> Tensor:
+        return torch.where(chosen.view(-1, 1, 1, 1), change(images, *parameters), images)
+
+    images, keys = pictures(COUNT), torch.arange(COUNT)
+    expected = [operation(images, keys, 0) for operation in OPERATIONS]
+    for module in (colour, filters, policies):
+        monkeypatch.setattr(module, "replaced", taken)
+    for operation, one in zip(OPERATIONS, expected):
+        torch.testing.assert_close(operation(images, keys, 0), one, atol=1e-3, rtol=0)
 
 
 def test_each_place_in_a_list_has_its_own_numbers() -> None:

@@ -16,6 +16,7 @@ from project import signals
 from project.commands.compare import compare
 from project.commands.inspect import inspect
 from project.commands.plan import plan
+from project.commands.preview_data import preview_data
 from project.commands.recommend import recommend
 from project.console import accept_all_characters, lines
 from project.errors import UserError
@@ -26,6 +27,7 @@ from project.upstream import QUIET
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan,
+    "preview-data": preview_data,
     "inspect": inspect,
     "compare": compare,
     "recommend": recommend,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
-from inspect import signature
+from inspect import isabstract, signature
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from project.approaches import ImageClassifier
 from project.class_paths import FROM_DATA, FROM_MODEL, class_parser, named
-from project.data import ImageDataModule
+from project.data import ImageDataModule, Operation
 from project.networks import Network
 
 
@@ -70,6 +70,8 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         close = _similar(missing[1], _class_names(keys[-1] if keys else ""))
         if keys and keys[-1].endswith("lr_scheduler"):
             close = f"; give it as {'.'.join(keys)}.scheduler"
+        if keys and keys[-1].endswith("augment") and missing[1] in _class_names("augment"):
+            close = f"; give a list, as in [{missing[1]}]"
         return f"{place}no class {missing[1]!r}{close}"
     if types and given and "typing.Literal" not in message:
         return f"{place}expected {' or '.join(dict.fromkeys(types))}, got {given[0]!r}"
@@ -174,6 +176,7 @@ def _class_names(key: str) -> list[str]:
         "scheduler": LRScheduler,
         "callbacks": Callback,
         "logger": Logger,
+        "augment": Operation,
     }
     key = key.rpartition(".")[2].partition("[")[0]
     return sorted(_subclasses(bases[key])) if key in bases else []
@@ -183,7 +186,7 @@ def _subclasses(base: type) -> set[str]:
     names: set[str] = set()
     subclass: type
     for subclass in base.__subclasses__():
-        if not subclass.__name__.startswith("_"):
+        if not subclass.__name__.startswith("_") and not isabstract(subclass):
             names.add(subclass.__name__)
         names |= _subclasses(subclass)
     return names

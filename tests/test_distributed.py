@@ -15,9 +15,13 @@ from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import last
 from tests.ranks import TWO, Ranks
 
+AUGMENT = (
+    "--data.augment=[RandomResizedCrop, {class_path: Augment, init_args: {shift: 1, flip: 0.3}}, "
+    "TrivialAugment, RandomErasing]"
+)
 COMMON = (
     *("fit", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.optimizer=SGD"),
-    *("--model.optimizer.lr=0.1", "--data.augment={shift: 1, flip: 0.3}"),
+    *("--model.optimizer.lr=0.1", AUGMENT),
     *("--trainer.logger=CSVLogger", "--data.limit_per_class=33"),
 )
 

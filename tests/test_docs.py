@@ -51,7 +51,7 @@ def unknown_configs(text: str) -> list[str]:
 def unknown_commands(text: str) -> list[str]:
     """Return what follows ``python -m`` and the package, and is no command."""
     known = {*LightningCLI.subcommands(), *COMMANDS}
-    words = re.findall(rf"python -m {PACKAGE} +([a-z]\w*)", text)
+    words = re.findall(rf"python -m {PACKAGE} +([a-z][\w-]*)", text)
     return [word for word in words if word not in known]
 
 

@@ -236,7 +236,11 @@ def compare_histories(logged: History, all_logged: History, stop: Stop, early: b
 
 
 SMALL = ("--data.limit_per_class=10", "--data.batch_size=15", "--trainer.log_every_n_steps=2")
-BASE = ("fit", *SMALL, "--trainer.max_epochs=3", "--data.augment={shift: 1}")
+AUGMENT = (
+    "--data.augment=[RandomResizedCrop, {class_path: Augment, init_args: {shift: 1}}, "
+    "TrivialAugment, GaussianBlur, RandomErasing]"
+)
+BASE = ("fit", *SMALL, "--trainer.max_epochs=3", AUGMENT)
 SGD = ("--model.optimizer=SGD", "--model.optimizer.lr=0.2", "--model.optimizer.momentum=0.9")
 ADAMW = (
     "--model.optimizer=AdamW",
@@ -342,8 +346,8 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "noise-aware": (*BASE, *SGD, "--checkpoint.selection=noise_aware", *OFTEN),
     "the last is the best": (*BASE, *SGD, "--checkpoint.selection=last"),
     "no validation": (*BASE, *SGD, "--data.val_fraction=0"),
-    "fine-tuned": (*TUNED, *ADAMW, "--trainer.max_epochs=3", "--data.augment={shift: 1}"),
-    "phases": (*TUNED, *ADAMW, schedule(PROBE, TOP, ALL), "--data.augment={shift: 1}"),
+    "fine-tuned": (*TUNED, *ADAMW, "--trainer.max_epochs=3", AUGMENT),
+    "phases": (*TUNED, *ADAMW, schedule(PROBE, TOP, ALL), AUGMENT),
     "phases, saved often": (*TUNED, *SGD, schedule(PROBE, TOP, ALL), *OFTEN),
     "phases, restored": (*TUNED, *SGD, schedule({**PROBE, "restore_best": True}, TOP)),
     "phases, cached features": (

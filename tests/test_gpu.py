@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import CONFIGS, Run
+from tests.data.pictures import OPERATIONS, pictures
 from tests.finetuning.schedules import equal
 
 pytestmark = pytest.mark.gpu
@@ -34,6 +35,10 @@ TRAININGS = {
         *(*DIGITS, "--model=FullTraining", *AIRBENCH),
         *("--data.augment.flip=0.5", "--data.augment.shift=2", "--data.augment.cutout=2"),
         *("--data.augment.min_scale=0.5", "--data.augment.contrast=0.2"),
+    ),
+    "augmented by a list": (
+        *(*DIGITS, "--model=FullTraining", *AIRBENCH),
+        "--data.augment=[RandomResizedCrop, Rotation, GaussianBlur, TrivialAugment, RandomErasing]",
     ),
 }
 
@@ -100,6 +105,14 @@ def test_a_resumed_training_ends_alike(name: str, run: Callable[..., Run]) -> No
     rest = run(*TRAININGS[name], *options, f"--ckpt_path={last}", "--trainer.max_steps=-1")
     states = [torch.load(one.path / "checkpoints" / "last.ckpt") for one in (whole, rest)]
     assert equal(states[0]["state_dict"], states[1]["state_dict"])
+
+
+def test_images_are_changed_as_on_the_cpu() -> None:
+    for operation in OPERATIONS:
+        images, keys = pictures(60), torch.arange(60)
+        expected = operation(images, keys, 3).float()
+        found = operation(images.cuda(), keys.cuda(), 3).float().cpu()
+        assert (found - expected).abs().mean() < 0.01, operation  # a threshold may be just met
 
 
 def test_a_copy_on_the_gpu_changes_nothing(

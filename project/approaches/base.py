@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 
 from project.approaches.losses import ClassWeights, CrossEntropy, check_loss, loss_of_config
 from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_config, scalars
+from project.approaches.mixing import Mixing
 from project.approaches.optimized import OptimizedModule
 from project.approaches.schedulers import Scheduler
 from project.data import Batch, ImageDataModule
@@ -65,6 +66,12 @@ class ImageClassifier(OptimizedModule):
         focal_gamma: Exponent of the focal loss, in training only: the loss of an image is
             multiplied by (1 - p)^gamma, where p is the predicted probability of its label (Lin et
             al., 2017, who take 2).
+        mixup: Parameter of the Beta distribution of the weights with which pairs of images are
+            blended, and their targets with them, in training only; 0 blends none (Zhang et al.,
+            2018).
+        cutmix: Parameter of the Beta distribution of the sizes of rectangles that are pasted from
+            one image into another, likewise; 0 pastes none (Yun et al., 2019). If both are given,
+            one of them is chosen at random for each batch.
         one_logit: For two classes: one output and binary cross entropy, instead of an output for
             each class.
         decay_norm_and_bias: Apply the optimizer's weight decay also to biases and to the
@@ -101,6 +108,8 @@ class ImageClassifier(OptimizedModule):
         label_smoothing: float = 0.0,
         class_weights: ClassWeights = "none",
         focal_gamma: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         one_logit: bool = False,
         decay_norm_and_bias: bool = True,
         channels_last: bool = True,
@@ -135,6 +144,7 @@ class ImageClassifier(OptimizedModule):
         self.example_input_array = torch.zeros(1, *image_shape)
         self.loss = loss
         self.cross_entropy = CrossEntropy(self.class_names, one_logit, **options)
+        self.mixing = Mixing(mixup, cutmix, num_classes)
         self.one_logit = one_logit
         self.channels_last = channels_last
         self.compile_network = compile_network
@@ -234,8 +244,11 @@ class ImageClassifier(OptimizedModule):
         return steps
 
     def training_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return images and targets to train on; an approach may mix or change images here."""
-        return batch.images, batch.labels
+        """Return images and targets to train on; an approach may change them here.
+
+        Targets are labels, int64 ``[B]``, or with mixup and cutmix probabilities, ``[B, K]``.
+        """
+        return self.mixing(batch) if self.mixing else (batch.images, batch.labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""

@@ -1,6 +1,6 @@
 """The LightningDataModules: one file per source of images."""
 
-from project.data.augment import Augment
+from project.data.augment import Augment, Operation
 from project.data.base import ImageDataModule
 from project.data.batches import Batch
 from project.data.cifar10 import CIFAR10
@@ -18,4 +18,5 @@ __all__ = [
     "ImageDataModule",
     "ImageFolder",
     "ImageTable",
+    "Operation",
 ]

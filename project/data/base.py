@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from project.data.augment import Augment
+from project.data.augment import Augment, Operation, augmentation
+from project.data.augment.interpolation import middle, sampled
 from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
 from project.data.cache import CacheDir
 from project.data.ranks import check_equal, num_ranks, one_error
@@ -33,6 +34,7 @@ LIMITS: dict[
     "limit_per_class": (1, 10**12),
     "steps_per_epoch": (1, 10**7),
     "image_size": (1, 16_384),
+    "decode_size": (1, 16_384),
     "cache_gb": (0, 10**6),
     "device_gb": (0, 10**6),
     "memory_gb": (0, 10**6),
@@ -57,6 +59,8 @@ class ImageDataModule(L.LightningDataModule):
     Attributes:
         class_names: Names of the classes; the label of a class is its position.
         source_shape: Shape ``(C, H, W)`` of an image as :meth:`load` returns it.
+        train_aspects: Width over height of each training picture, float32 ``[N]``, where pictures
+            of any shape are squashed into images of one; otherwise None.
 
     Args:
         root: Folder with the data.
@@ -78,7 +82,9 @@ class ImageDataModule(L.LightningDataModule):
             equally often. For classes of unequal size, ``balanced`` visits each class equally
             often, and ``sqrt`` in proportion to the square root of its size (Mahajan et al., 2018);
             the images of a small class are repeated, and those of a large class take turns.
-        augment: Random changes of training images; None makes none.
+        augment: Random changes of training images: a list of operations, which are applied one
+            after the other, or the options of ``Augment``, the usual small changes. None makes
+            none.
         image_size: Height and width in pixels that images are resized to. None takes the size that
             the pretrained backbone expects, or without one that of the source.
         mean: Mean of the pixel values in [0, 1], one for all channels or one for each. None takes
@@ -116,7 +122,7 @@ class ImageDataModule(L.LightningDataModule):
         train_fraction: float = 1.0,
         steps_per_epoch: int | None = None,
         sampling: Sampling = "natural",
-        augment: Augment | None = None,
+        augment: Augment | list[Operation] | None = None,
         image_size: int | None = None,
         mean: float | tuple[float, ...] | None = None,
         std: float | tuple[float, ...] | None = None,
@@ -149,7 +155,7 @@ class ImageDataModule(L.LightningDataModule):
         self.train_fraction = train_fraction
         self.steps_per_epoch = steps_per_epoch
         self.sampling: Sampling = sampling
-        self.augment = augment
+        self.augment = augmentation(augment)
         self.image_size = image_size
         self.mean = mean
         self.std = std
@@ -157,6 +163,7 @@ class ImageDataModule(L.LightningDataModule):
         self.cache_dir = CacheDir(Path(cache_dir), cache_gb)
         self.device_gb = device_gb
         self.input_spec = input_spec
+        self.train_aspects: Tensor | None = None
         self.train_images: Images | None = None
         self.val_images: Images | None = None
         self.test_images: Images | None = None
@@ -269,7 +276,7 @@ class ImageDataModule(L.LightningDataModule):
             "data.sampling": self.sampling,
             "image size": self.image_shape,
             "normalisation": self.normalization,
-            "data.augment": self.augment,
+            "data.augment": repr(self.augment),
             "seed": run_seed(),
         }
 
@@ -417,7 +424,7 @@ class ImageDataModule(L.LightningDataModule):
             return batch
         seed = None
         if self.trainer is not None and self.trainer.training:
-            seed = mix(run_seed(), self.trainer.current_epoch)
+            seed = augmentation_seed(self.trainer.current_epoch)
         return batch._replace(images=self.transform(batch.images, batch.indices, seed))
 
     def transform(self, images: Tensor, indices: Tensor, seed: int | None) -> Tensor:
@@ -428,13 +435,23 @@ class ImageDataModule(L.LightningDataModule):
             indices: int64 ``[B]``; an image's index and the seed determine its augmentation.
             seed: Seed of the augmentation; None makes none.
         """
-        channels, *size = self.image_shape
-        images = to_channels(images, channels)
-        if list(images.shape[2:]) != size:
-            images = functional.resize(images, size, antialias=True)
-        if self.augment is not None and seed is not None:
-            images = self.augment(images, indices, seed)
+        channels, height, width = self.image_shape
+        images, size = to_channels(images, channels), (height, width)
+        aspects = self._aspects(images, indices)
+        augment = None if seed is None else self.augment
+        if images.shape[2:] != size and not (augment and augment.crops_first):
+            images = _resized(images, size, aspects)
+        if augment is not None and seed is not None:
+            images = augment(images, indices, seed, size, aspects)
         return self.normalize(images)
+
+    def _aspects(self, images: Tensor, indices: Tensor) -> Tensor | None:
+        """Return width over height of the pictures of squashed images, else None."""
+        if self.train_aspects is None or images.shape[2:] == self.image_shape[1:]:
+            return None
+        if self.train_aspects.device != images.device:
+            self.train_aspects = self.train_aspects.to(images.device)
+        return self.train_aspects[indices % len(self.train_aspects)]
 
     def sample(self, count: int = 2000) -> Tensor:
         """Return training images, resized and normalised but not augmented, ``[B, C, H, W]``.
@@ -464,6 +481,19 @@ class ImageDataModule(L.LightningDataModule):
             mean = torch.tensor(self.normalization["mean"], device=device).view(-1, 1, 1)
             self._constants = -mean / std, 1 / (255 * std)
         return self._constants
+
+
+def augmentation_seed(epoch: int) -> int:
+    """Return the seed of the augmentation in an epoch of this run."""
+    return mix(run_seed(), epoch)
+
+
+def _resized(images: Tensor, size: tuple[int, int], aspects: Tensor | None) -> Tensor:
+    """Return images ``[B, C, *size]``; of squashed ones the largest part in their centre."""
+    if aspects is None:
+        resized: Tensor = functional.resize(images, list(size), antialias=True)
+        return resized
+    return sampled(images, middle(aspects, size), size)
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:

@@ -41,6 +41,7 @@ TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = [TURNED[orientation] for orientation in (5, 6, 7, 8)]  # they swap the sides
 OF_THE_MACHINE = (  # errors that say nothing about the file: another time, it may be read
     *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN),
@@ -76,13 +77,13 @@ class Decoder:
         mode: Grey (``L``) or RGB.
         size: Width and height in pixels.
         resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
-            ratio.
+            ratio; ``pad`` scales the longer side and fills the rest with :data:`BACKGROUND`.
         fast: Whether the extra ``fast`` reads JPEGs.
     """
 
     mode: Literal["L", "RGB"]
     size: tuple[int, int]
-    resize: Literal["crop", "squash"]
+    resize: Literal["crop", "squash", "pad"]
     fast: bool = AVAILABLE
 
     @property
@@ -101,12 +102,30 @@ class Decoder:
             return pixels
         image = open_image(path, self.mode, at_least=2 * max(self.size))
         with _reading(path):
+            size = self._size_within(image.size)
             if self.resize == "crop":
-                image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
+                image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
             else:
-                image = image.resize(self.size, Image.Resampling.BILINEAR)
-            channels_last = np.asarray(image).reshape(*self.size[::-1], -1)
-            return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            channels_last = np.asarray(image).reshape(*size[::-1], -1)
+            return self._padded(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
+
+    def _size_within(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Return width and height at which an image of a size is seen."""
+        if self.resize != "pad":
+            return self.size
+        scale = min(self.size[0] / image[0], self.size[1] / image[1])
+        return max(round(image[0] * scale), 1), max(round(image[1] * scale), 1)
+
+    def _padded(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return an image ``[C, h, w]`` in the centre of the ground, unless it fills it."""
+        if pixels.shape == self.shape:
+            return pixels
+        ground = np.full(self.shape, BACKGROUND[0], np.uint8)
+        rows, columns = pixels.shape[1:]
+        top, left = (self.shape[1] - rows) // 2, (self.shape[2] - columns) // 2
+        ground[:, top : top + rows, left : left + columns] = pixels
+        return ground
 
     def _jpeg(self, path: Path) -> NDArray[np.uint8] | None:
         """Return the pixels of a usual JPEG, None of any other file."""
@@ -119,7 +138,20 @@ class Decoder:
                 whole = read_jpeg(path, self.mode, file.size)
         if whole is None:
             return None
-        return resized(turned(whole, turn), self.size, self.resize == "crop")
+        image = turned(whole, turn)
+        size = self._size_within((image.shape[1], image.shape[0]))
+        return self._padded(resized(image, size, self.resize == "crop"))
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Return width and height of an image in pixels, as its header and EXIF orientation tell.
+
+    Raises:
+        BrokenImageError: If the header can't be read; the message names the file.
+    """
+    with _opened(path) as file:
+        sideways = _turn(file) in SIDEWAYS
+        return (file.height, file.width) if sideways else file.size
 
 
 def open_image(

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from project.console import readable, show
 from project.data.cache import CacheDir, check_length, notes_of
+from project.data.decode import DECODER
 from project.data.files import CHECKED, IMAGES, Broken, Fault, ImageFiles, Pixels, changed
 
+ASPECTS = "aspects-"  # what the key of the shapes of pictures begins with
 RESIDENT_BYTES = 2**26  # bytes read from a memory map before its pages are released
 
 
@@ -61,6 +63,29 @@ def broken_files(files: ImageFiles, cache: CacheDir, progress: bool) -> Broken:
             )
         return known
     return files.decode_all(lambda place, pixels: None, progress)
+
+
+def aspects(files: ImageFiles, cache: CacheDir) -> Tensor:
+    """Return width over height of each picture, float32 ``[N]``; 1 where it can't be read.
+
+    Args:
+        files: The files, of which the headers are read.
+        cache: The cache, which keeps the result, if it can be written to.
+    """
+    key = f"{ASPECTS}{DECODER}-{files.sha256(decoded=False)[:32]}"
+    with suppress(OSError):
+        if not cache.holds(key):
+            with cache.lock(key):
+                if not cache.holds(key):
+                    found = files.aspects()
+                    temporary = cache.create(key, found.shape, found.dtype)
+                    try:
+                        np.save(temporary, found)
+                        cache.publish(temporary, key)
+                    finally:
+                        temporary.unlink(missing_ok=True)
+        return torch.from_numpy(np.load(cache.path(key)))
+    return torch.from_numpy(files.aspects())
 
 
 def known_broken(files: ImageFiles, cache: CacheDir) -> Broken | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,9 @@ from torch import Tensor
 from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
-from project.data.batches import Batch, Images
+from project.data.batches import Batch
 from project.data.decode import Decoder
-from project.data.decoded import broken_files, known_broken, on_disk
+from project.data.decoded import aspects, broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, ImageFiles, Pixels, in_memory
 from project.data.listing import images_at, tell
@@ -121,6 +121,32 @@ class FileImages:
         return FileImages(files, torch.arange(len(files)), self.labels, pixels)
 
 
+class _Decoded(NamedTuple):
+    """Decoded images of some splits.
+
+    Attributes:
+        files: Their files.
+        places: Positions of these among the files of all splits, int64, sorted.
+        used: Positions of those that the splits use, likewise.
+        pixels: As for :class:`FileImages`.
+    """
+
+    files: ImageFiles
+    places: Tensor
+    used: Tensor
+    pixels: Pixels | None
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory they take, if they are in memory."""
+        return self.files.num_bytes if self.pixels is not None else 0
+
+    def of(self, split: FileImages) -> FileImages:
+        """Return the images of one of the splits."""
+        where = torch.searchsorted(self.places, split.places)
+        return FileImages(self.files, where, split.labels, self.pixels)
+
+
 class FileDataModule(ImageDataModule):
     """Base of the data modules whose images are files of any size and mode.
 
@@ -134,7 +160,11 @@ class FileDataModule(ImageDataModule):
         classes: Names of the classes; None takes those of the source. ``predict`` takes those of
             the checkpoint, so that it doesn't need the training images.
         resize: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
-            ratio.
+            ratio; ``pad`` scales the longer side and fills the rest with white.
+        decode_size: Height and width in pixels at which training images are kept, from all of the
+            picture, so that ``RandomResizedCrop`` as the first of ``augment`` can take any part of
+            it. None keeps them as the model gets them, so that it takes a part of that. Without
+            ``augment``, it has no effect.
         grayscale: One channel instead of three, unless a pretrained backbone expects three.
         cache: ``disk`` decodes the images once, into a file in ``cache_dir`` that later runs and
             all processes share; memory use doesn't grow with its size. ``memory`` decodes them into
@@ -161,13 +191,14 @@ class FileDataModule(ImageDataModule):
         kwargs: Options of every data module.
     """
 
-    lazy_options: ClassVar[Mapping[str, Any]] = {"cache": "off"}
+    lazy_options: ClassVar[Mapping[str, Any]] = {"cache": "off", "decode_size": None}
 
     def __init__(
         self,
         test_fraction: float = 0.2,
         classes: tuple[str, ...] | None = None,
-        resize: Literal["crop", "squash"] = "crop",
+        resize: Literal["crop", "squash", "pad"] = "crop",
+        decode_size: int | None = None,
         grayscale: bool = False,
         cache: Literal["auto", "memory", "disk", "off"] | bool = "auto",
         memory_gb: float = 4.0,
@@ -189,7 +220,12 @@ class FileDataModule(ImageDataModule):
         if (url is None) != (sha256 is None):
             raise UserError("data.url and data.sha256 must be given together")
         self.test_fraction = test_fraction
-        self.resize = resize
+        check_limits(decode_size=decode_size)
+        if decode_size is not None and self.augment is not None and not self.augment.crops_first:
+            right = "the first of data.augment must be RandomResizedCrop, which takes a part of it"
+            raise UserError(right, "data.decode_size")
+        self.resize: Literal["crop", "squash", "pad"] = resize
+        self.decode_size = decode_size
         if isinstance(cache, bool):  # how YAML reads a plain off
             cache = "auto" if cache else "off"
         self.cache = cache
@@ -298,10 +334,21 @@ class FileDataModule(ImageDataModule):
                 tell(note)
 
     def _files(self, paths: list[str]) -> ImageFiles:
+        return ImageFiles(paths, self._decoder())
+
+    def _decoder(self, larger: bool = False) -> Decoder:
+        """Return what decodes images, for the model or larger, for crops of all of the picture."""
         channels, height, width = self.image_shape
-        return ImageFiles(
-            paths, Decoder("L" if channels == 1 else "RGB", (width, height), self.resize)
-        )
+        mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
+        if not larger:
+            return Decoder(mode, (width, height), self.resize)
+        assert self.decode_size is not None
+        scale = self.decode_size / max(height, width)
+        if scale < 1:
+            right = f"{self.decode_size} must be at least the image size, {max(height, width)}"
+            raise UserError(right, "data.decode_size")
+        size = round(width * scale), round(height * scale)
+        return Decoder(mode, size, "squash" if self.resize == "crop" else self.resize)
 
     def _load_and_split(self) -> None:
         super()._load_and_split()
@@ -315,25 +362,58 @@ class FileDataModule(ImageDataModule):
             self._leave_out(places, f"are in {readable(file)}", "data.exclude")
 
     def _decode(self) -> None:
-        """Decode the images that any of the splits uses, once for all splits."""
-        splits = (self.train_images, self.val_images, self.test_images)
-        found = [split for split in splits if isinstance(split, FileImages)]
-        files = found[0].files
-        used = torch.unique(torch.cat([split.places for split in found]))
-        part = len(used) < len(files) and not self._is_cached(files)  # with limit_per_class
-        places = used
-        if part:
-            files, used = files.subset(used), torch.arange(len(used))
-        pixels, broken = self._pixels(files)
+        """Decode the images that any of the splits uses, once for all splits.
 
-        def decoded(split: Images | None) -> FileImages | None:
-            if not isinstance(split, FileImages):
-                return None
-            where = torch.searchsorted(places, split.places) if part else split.places
-            return FileImages(files, where, split.labels, pixels)
+        With ``decode_size``, training images are decoded apart from the others, and larger.
+        """
+        names: Sequence[str] = ("train_images", "val_images", "test_images")
+        larger = self.decode_size is not None and self.augment is not None
+        ready: list[tuple[Sequence[str], _Decoded]] = []
+        broken: Broken = {}
+        for group in (names[:1], names[1:]) if larger else (names,):
+            given = [getattr(self, name) for name in group]
+            splits = [split for split in given if isinstance(split, FileImages)]
+            if splits:
+                room = self.memory_gb * 1e9 - sum(found.num_bytes for _, found in ready)
+                decoder = self._decoder(larger and "train_images" in group)
+                found, faults = self._decoded(splits, decoder, room)
+                ready.append((group, found))
+                broken |= faults
+        assert isinstance(self.train_images, FileImages)
+        used = torch.unique(torch.cat([found.used for _, found in ready]))
+        self._handle(broken, self.train_images.files, used)
+        for group, found in ready:
+            for name in group:
+                if isinstance(split := getattr(self, name), FileImages):
+                    setattr(self, name, found.of(split))
+        if larger and self.resize == "crop" and not self.only_counts:
+            files, places = self.train_images.files, self.train_images.places
+            self.train_aspects = aspects(files, self.cache_dir)[places]
 
-        self.train_images, self.val_images, self.test_images = map(decoded, splits)
-        self._handle(broken, files, used)
+    def _decoded(
+        self, splits: list[FileImages], decoder: Decoder, room: float
+    ) -> tuple["_Decoded", Broken]:
+        """Decode the images of some splits.
+
+        Args:
+            splits: The splits, of the files of all of them.
+            decoder: Reads them.
+            room: Bytes that they may take in memory.
+
+        Returns:
+            The images, and the broken files by their position among all files.
+        """
+        files = splits[0].files
+        if decoder != files.decoder:
+            files = ImageFiles(files.paths, decoder)
+        used = torch.unique(torch.cat([split.places for split in splits]))
+        if len(used) == len(files) or self._is_cached(files):
+            pixels, broken = self._pixels(files, room)
+            return _Decoded(files, torch.arange(len(files)), used, pixels), broken
+        files = files.subset(used)  # with limit_per_class
+        pixels, broken = self._pixels(files, room)
+        broken = {int(used[place]): fault for place, fault in broken.items()}
+        return _Decoded(files, used, used, pixels), broken
 
     def _handle(self, broken: Broken, files: ImageFiles, used: Tensor) -> None:
         """Skip the broken files among those that are used, or refuse them.
@@ -409,8 +489,8 @@ class FileDataModule(ImageDataModule):
             return self.cache in ("auto", "disk") and self.cache_dir.holds(files.key)
         return False
 
-    def _pixels(self, files: ImageFiles) -> tuple[Pixels | None, Broken]:
-        fits = files.num_bytes <= self.memory_gb * 1e9
+    def _pixels(self, files: ImageFiles, room: float) -> tuple[Pixels | None, Broken]:
+        fits = files.num_bytes <= room
         use = self.cache
         if use in ("auto", "disk"):
             try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from project.data.decode import DECODER, BrokenImageError, Decoder
+from project.data.decode import DECODER, BrokenImageError, Decoder, size_of
 from project.environment import Threads
 
 IMAGES = "images-"  # what the key of decoded images begins with
@@ -144,6 +144,23 @@ class ImageFiles:
     def checked_key(self) -> str:
         """Key of what is known of broken files among these, whatever decodes them."""
         return f"{CHECKED}{DECODER}-{self.sha256(decoded=False)[:32]}"
+
+    def aspects(self) -> NDArray[np.float32]:
+        """Return width over height of each picture, ``[N]``; 1 where the header can't be read."""
+
+        def read(path: str) -> float:
+            try:
+                width, height = size_of(path)
+            except BrokenImageError:  # the decoder says why
+                return 1.0
+            return width / height
+
+        found = np.empty(len(self), np.float32)
+        with Threads() as pool:
+            for start in range(0, len(self), SUBMITTED):
+                end = start + SUBMITTED
+                found[start:end] = list(pool.map(read, self.paths[start:end]))
+        return found
 
     def decode(self, places: Tensor) -> Tensor:
         """Return the images at these places, uint8 ``[B, C, H, W]``."""

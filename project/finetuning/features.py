@@ -81,6 +81,8 @@ class FeatureCache:
             raise CannotCacheError("only a part of the images is trained on")
         if self.model.flip_tta:
             raise CannotCacheError("model.flip_tta evaluates mirror images, too")
+        if self.model.mixing:
+            raise CannotCacheError("model.mixup and cutmix mix the images of each batch anew")
         if self.data.augment is not None and self.views is None:
             raise CannotCacheError(
                 "the training images are augmented; set views to cache that many random views of "

@@ -75,6 +75,7 @@ def _preview(
 ) -> PhasePreview:
     phase, trained = resolved.phase, resolved.trained
     cached = phase.cache_features and (phase.views is not None or not augmented)
+    cached = cached and not model.mixing
     sizes = [p.numel() for name, p in model.network.named_parameters() if name in trained]
     factors = [resolved.lr_factors(step) for step in range(resolved.steps)]
     gflop = cost.training(trained, cached)

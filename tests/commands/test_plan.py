@@ -72,7 +72,8 @@ def test_plan_counts_grouped_convolutions(plan: Callable[..., list[list[str]]]) 
     args = ("--model=FineTuning", "--model.backbone=mobilenet_v2", "--data.image_size=224")
     probe = plan(*args, SCHEDULE, f"{PRESET}=probe", "--data.augment={flip: 0.5}")[0]
     full = plan(*args, SCHEDULE, f"{PRESET}=full")[0]
-    assert probe[6] == "34%" and full[6] == "100%"
+    mixed = plan(*args, SCHEDULE, f"{PRESET}=probe", "--data.augment=null", "--model.mixup=1")[0]
+    assert probe[6] == mixed[6] == "34%" and full[6] == "100%"
     assert 2.9 < float(full[5]) / float(probe[5]) < 3
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from project.data import decode
-from project.data.decode import BrokenImageError, Decoder, broken_image, open_image
+from project.data.decode import BrokenImageError, Decoder, broken_image, open_image, size_of
 from project.errors import UserError
 
 ORIENTATION = 0x0112
@@ -157,6 +157,25 @@ def test_orientation_in_xmp_counts() -> None:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
         noise((8, 4)).save("a", name, **options)
         assert open_image("a").size == (4, 8), name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_decoded_image(orientation: int, tmp_path: Path) -> None:
+    noise((16, 9)).save(tmp_path / "a.jpg", exif=exif(orientation))
+    assert size_of(tmp_path / "a.jpg") == open_image(tmp_path / "a.jpg").size
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("size", "box"), [((20, 10), (0, 4, 16, 12)), ((1, 90), (7, 0, 8, 16))])
+def test_pad_shows_all_of_an_image(
+    mode: Any, size: tuple[int, int], box: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    Image.new(mode, size).save(tmp_path / "a.png")
+    padded = Decoder(mode, (16, 16), "pad")(tmp_path / "a.png")
+    left, top, right, bottom = box
+    expected = np.full_like(padded, 255)
+    expected[:, top:bottom, left:right] = 0
+    np.testing.assert_array_equal(padded, expected)
 
 
 def odd(tag: int, kind: int, count: int, value: bytes, orientation: int = 6) -> bytes:

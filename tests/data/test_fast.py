@@ -64,6 +64,13 @@ def test_pixels_are_those_of_pillow(kind: str, mode: str, resize: str, tmp_path:
     check(ours, pillows, crops=resize == "crop")
 
 
+@pytest.mark.parametrize("kind", ["photo", "upright", "square", "a pixel"])
+def test_padded_pixels_are_those_of_pillow(kind: str, tmp_path: Path) -> None:
+    image, options = KINDS[kind]
+    image.save(path := tmp_path / "a.jpg", **{"quality": 90, **options})
+    check(*both(path, resize="pad"), crops=False)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()

@@ -206,7 +206,8 @@ def assert_weights_equal(one: Run, other: Run) -> None:
 
 def test_views_take_turns(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
     head = HEAD.replace("2", "4")
-    result = run(*schedule, cached(head, more=", views: 2"), f"{RECORD}Inputs")
+    augment = "--data.augment=[{class_path: Augment, init_args: {shift: 1}}, TrivialAugment]"
+    result = run(*schedule, augment, cached(head, more=", views: 2"), f"{RECORD}Inputs")
     inputs = torch.load(result.path / "inputs.pt", weights_only=True)
     seen = [{index: tuple(row.tolist()) for index, row in epoch} for epoch in inputs]
     assert seen[0] == seen[2]
@@ -224,6 +225,7 @@ def test_views_take_turns(run: Callable[..., Run], schedule: tuple[str, ...]) ->
         ([cached(HEAD), PLAIN, "--data.cache_gb=0"], "data.cache_dir: [Errno 28]"),
         ([cached(HEAD), PLAIN, "--trainer.limit_train_batches=1"], "only a part of the images"),
         ([cached(HEAD), PLAIN, "--model.flip_tta=true"], "model.flip_tta evaluates mirror images"),
+        ([cached(HEAD), PLAIN, "--model.mixup=0.2"], "model.mixup and cutmix mix the images"),
     ],
 )
 def test_where_it_cannot_apply_the_training_goes_on(

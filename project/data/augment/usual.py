@@ -1,4 +1,4 @@
-"""Random augmentation of a whole batch at once, different for every image."""
+"""The usual small changes, as numbers."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from project.data.augment.operations import Operation
 from project.errors import UserError
 from project.randomness import uniform
 
@@ -13,8 +14,8 @@ MOST_PIXELS = 100_000  # of a shift or a square
 
 
 @dataclass(frozen=True)
-class Augment:
-    """Random changes of training images; by default all of them are off.
+class Augment(Operation):
+    """The usual small changes of training images, as numbers; by default all of them are off.
 
     Args:
         flip: Probability of a horizontal flip.

@@ -45,7 +45,7 @@ from project.environment import device_name
 
 Run = Callable[[Tensor], Tensor]
 SIZES, BATCHES = (32, 224), (32, 256)
-SECONDS, CALLS = 0.4, 10  # of each figure, at most
+SECONDS, CALLS = 0.3, 6  # of each figure, at most
 WARM_UP = 8  # images
 LARGER = 8 / 7  # decode_size, as a multiple of the image size
 BILINEAR = InterpolationMode.BILINEAR

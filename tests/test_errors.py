@@ -65,6 +65,17 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     ("data value", ["fit", "--data.val_fraction", "1.5"], r"data.val_fraction: 1.5 must be in \[0"),
     ("augment value", ["fit", "--data.augment.flip", "3"], r"data.augment.flip: 3.0 is not in \[0"),
     ("augment option", ["fit", "--data.augment.flp", "1"], "Augment has no option 'flp'; .*flip"),
+    (
+        "augment item",
+        ["fit", "--data.augment=[HorizontalFlp]"],
+        r"data.augment\[0\]: no class 'H.*Flip",
+    ),
+    ("augment alone", ["fit", "--data.augment=Rotation"], r"give a list, as in \[Rotation\]"),
+    (
+        "augment item's option",
+        ["fit", "--data.augment=[{class_path: Rotation, init_args: {degrees: 300}}]"],
+        r"^data.augment.Rotation.degrees: 300.0 must be in \[0, 180\]",
+    ),
     ("augment class", ["fit", "--data.augment", "Augmnt"], "data.augment: no class 'Augmnt'"),
     ("std", ["fit", "--data.std", "0"], "data.std: .* must be greater than 0"),
     ("mean", ["fit", "--data.mean", "[0.1, 0.2]"], "data.mean: 2 values for 1 channels"),

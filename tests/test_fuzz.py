@@ -40,7 +40,14 @@ OPTIONS = (
     *("data.batch_size", "data.eval_batch_size", "data.val_fraction", "data.limit_per_class"),
     *("data.train_fraction", "data.steps_per_epoch", "data.augment.flip", "data.augment.shift"),
     *("data.augment.min_scale", "data.augment.brightness", "data.augment.contrast"),
-    *("data.augment.cutout", "data.mean", "data.std", "data.split_seed", "data.cache_dir"),
+    *(
+        "data.augment",
+        "data.augment.cutout",
+        "data.mean",
+        "data.std",
+        "data.split_seed",
+        "data.cache_dir",
+    ),
     *("data.cache_gb", "data.root", "data.num_workers", "data.image_size", "data"),
     *("model.optimizer.lr", "model.optimizer.weight_decay", "model.optimizer.betas"),
     *("model.optimizer", "model.lr_scheduler.interval", "model.lr_scheduler.frequency"),
@@ -66,7 +73,14 @@ TUNED = (  # with FineTuning
     *("model.group_lr.head", "model.group_lr", "model.network"),
 )
 IN_FOLDER = (  # with ImageFolder
-    *("data.test_fraction", "data.classes", "data.resize", "data.grayscale", "data.cache"),
+    *(
+        "data.test_fraction",
+        "data.classes",
+        "data.resize",
+        "data.decode_size",
+        "data.grayscale",
+        "data.cache",
+    ),
     *("data.memory_gb", "data.predict_dir", "data.url", "data.root", "data.cache_dir"),
 )
 OF_PHASE = (

@@ -26,6 +26,7 @@ from project.data.augment import (
     augmentation,
     colour,
     filters,
+    operations,
     policies,
 )
 from project.errors import UserError
@@ -62,6 +63,14 @@ def test_neither_batch_nor_place_matters(operation: Operation) -> None:
     assert not torch.equal(operation(images, keys, seed=6), whole)  # another epoch
     alike = operation(images[:1].expand(COUNT, -1, -1, -1), keys, seed=5)
     assert len(alike.float().flatten(1).unique(dim=0)) > 1  # images differ
+
+
+def test_a_batch_in_parts_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, keys = pictures(COUNT), torch.arange(COUNT)
+    whole = ALL(images, keys, 3)
+    monkeypatch.setattr(operations, "CACHED_VALUES", 7 * images[0].numel())
+    torch.testing.assert_close(ALL(images, keys, 3), whole, atol=1e-3, rtol=0)
+    assert ALL(images[:0], keys[:0], 3).shape == (0, 3, 32, 32)
 
 
 @each_operation

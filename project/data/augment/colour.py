@@ -72,7 +72,7 @@ class Grayscale(Operation):
 
 def brighter(images: Tensor, factor: Tensor) -> Tensor:
     """Return images of another brightness; 1 changes nothing."""
-    return (images * _each(factor)).clamp(0, 255)
+    return (images * _each(factor)).clamp_(0, 255)
 
 
 def contrasted(images: Tensor, factor: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _grey_channels(images: Tensor) -> Tensor:
 
 
 def _blended(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (other + (images - other) * _each(factor)).clamp(0, 255)
+    return torch.lerp(other.expand_as(images), images, _each(factor)).clamp_(0, 255)
 
 
 def _hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,17 +86,18 @@ def blurred(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     """
     if reach < 1:
         return images
+    count, channels, rows, columns = images.shape
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).view(len(images), -1, 1, 1, 1)
-    padded = functional.pad(images, [reach] * 4, mode="reflect")
-    for dim in (2, 3):
-        length = padded.shape[dim] - 2 * reach
-        total = torch.zeros_like(padded.narrow(dim, 0, length))
-        for start in range(2 * reach + 1):
-            total += weights[:, start] * padded.narrow(dim, start, length)
-        padded = total
-    return padded
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    kernels = weights.repeat_interleave(channels, dim=0)[
+        :, None
+    ]  # each plane is a group of its own
+    planes = functional.pad(images, [reach] * 4, mode="reflect")
+    planes = planes.view(1, -1, rows + 2 * reach, columns + 2 * reach)
+    planes = functional.conv2d(planes, kernels[..., None], groups=count * channels)
+    planes = functional.conv2d(planes, kernels[:, :, None], groups=count * channels)
+    return planes.view(images.shape)
 
 
 def sharpened(images: Tensor, factor: Tensor) -> Tensor:
@@ -108,13 +109,10 @@ def sharpened(images: Tensor, factor: Tensor) -> Tensor:
     """
     if min(images.shape[2:]) < 3:
         return images
-    kernel = torch.ones(3, 3, device=images.device)
-    kernel[1, 1] = 5
-    channels = images.shape[1]
-    kernel = (kernel / 13).expand(channels, 1, 3, 3)
+    inner = images[:, :, 1:-1, 1:-1]
     smooth = images.clone()  # its border stays
-    smooth[:, :, 1:-1, 1:-1] = functional.conv2d(images, kernel, groups=channels)
-    return (smooth + (images - smooth) * factor.view(-1, 1, 1, 1)).clamp(0, 255)
+    smooth[:, :, 1:-1, 1:-1] = (9 * functional.avg_pool2d(images, 3, stride=1) + 4 * inner) / 13
+    return torch.lerp(smooth, images, factor.view(-1, 1, 1, 1)).clamp_(0, 255)
 
 
 def _span(length: int, size: Tensor, random: Tensor) -> Tensor:

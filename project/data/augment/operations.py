@@ -11,6 +11,8 @@ from project.data.augment.interpolation import sampled
 from project.errors import UserError
 from project.randomness import mix
 
+CACHED_VALUES = 2**20  # of the images that a CPU changes at once, so that they stay in its cache
+
 
 class Operation(ABC):
     """A random change of a whole batch of images, of each image on its own.
@@ -111,6 +113,8 @@ class Augmentation:
     ) -> Tensor:
         """Return augmented images, uint8 or float32 ``[B, C, *size]`` with values in 0 to 255.
 
+        A CPU takes a part of a large batch at a time: no image depends on another.
+
         Args:
             images: uint8 ``[B, C, H, W]``; another size than ``size`` only if the first operation
                 crops.
@@ -120,13 +124,22 @@ class Augmentation:
             aspects: Width over height of each picture before it was squashed into its image,
                 float32 ``[B]``; None is that of the images.
         """
+        size = size or (images.shape[2], images.shape[3])
+        if aspects is None:
+            ratio = images.shape[3] / images.shape[2]
+            aspects = torch.full(keys.shape, ratio, device=images.device)
+        count = max(len(images), 1)
+        if images.device.type == "cpu":
+            count = max(CACHED_VALUES // max(images[:1].numel(), 1), 1)
+        parts = zip(images.split(count), keys.split(count), aspects.split(count))
+        return torch.cat([self._changed(*part, seed=seed, size=size) for part in parts])
+
+    def _changed(
+        self, images: Tensor, keys: Tensor, aspects: Tensor, seed: int, size: tuple[int, int]
+    ) -> Tensor:
         rest = list(enumerate(self.operations))
-        if self.crops_first and size is not None:
-            crop = rest.pop(0)[1]
-            assert isinstance(crop, Cropping)
-            if aspects is None:
-                ratio = images.shape[3] / images.shape[2]
-                aspects = torch.full(keys.shape, ratio, device=images.device)
+        if isinstance(crop := self.operations[0], Cropping):
+            rest.pop(0)
             images = sampled(images, crop.boxes(aspects, keys, seed), size)
         for place, operation in rest:
             images = operation(images, keys, mix(seed, place) if place else seed)

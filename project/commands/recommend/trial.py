@@ -199,7 +199,8 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         f"--trainer.callbacks.init_args.output={output}",
     ]
     lazily = data_class(config["data"]["class_path"]).lazy_options
-    words += [f"--data.{option}={json.dumps(value)}" for option, value in lazily.items()]
+    texts = {option: "null" if value is None else value for option, value in lazily.items()}
+    words += [f"--data.{option}={text}" for option, text in texts.items()]
     try:
         done = subprocess.run(
             [sys.executable, "-m", PACKAGE, *words],

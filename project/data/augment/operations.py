@@ -131,7 +131,7 @@ class Augmentation:
         count = max(len(images), 1)
         if images.device.type == "cpu":
             count = max(CACHED_VALUES // max(images[:1].numel(), 1), 1)
-        parts = zip(images.split(count), keys.split(count), aspects.split(count))
+        parts = zip(*(torch.split(column, count) for column in (images, keys, aspects)))
         return torch.cat([self._changed(*part, seed=seed, size=size) for part in parts])
 
     def _changed(

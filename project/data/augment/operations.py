@@ -128,11 +128,15 @@ class Augmentation:
         if aspects is None:
             ratio = images.shape[3] / images.shape[2]
             aspects = torch.full(keys.shape, ratio, device=images.device)
-        count = max(len(images), 1)
+        if len(images) == 0:
+            return images.new_empty(0, images.shape[1], *size)
+        count = len(images)
         if images.device.type == "cpu":
-            count = max(CACHED_VALUES // max(images[:1].numel(), 1), 1)
-        parts = zip(*(torch.split(column, count) for column in (images, keys, aspects)))
-        return torch.cat([self._changed(*part, seed=seed, size=size) for part in parts])
+            count = max(CACHED_VALUES // images[:1].numel(), 1)
+        parts = zip(
+            torch.split(images, count), torch.split(keys, count), torch.split(aspects, count)
+        )
+        return torch.cat([self._changed(*part, seed, size) for part in parts])
 
     def _changed(
         self, images: Tensor, keys: Tensor, aspects: Tensor, seed: int, size: tuple[int, int]

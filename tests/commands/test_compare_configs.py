@@ -35,6 +35,7 @@ def test_comparison(
         if contender["config"].endswith("finetune_folder_best.yaml"):
             contender["options"] = {**contender.get("options", {}), "model.weights": None}
             contender["options"]["data.image_size"] = 32
+            contender["options"]["model.backbone"] = "timm/test_efficientnet"  # 0.4 M parameters
     for source in config.get("sources", {}).values():
         source["options"] |= {"trainer.max_epochs": 1, "data.root": str(mnist)}
         if source["config"].endswith("quickstart.yaml"):

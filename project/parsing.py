@@ -120,6 +120,9 @@ class ProjectParser(LightningArgumentParser):
         for arg in args:
             if not is_utf8(arg):
                 raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
+            if "\0" in arg:
+                key = readable(arg.partition("=")[0].lstrip("-"))
+                raise UserError("holds the character \\0, which no value may", key)
         try:
             config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         except SystemExit as end:

@@ -281,3 +281,8 @@ def assert_matches(found: str, pattern: str) -> None:
     import re
 
     assert re.search(pattern, found), f"{pattern!r} not in {found!r}"
+
+
+@pytest.mark.parametrize("option", ["trainer.precision", "data.root", "model", "run_dir"])
+def test_the_character_0_is_refused_by_its_key(option: str, fails: Callable[..., str]) -> None:
+    assert fails("fit", f"--{option}=\0").startswith(f"{option}: holds the character \\0")

@@ -12,8 +12,6 @@ from project.data import fast
 from project.data.decode import BrokenImageError, Decoder
 from project.data.files import ImageFiles
 
-pytestmark = pytest.mark.skipif(not fast.AVAILABLE, reason="needs the extra fast")
-
 
 def photo(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Smooth noise, as soft as a photo."""

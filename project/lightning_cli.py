@@ -35,6 +35,7 @@ from project.failures import Raised, explained, innermost, raised_by
 from project.finetuning import FineTuningSchedule
 from project.length import ENDLESS, settle_length
 from project.mistakes import explain
+from project.networks.backbone import HUB
 from project.opening import Run, open_run
 from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
@@ -246,6 +247,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             check_trainer_config(config.trainer)
         settle_length(config.trainer.clone())  # refuses what can't be, before anything is written
         self.prepare(config)  # which saves the limits as they were asked for
+        trust.check_downloads(config.model, HUB, "model")
         settle_length(config.trainer)
         stop_after_validations(config.trainer)
         if config.trainer.max_epochs is None:

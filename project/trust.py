@@ -344,6 +344,23 @@ def _leaves(text: str) -> bool:
     )
 
 
+def check_downloads(config: Namespace, prefix: str, key: str) -> None:
+    """Let no weights be downloaded from where only the config of a run says.
+
+    Args:
+        config: A part of the config of the command.
+        prefix: What the names of such places begin with.
+        key: The key of that part.
+
+    Raises:
+        Refused: If it is so.
+    """
+    texts = dict(_texts(config, key))
+    for place, text in texts.items():
+        if text.startswith(prefix) and f"{place.rpartition('.')[0]}.weights" in texts:
+            check_download(text, place)
+
+
 def check_download(url: str, key: str) -> None:
     """Let nothing be downloaded that only the config of a run asks for.
 

@@ -373,6 +373,23 @@ def test_trust_ends_with_the_command(beside: Path) -> None:
     assert trust.may_read("nested.yaml")
 
 
+@pytest.mark.parametrize("place", ["", "network.init_args."])
+def test_weights_of_a_hub_are_downloaded_if_somebody_says_so(place: str, tmp_path: Path) -> None:
+    def check(*args: str, weights: str | None = "DEFAULT") -> None:
+        config = Namespace({f"init_args.{place}name": "hf-hub:a/b"})
+        config[f"init_args.{place}weights"] = weights
+        with trust.command():
+            trust.take_packages(args)
+            trust.distrust(tmp_path / "config.yaml", {})
+            trust.check_downloads(config, "hf-hub:", "model")
+
+    with pytest.raises(UserError, match=r"would download hf-hub:a/b \(model\.(network\.)?name\)"):
+        check()
+    check("--model.backbone=hf-hub:a/b")
+    check("--model.backbone", "hf-hub:a/b")
+    check(weights=None)  # test and predict take those of the checkpoint
+
+
 # Checkpoints
 
 

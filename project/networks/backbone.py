@@ -169,13 +169,8 @@ def _timm(
     if not weights or is_file:
         model = _built(name, build, arguments)
     else:
-        try:
-            with offline_where_unreachable():
-                model = _built(name, partial(build, pretrained=True), arguments)
-        except OSError as error:
-            raise UserError(
-                f"those of {name} could not be downloaded ({error}); give a file", "weights"
-            ) from error
+        with offline_where_unreachable():
+            model = _built(name, partial(build, pretrained=True), arguments, downloads=True)
     if weights and is_file:
         what = f"{name} from {weights}"
         state = _as_timm_has_it(read_weights(weights), model, what)
@@ -204,30 +199,43 @@ def _as_timm_has_it(
     return converted
 
 
-def _built(name: str, build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Any:
+def _built(
+    name: str,
+    build: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
+    downloads: bool = False,
+) -> Any:
     """Build an architecture with arguments of a config.
 
+    Args:
+        name: The architecture.
+        build: Builds it.
+        arguments: The arguments.
+        downloads: Whether it also downloads weights.
+
     Raises:
-        UserError: If one of them is unknown or wrong, or the image size doesn't fit.
+        UserError: If one of them is unknown or wrong, the image size doesn't fit, or the weights
+            can't be had.
     """
     if given := sorted(GIVEN & arguments.keys()):
         raise UserError(f"{given[0]} is given by the other options; remove it", "backbone_args")
     try:
         return build(**arguments)
-    except OSError:
-        raise
     except Exception as error:  # an architecture may raise anything at what it doesn't expect
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] not in arguments:
             raise UserError(f"{name} takes no images of another size than its own", "name") from (
                 error
             )
+        reason = str(error) or type(error).__name__
+        if unknown:
+            raise UserError(_no_argument(name, unknown[1], error), "backbone_args") from error
+        if downloads:
+            what = f"those of {name} could not be downloaded ({reason}); give a file"
+            raise UserError(what, "weights") from error
         if arguments:
-            what = _no_argument(name, unknown[1], error) if unknown else f"{name}: {error}"
-            raise UserError(what, "backbone_args") from error
-        raise UserError(f"{name} can't be built: {error or type(error).__name__}", "name") from (
-            error
-        )
+            raise UserError(f"{name}: {reason}", "backbone_args") from error
+        raise UserError(f"{name} can't be built: {reason}", "name") from error
 
 
 def read_weights(path: str) -> Mapping[str, Tensor]:

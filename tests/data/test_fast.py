@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from project.data import fast
 from project.data.decode import BrokenImageError, Decoder
 from project.data.files import ImageFiles
 

@@ -25,7 +25,7 @@ BETA = {"a": 1.0, "b": 1.0}
 STEP = {"q": 1.0}
 DISTRIBUTIONS: dict[str, dict[str, Any]] = {  # the options of each; None has to be given
     "constant": {"value": None},
-    "categorical": {"values": None, "probabilities": ()},
+    "categorical": {"values": None},
     "categorical_w_probabilities": {"values": None, "probabilities": None},
     "int_uniform": BOUNDS,
     "uniform": BOUNDS,
@@ -216,7 +216,7 @@ def _implied(name: str, given: Mapping[str, Any]) -> str:
     if "value" in given:
         return "constant"
     if "values" in given:
-        return "categorical"
+        return "categorical_w_probabilities" if "probabilities" in given else "categorical"
     if "min" in given and "max" in given:
         return "int_uniform" if all(type(given[key]) is int for key in BOUNDS) else "uniform"
     raise UserError("has no value, values, min and max, or distribution", name)

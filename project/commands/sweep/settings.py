@@ -16,7 +16,15 @@ from project.environment import PACKAGE
 from project.errors import UserError, under
 
 METHODS = ("grid", "random", "bayes")
-OF_THE_SERVER = ("apiVersion", "kind", "description", "program", "entity", "project", "controller")
+OF_THE_SERVER = {  # what W&B does with keys that decide nothing here
+    "program": "shows it beside the command",
+    "project": "keeps the sweep there",
+    "entity": "keeps the sweep there",
+    "description": "shows it",
+    "controller": "chooses values, or leaves that to a program of one's own",
+    "apiVersion": "reads the file accordingly",
+    "kind": "reads the file accordingly",
+}
 KNOWN = ("name", "method", "metric", "parameters", "command", "early_terminate", "run_cap")
 OF_THE_SWEEP = ("run_dir", "experiment", "ckpt_path", "resume", "config")
 START = ("${env}", "${interpreter}", "-m", PACKAGE, "fit")

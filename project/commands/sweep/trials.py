@@ -223,6 +223,7 @@ class Trials:
             score = self._score(number)
             if score is None:
                 error = f"logged no {self.sweep.metric}, or none that is a number"
+        seconds = seconds or self._summary(number).get("process_seconds", 0.0)
         result = self.study.finish(trial, score, error, seconds)
         show(self._news(result))
 

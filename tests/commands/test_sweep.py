@@ -1,8 +1,10 @@
 """Sweeps: what a file means, which trials run, what goes on after a kill, and what is refused."""
 
 import io
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import optuna
 import pytest
 from scipy import stats
 
-from project import config_text, signals
+from project import config_text
 from project.cli import main
 from project.commands import child_runs
 from project.commands.sweep import command
@@ -45,7 +47,7 @@ command: ["${env}", "${interpreter}", -m, project, fit, --config, base.yaml,
   --test_after_fit=false, "${args}"]
 parameters:
   model.optimizer: {value: SGD}
-  model.optimizer.lr: {values: [0.01, 0.1, 1.0e+30]}
+  model.optimizer.lr: {values: [0.1, 1.0e+30]}
   model.network.hidden: {values: ["[8]", [16, 8]]}
 """
 FOLDER = Path("runs/sweeps/small")
@@ -53,7 +55,7 @@ FOLDER = Path("runs/sweeps/small")
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A sweep of six trials, two of which fail."""
+    """A sweep of four trials, two of which fail."""
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "small.yaml").write_text(SWEEP)
     return Path("small.yaml")
@@ -63,8 +65,8 @@ class InProcess:
     """Stands for the process of a trial: ``fit`` runs in this one, and is over at once."""
 
     pid = 0
-    started: list[list[str]]
-    stops_at = 0  # the trial at which the sweep gets a signal
+    started: ClassVar[list[list[str]]] = []
+    stops_at: ClassVar[int] = 0  # the trial at which the sweep gets a signal
 
     def __init__(self, arguments: list[str], stdout: IO[bytes], **_: Any) -> None:
         self.started.append(arguments)
@@ -74,7 +76,7 @@ class InProcess:
         text = io.TextIOWrapper(stdout, write_through=True)
         with redirect_stdout(text), redirect_stderr(text):
             try:
-                main(arguments[3:])
+                self.fit(arguments[3:])
             except SystemExit as end:
                 self.code = end.code
         text.detach()
@@ -82,19 +84,61 @@ class InProcess:
     def poll(self) -> int:
         return int(self.code)
 
+    def fit(self, arguments: list[str]) -> None:
+        main(arguments)
+
+
+class Pretended(InProcess):
+    """The same for a process that trains nothing: it writes what a run leaves."""
+
+    def fit(self, arguments: list[str]) -> None:
+        given = dict(word[2:].split("=", 1) for word in arguments if "=" in word)
+        rate = float(given["model.optimizer.lr"])
+        if rate > 1:
+            print("error: the training loss became nan")
+            sys.exit(2)
+        (run_dir := Path(given["run_dir"])).mkdir(parents=True)
+        (run_dir / "config.yaml").write_text("trainer: {}")
+        (run_dir / "metrics.csv").write_text(f"epoch,val/accuracy\n0,{rate}\n1,{rate / 2}\n")
+        summary = {"val/accuracy": rate, "ended": True, "process_seconds": 7.0}
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+
+
+class Waits(Pretended):
+    """One that has validated twice, and ends when it is asked a second time, or told to."""
+
+    asked = False
+
+    def poll(self) -> int | None:  # type: ignore[override]
+        self.asked, before = True, self.asked
+        return self.code if before else None
+
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> type[InProcess]:
+def start_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[InProcess]], type[InProcess]]:
+    def change(kind: type[InProcess]) -> type[InProcess]:
+        kind.started, kind.stops_at = [], 0
+        changed = SimpleNamespace(**{**vars(subprocess), "Popen": kind})
+        monkeypatch.setattr(child_runs, "subprocess", changed)
+        monkeypatch.setattr("project.commands.sweep.trials.POLL_SECONDS", 0.0)
+        return kind
+
+    return change
+
+
+@pytest.fixture
+def trained(start_in: Callable[..., type[InProcess]]) -> type[InProcess]:
     """Start no processes, which takes most of the time of small runs."""
+    return start_in(InProcess)
 
-    class Process(InProcess):
-        started: ClassVar[list[list[str]]] = []
 
-    changed = SimpleNamespace(**{**vars(subprocess), "Popen": Process})
-    monkeypatch.setattr(child_runs, "subprocess", changed)
-    monkeypatch.setattr("project.commands.sweep.trials.POLL_SECONDS", 0.0)
-    monkeypatch.setattr(signals.now, "_waits", False)
-    return Process
+@pytest.fixture
+def processes(
+    start_in: Callable[..., type[InProcess]], monkeypatch: pytest.MonkeyPatch
+) -> type[InProcess]:
+    """Start no processes, train nothing, and draw nothing."""
+    monkeypatch.setattr("project.commands.sweep.report.draw", lambda *_: None)
+    return start_in(Pretended)
 
 
 def rows() -> list[dict[str, str]]:
@@ -105,9 +149,9 @@ def rows() -> list[dict[str, str]]:
 
 
 @pytest.mark.drawing
-def test_sweep(small: Path, processes: type[InProcess], capfd: pytest.CaptureFixture[str]) -> None:
-    """Six trials, stopped in the third; then the rest, a table, a picture and the best config."""
-    processes.stops_at = 3
+def test_sweep(small: Path, trained: type[InProcess], capfd: pytest.CaptureFixture[str]) -> None:
+    """Four trials, stopped in the third; then the rest, a table, a picture and the best config."""
+    trained.stops_at = 3
     with pytest.raises(SystemExit) as exit_:
         main(["sweep", "--config", str(small)])
     assert exit_.value.code == 143
@@ -119,14 +163,14 @@ def test_sweep(small: Path, processes: type[InProcess], capfd: pytest.CaptureFix
     assert "2 of 3 are finished already" in out
     assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
     found = rows()
-    assert [row["trial"] for row in found] == list("012345")
+    assert [row["trial"] for row in found] == list("0123")
     grid = Counter((row["model.optimizer.lr"], row["model.network.hidden"]) for row in found)
-    assert len(grid) == 6 and set(grid.values()) == {1}
+    assert len(grid) == 4 and set(grid.values()) == {1}
     states = Counter(row["state"] for row in found)
-    assert states == {"complete": 4, "failed": 2}
+    assert states == {"complete": 2, "failed": 2}
     assert {row["model.optimizer.lr"] for row in found if row["error"]} == {"1e+30"}
-    assert all("the training loss became" in row["error"] for row in found[4:])
-    assert "6 trials: 4 complete, 2 failed" in out
+    assert all("the training loss became" in row["error"] for row in found[2:])
+    assert "4 trials: 2 complete, 2 failed" in out
     assert (FOLDER / "sweep.png").stat().st_size > 10_000
     best = max(
         (row for row in found if row["state"] == "complete"), key=lambda r: float(r["val/accuracy"])
@@ -139,22 +183,33 @@ def test_sweep(small: Path, processes: type[InProcess], capfd: pytest.CaptureFix
     main(["fit", "--config", str(FOLDER / "best.yaml"), "--run_dir=again"])
     out = capfd.readouterr().out
     assert f"{float(best['val/accuracy']):.4f}" in out and "test" in out
-    started = len(processes.started)
-    main(["sweep", "--config", str(small)])  # nothing is left to do but the report
-    assert len(processes.started) == started
 
 
-@pytest.mark.usefixtures("processes")
-def test_trials_end_early(small: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    text = SWEEP.replace("1.0e+30", "0.0001").replace(
-        "grid", "grid\nearly_terminate: {type: hyperband, min_iter: 1, eta: 2}", 1
-    )
-    small.write_text(text)
+def test_trials_end_early(
+    small: Path,
+    processes: type[InProcess],
+    start_in: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Those that are worse after their first validation; the others end by themselves."""
+    told = []
+
+    def end(process: Any) -> None:
+        told.append(process)
+        process.code = 143
+
+    start_in(Waits)
+    monkeypatch.setattr("project.commands.sweep.trials.end", end)
+    values = SWEEP.replace("[0.1, 1.0e+30]", "[0.4, 0.3, 0.5]")
+    small.write_text(f"{values}early_terminate: {{type: hyperband, min_iter: 1, eta: 2}}")
     main(["sweep", "--config", str(small)])
-    states = Counter(row["state"] for row in rows())
-    assert states["stopped early"] >= 2 and states["complete"] >= 1
-    assert sum(states.values()) == 6
-    assert f"{states['stopped early']} stopped early" in capfd.readouterr().out
+    found = [(row["state"], float(row["val/accuracy"])) for row in rows()]
+    early, whole = "stopped early", "complete"
+    assert found[:4] == [(whole, 0.4), (whole, 0.4), (early, 0.15), (early, 0.15)]
+    assert found[4:] == [(whole, 0.5), (whole, 0.5)]
+    assert len(told) == 2
+    assert "6 trials: 4 complete, 2 stopped early" in capfd.readouterr().out
 
 
 def study_of(sweep: Sweep, folder: str = "study", storage: str | None = None) -> Study:
@@ -165,7 +220,7 @@ def study_of(sweep: Sweep, folder: str = "study", storage: str | None = None) ->
 def searched(small: Path, method: str = "random", more: str = "") -> Sweep:
     small.write_text(
         SWEEP.replace("grid", method)
-        .replace("values: [0.01, 0.1, 1.0e+30]", "min: 0.0, max: 1.0")
+        .replace("values: [0.1, 1.0e+30]", "min: 0.0, max: 1.0")
         .replace("parameters:", f"{more}\nparameters:")
     )
     return read_sweep(small)
@@ -255,7 +310,8 @@ def test_bands_of_hyperband(given: str, found: tuple[int, int], small: Path) -> 
 
 def test_a_target_ends_the_sweep(small: Path, processes: type[InProcess]) -> None:
     small.write_text(SWEEP.replace("maximize}", "maximize, target: 0.01}"))
-    main(["sweep", "--config", str(small)])
+    for _ in range(2):
+        main(["sweep", "--config", str(small)])
     assert len(processes.started) == 1
 
 
@@ -269,14 +325,20 @@ def test_time_ends_the_sweep(small: Path, processes: type[InProcess]) -> None:
 def test_a_trial_that_ended_without_the_sweep_is_not_run_again(
     small: Path, processes: type[InProcess]
 ) -> None:
+    """As after a kill of the sweep alone; one that has begun, and did not end, goes on."""
     main(["sweep", "--config", str(small), "--trials=1"])
     study = Study(read_sweep(small), FOLDER, None, 0)
-    trial = study.ask()
-    sweep = study.sweep.arguments(trial.user_attrs["values"])
-    main([*sweep, f"--run_dir={FOLDER}/trials/0001"])
-    main(["sweep", "--config", str(small), "--trials=2"])
-    assert len(processes.started) == 1
-    assert [row["state"] for row in rows()] == ["complete", "complete"]
+    whole, begun = study.ask(), study.ask()
+    shutil.copytree(FOLDER / "trials" / "0000", FOLDER / "trials" / "0001")
+    (run := FOLDER / "trials" / "0002" / "checkpoints").mkdir(parents=True)
+    (run.parent / "config.yaml").touch()
+    main(["sweep", "--config", str(small), "--trials=3"])
+    assert len(processes.started) == 2
+    assert processes.started[1][-1] == f"--resume={run.parent}"
+    assert processes.started[1][3:-2] == study.sweep.arguments(begun.user_attrs["values"])
+    assert [row["trial"] for row in rows()] == ["0", "1", "2"]
+    assert [row["state"] for row in rows()] == ["complete", "complete", "failed"]
+    assert rows()[whole.number]["seconds"] == "7.0"
 
 
 def test_a_metric_that_is_not_there(small: Path, fails: Callable[..., str], processes: Any) -> None:
@@ -396,7 +458,7 @@ def test_nested_and_implied_parameters() -> None:
 def test_a_grid_has_each_combination_once(small: Path) -> None:
     small.write_text(
         SWEEP.replace(
-            "{values: [0.01, 0.1, 1.0e+30]}", "{distribution: q_uniform, min: 0, max: 1, q: 0.25}"
+            "{values: [0.1, 1.0e+30]}", "{distribution: q_uniform, min: 0, max: 1, q: 0.25}"
         )
         + "  seed_everything: {min: 1, max: 3}\n"
     )
@@ -495,7 +557,7 @@ def test_another_sweep_in_the_folder(
         "runs/sweeps/small/study.journal holds the sweep digits with another con"
     )
     base.write_text(BASE)
-    small.write_text(SWEEP.replace("0.01", "0.02"))
+    small.write_text(SWEEP.replace("0.1", "0.2"))
     assert "with another parameters; choose another --output" in fails("sweep", "--config", small)
     assert len(processes.started) == 1
 

@@ -54,7 +54,8 @@ def write_report(sweep: Sweep, study: Study, folder: Path, run_dir: Callable[[in
     draw(sweep, results, searched, shares, best, folder / "sweep.png")
     print_table(_table(sweep, ranked, searched))
     counts = {state: sum(one.state == state for one in results) for state in RESULTS.values()}
-    show(f"{len(results)} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    many = "trial" if len(results) == 1 else "trials"
+    show(f"{len(results)} {many}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if shares:
         show("importance: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
     show(f"table: {folder / 'trials.csv'}   picture: {folder / 'sweep.png'}")

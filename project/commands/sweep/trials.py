@@ -195,12 +195,11 @@ class Trials:
         """Read what a trial has measured, end it early if it is no use, and take its result."""
         one = self._running[number]
         code = one.process.poll()
-        if not one.ends_early and self.study.report(one.trial, self._scores(number)):
-            one.trial.set_user_attr("ends_early", True)
-            one.ends_early = True
-            if code is None:
-                end(one.process)
         if code is None:
+            if not one.ends_early and self.study.report(one.trial, self._scores(number)):
+                one.trial.set_user_attr("ends_early", True)
+                one.ends_early = True
+                end(one.process)
             return
         if code in BY_SIGNAL and not one.ends_early and _signal_comes():
             return  # it goes on the next time

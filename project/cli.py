@@ -18,6 +18,7 @@ from project.commands.inspect import inspect
 from project.commands.plan import plan
 from project.commands.preview_data import preview_data
 from project.commands.recommend import recommend
+from project.commands.sweep import sweep
 from project.console import accept_all_characters, lines
 from project.errors import UserError
 from project.failures import fault, machine
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "inspect": inspect,
     "compare": compare,
     "recommend": recommend,
+    "sweep": sweep,
 }
 """The commands beside ``fit``, ``validate``, ``test`` and ``predict``; each takes what follows."""
 

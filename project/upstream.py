@@ -506,3 +506,21 @@ def any_not_finite(tensors: Sequence[Tensor]) -> Tensor:
 @cache
 def _one(device: torch.device) -> Tensor:
     return torch.ones((), device=device)
+
+
+# part: sweep
+def running_trial(study: Any, trial: Any) -> Any:
+    """Return the trial of an Optuna study that a killed process had begun, to go on with it.
+
+    Optuna has no public name for the id: https://github.com/optuna/optuna/issues/2949
+
+    Args:
+        study: The study.
+        trial: The trial as the study lists it.
+    """
+    from optuna.trial import Trial
+
+    return Trial(study, trial._trial_id)
+
+
+# end

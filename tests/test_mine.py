@@ -18,7 +18,7 @@ NAME = "flower_kinds"
 PARTS_TEXT = ", ".join(PARTS)
 VARIANTS = [
     *((), ("compare",), ("recommend",), ("inspect",), ("benchmarks",), ("docker", "github")),
-    *(("compare", "inspect"), tuple(PARTS)),
+    *(("sweep",), ("compare", "inspect"), ("compare", "sweep"), tuple(PARTS)),
 ]
 IMPORT_ALL_AND_HELP = """
 import importlib, pathlib, sys
@@ -186,7 +186,7 @@ def test_lint(variant: tuple[Path, tuple[str, ...]]) -> None:
 def test_the_table_of_commands_has_what_is_there(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
     table = (folder / NAME / "cli.py").read_text()
-    for command in ("compare", "recommend", "inspect"):
+    for command in ("compare", "recommend", "inspect", "sweep"):
         assert (f'"{command}":' in table) == (command not in parts)
         assert (folder / NAME / "commands" / command).exists() == (command not in parts)
 
@@ -214,7 +214,9 @@ def test_no_module_is_left_that_nothing_imports(variant: tuple[Path, tuple[str, 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "parts", [(), ("compare", "recommend", "inspect", "benchmarks")], ids=["all_kept", "without"]
+    "parts",
+    [(), ("compare", "recommend", "inspect", "sweep", "benchmarks")],
+    ids=["all_kept", "without"],
 )
 def test_what_is_left_passes_its_own_checks(tmp_path: Path, parts: tuple[str, ...]) -> None:
     folder = copy(tmp_path)

@@ -44,7 +44,9 @@ class Part:
     lines: tuple[str, ...] = ()
 
 
-SHARED = tuple(f"project/commands/{name}.py" for name in ("durations", "preparation"))
+DURATIONS = ("project/commands/durations.py",)
+SHARED = (*DURATIONS, "project/commands/preparation.py")
+CHILDREN = ("project/commands/child_runs.py",)
 CURVES = ("project/commands/learning_curve.py",)
 FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing"))
 PAGES = ("project/commands/pages.py", "project/commands/templates")
@@ -53,7 +55,7 @@ PARTS = {
         (
             *("project/commands/compare", "configs/compare.yaml", "configs/compare_*.yaml"),
             *("configs/compare/*.yaml", "tests/commands/test_compare*.py"),
-            *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *PAGES),
+            *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *PAGES, *CHILDREN),
         ),
         dependencies=("jinja2",),
         lines=("python -m project compare", '"project.commands.compare"', '"project.commands" ='),
@@ -72,6 +74,14 @@ PARTS = {
         ),
         dependencies=("jinja2",),
         lines=("python -m project inspect", '"project.commands.inspect"', '"project.commands" ='),
+    ),
+    "sweep": Part(
+        (
+            *("project/commands/sweep", "configs/sweeps", "tests/commands/test_sweep*.py"),
+            *("docs/sweeps.md", *DURATIONS, *CHILDREN),
+        ),
+        dependencies=("optuna",),
+        lines=("python -m project sweep", "sweep = ["),
     ),
     "benchmarks": Part(
         ("benchmarks", "tests/test_benchmarks.py"),

@@ -17,8 +17,8 @@ from typing import IO, Any
 import pytest
 
 from project.cli import main
+from project.commands import child_runs
 from project.commands.compare import command, gallery
-from project.commands.compare import runs as runs_module
 from project.commands.compare.read import results_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Contender, Settings, cells_of
@@ -90,7 +90,7 @@ class InProcess:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start no processes, which takes most of the time of small runs."""
     changed = SimpleNamespace(**{**vars(subprocess), "Popen": InProcess})
-    monkeypatch.setattr(runs_module, "subprocess", changed)
+    monkeypatch.setattr(child_runs, "subprocess", changed)
 
 
 def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,7 @@ def test_a_run_that_fails_at_its_end_is_no_success(
     comparison: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     changed = SimpleNamespace(**{**vars(subprocess), "Popen": FailsAtItsEnd})
-    monkeypatch.setattr(runs_module, "subprocess", changed)
+    monkeypatch.setattr(child_runs, "subprocess", changed)
     main(["compare", "--config", str(comparison), "--only=[scratch]"])
     assert "scratch 20 seed 1: failed: " in capfd.readouterr().out
     result = found(Path("runs/compare/three"))["scratch"]

@@ -1,10 +1,8 @@
 """``python -m project compare``: contenders side by side on the same data, under one budget."""
 
-import io
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from project import signals
+from project.commands.child_runs import check
 from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
 from project.commands.compare.read import results_of
@@ -27,7 +26,6 @@ from project.console import show
 from project.data import ImageDataModule
 from project.environment import COMMAND, device_name, git_commit, versions
 from project.errors import UserError
-from project.lightning_cli import ProjectCLI
 from project.parsing import ProjectParser
 
 FOLDER = Path("runs", "compare")
@@ -98,14 +96,8 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
     first = {cell.contender: cell for cell in reversed(cells)}
     first |= {cell.after.name: cell.after for cell in cells if cell.after}
     for name, cell in first.items():
-        said = io.StringIO()
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(said):
-                ProjectCLI([*cell.arguments, "--print_config"])
-        except SystemExit as end:
-            if end.code not in (0, None):
-                reason = said.getvalue().strip().removeprefix("error: ")
-                raise UserError(f"contenders: {name}: {reason}") from None
+            check(cell.arguments)
         except UserError as error:
             raise UserError(f"contenders: {name}: {error}") from None
 

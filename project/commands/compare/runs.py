@@ -2,9 +2,7 @@
 
 import fcntl
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,19 +13,17 @@ from queue import SimpleQueue
 from statistics import mean
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from project.callbacks.tested import TEST_PREDICTIONS
+from project.commands.child_runs import ChildRuns, error_in
 from project.commands.compare.settings import Cell
 from project.commands.durations import duration
 from project.console import show
-from project.environment import PACKAGE, available_cores
 from project.errors import UserError
 
 CACHE = "cache"
 SUMMARY = "summary.json"
-GRACE_SECONDS = 20  # time for a run to write its last checkpoint
 
 
 class Runs:
@@ -48,8 +44,7 @@ class Runs:
         self.folder = folder
         self.group = group
         self.jobs = jobs
-        self._stopping = False
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._children = ChildRuns(group, jobs)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(jobs):
             self._slots.put(slot)
@@ -73,13 +68,7 @@ class Runs:
         """Return why a run failed: its error message, else the last line of its output."""
         if cell.after and self.summary(cell.after) is None:
             return f"its {cell.after.name} failed: {self.error(cell.after)}"
-        try:
-            lines = self.log(cell).read_text("utf-8", "replace").splitlines()
-        except OSError:
-            return "was not run"
-        messages = [line for line in lines if line.startswith("error: ")]
-        last = [line.strip() for line in lines if line.strip()]
-        return (messages or last or ["it printed nothing"])[-1].removeprefix("error: ")
+        return error_in(self.log(cell))
 
     def log(self, cell: Cell) -> Path:
         """Return the file with a run's output."""
@@ -134,7 +123,7 @@ class Runs:
                         show(self._news(futures[future], self._seconds_left(everything, left)))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._stop()
+                self._children.stop()
                 raise
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -189,39 +178,5 @@ class Runs:
         shutil.rmtree(
             self.run_dir(cell), ignore_errors=True
         )  # of an earlier run that isn't finished
-        log = self.log(cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", PACKAGE, *self.arguments(cell)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"WANDB_RUN_GROUP": self.group} | self._share(slot),
-                pass_fds=(self._lock,),
-                start_new_session=True,  # Ctrl-C goes to this process alone, which ends its runs
-            )
-        self._processes.append(process)
-        if self._stopping:  # it began in another thread meanwhile
-            os.killpg(process.pid, signal.SIGTERM)
-        return process
-
-    def _share(self, slot: int) -> dict[str, str]:
-        """Return the environment of one of several parallel runs: its GPU or its threads."""
-        if self.jobs == 1:
-            return {}
-        if count := torch.cuda.device_count():
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-            return {"CUDA_VISIBLE_DEVICES": visible.split(",")[slot % count]}
-        return {"OMP_NUM_THREADS": str(max(available_cores() // self.jobs, 1))}
-
-    def _stop(self) -> None:
-        self._stopping = True
-        running = [process for process in self._processes if process.poll() is None]
-        for process in running:
-            os.killpg(process.pid, signal.SIGTERM)  # with its ranks and workers
-        for process in running:
-            try:
-                process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        arguments = self.arguments(cell)
+        return self._children.start(arguments, self.log(cell), slot, self._lock)

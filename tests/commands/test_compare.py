@@ -19,6 +19,7 @@ import pytest
 from project.cli import main
 from project.commands.compare import command, gallery
 from project.commands.compare import runs as runs_module
+from project.commands.compare.metrics import Metric
 from project.commands.compare.read import results_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Contender, Settings, cells_of
@@ -263,6 +264,10 @@ def test_other_images_are_no_comparison(tmp_path: Path) -> None:
     assert first.error == "" and first.correct.tolist() == [True, False]
     message = "its test images are not those of this comparison; its config splits the data"
     assert second.error.startswith(message)
+    unmeasured, _ = results_of(runs, cells, own, Metric("auroc"))
+    assert unmeasured.error == (
+        "metric: its test gave no 'auroc'; it gave accuracy, precision, recall, f1"
+    )
     (runs.run_dir(cells[0]) / "test_predictions.csv").unlink()  # killed before they were written
     assert runs.missing(cells) == cells[:1]
 
@@ -271,6 +276,7 @@ BAD = [
     (["--epochs=0"], "epochs: 0 must be at least one"),
     (["--seeds=[]"], "seeds: () must be at least one"),
     (["--seeds=[1,1]"], "seeds: 1, 1 has one of them twice"),
+    (["--margin=-0.1"], "margin: -0.1 must be at least 0"),
     (["--jobs=0"], "jobs: 0 must be at least one"),
     (["--contenders={}"], "contenders: there are none"),
     (["--train_fractions=[0.5]"], "train_fractions and images_per_class: give one of them"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from project import signals
 from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
+from project.commands.compare.metrics import metric_of
 from project.commands.compare.read import results_of
 from project.commands.compare.report import write_report
 from project.commands.compare.results import Comparison, Data, rows_of
@@ -52,6 +53,7 @@ def compare(arguments: Sequence[str]) -> None:
     folder = Path(settings.output or FOLDER / name)
     cells = cells_of(settings, given.data)
     data = find_images(objects.data)
+    metric = metric_of(settings.metric, data.class_sizes().tolist())
     runs = Runs(folder, name, settings.jobs)
     _check_contenders(runs.missing(cells))
     with runs.alone():
@@ -61,7 +63,7 @@ def compare(arguments: Sequence[str]) -> None:
         comparison = Comparison(
             name=name,
             data=_described(data, given.data),
-            results=results_of(runs, cells, data),
+            results=results_of(runs, cells, data, metric),
             budget=_budget(settings),
             device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             versions=versions(),
@@ -69,13 +71,15 @@ def compare(arguments: Sequence[str]) -> None:
             config=parser.dump(given, skip_validation=True),
             command=shlex.join([*COMMAND, "compare", *arguments]),
             created=time.strftime("%Y-%m-%d %H:%M"),
+            jobs=settings.jobs,
             picture=_pictures(data),
         )
-        findings = find(rows_of(comparison.results))
-        found = verdict(findings, comparison.data, comparison.device)
+        findings = find(rows_of(comparison.results), metric, settings.margin)
+        found = verdict(findings, comparison.data, comparison.device, settings.jobs)
         write_results(comparison, findings, found, folder)
         write_report(comparison, findings, found, folder)
-    show(f"{found.headline}\nreport: {folder / 'report.html'}, {folder / 'report.md'}")
+    show(f"{found.headline}\n{found.grounds}".strip())
+    show(f"report: {folder / 'report.html'}, {folder / 'report.md'}")
 
 
 def _parser() -> ProjectParser:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from project.commands.compare.choice import MARGIN
 from project.commands.preparation import shortest_name
 from project.environment import COMMAND
 from project.errors import UserError
@@ -88,6 +89,11 @@ class Settings:
         seeds: Seeds of the runs.
         train_fractions: Fractions of the training images to try.
         images_per_class: Numbers of training images per class to try instead.
+        metric: What decides: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, or another score as
+            the test logs it, such as ``auroc``. Small is good where the name ends in ``loss`` or
+            ``error``. Null takes macro F1 where the largest class has three times the images of the
+            smallest, else accuracy.
+        margin: Differences of the metric up to it don't matter: then the cheaper contender is used.
         epochs: Number of epochs of every run.
         max_time: Time limit of every training, as days:hours:minutes:seconds; null sets none.
         options: Options of ``fit`` by name for all contenders; a contender's own options override
@@ -104,6 +110,8 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     train_fractions: tuple[float, ...] | None = None
     images_per_class: tuple[int, ...] | None = None
+    metric: str | None = None
+    margin: float = MARGIN
     epochs: int = 10
     max_time: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +130,8 @@ class Settings:
         for name, value in {"seeds": self.seeds, "epochs": self.epochs, "jobs": self.jobs}.items():
             if not value or (isinstance(value, int) and value < 1):
                 raise UserError(f"{name}: {value} must be at least one")
+        if not self.margin >= 0:
+            raise UserError(f"margin: {self.margin} must be at least 0")
         if self.max_time and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
             raise UserError(
                 f"max_time: {self.max_time!r} must be days:hours:minutes:seconds, as 00:00:05:00"

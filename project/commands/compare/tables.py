@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from project.commands.compare.metrics import Metric
 from project.commands.compare.results import FIGURES, Row
 
-QUALITY = ("accuracy", "precision", "recall", "f1", "gap")
+QUALITY = ("accuracy", "precision", "recall", "f1", "calibration_error", "gap")
 COST = tuple(figure for figure in FIGURES if figure not in QUALITY)
 UNKNOWN = "–"
 
@@ -20,13 +21,13 @@ class Line:
         contender: Name of the contender.
         cells: Its figures, one for each column.
         note: A remark, such as failed runs; may be empty.
-        chosen: Whether it is the contender that the verdict recommends.
+        tag: What the verdict says of the contender, such as ``use this``; may be empty.
     """
 
     contender: str
     cells: Sequence[str]
     note: str
-    chosen: bool
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,27 @@ class Table:
 
 
 def table(
-    rows: Sequence[Row], figures: Sequence[str], winner: str = "", sizes: bool = False
+    rows: Sequence[Row],
+    figures: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    sizes: bool = False,
 ) -> Table:
     """Return a table of those figures that at least one row has.
 
     Args:
         rows: Its rows.
-        figures: Keys of :data:`FIGURES`.
-        winner: Name of the contender to mark.
+        figures: Keys of :data:`FIGURES`, or other scores of the test.
+        tags: What is to be said of contenders, by their names.
         sizes: Whether to add a column with the number of training images.
     """
     shown = [figure for figure in figures if any(_is_known(row, figure) for row in rows)]
-    columns = [_heading(FIGURES[figure]) for figure in shown]
+    columns = [_heading(FIGURES.get(figure, Metric(figure).words)) for figure in shown]
     lines = []
     for row in rows:
         cells = [cell(row, figure) for figure in shown]
         if sizes:
             cells.insert(0, f"{row.images:,}" if row.images else row.size)
-        lines.append(Line(row.contender, cells, _note(row), row.contender == winner))
+        lines.append(Line(row.contender, cells, _note(row), (tags or {}).get(row.contender, "")))
     return Table([("images", ""), *columns] if sizes else columns, lines)
 
 
@@ -85,7 +89,7 @@ def _note(row: Row) -> str:
 def cell(row: Row, figure: str) -> str:
     """Return the mean over the seeds, for scores with the standard deviation."""
     mean, std = row.mean(figure), row.std(figure)
-    if figure not in QUALITY or math.isnan(mean):
+    if figure in COST or math.isnan(mean):
         return number(mean, whole=figure.startswith("parameters"))
     text = f"{mean:+.3f}".replace("-", "−") if figure == "gap" else f"{mean:.3f}"
     return text if math.isnan(std) else f"{text} ± {std:.3f}"
@@ -110,7 +114,7 @@ def markdown(table: Table) -> str:
     lines = [["contender", *head], ["---", *["--:"] * len(head)]]
     for line in table.lines:
         name = escape_markdown(line.contender)
-        name = f"**{name}** (use this)" if line.chosen else name
+        name = f"**{name}** ({line.tag})" if line.tag else name
         lines.append([f"{name}, {line.note}" if line.note else name, *line.cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

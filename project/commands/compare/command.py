@@ -16,6 +16,7 @@ from torch import Tensor
 from project import signals
 from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
+from project.commands.compare.forecast import show_forecast
 from project.commands.compare.metrics import metric_of
 from project.commands.compare.read import results_of
 from project.commands.compare.report import write_report
@@ -56,6 +57,9 @@ def compare(arguments: Sequence[str]) -> None:
     metric = metric_of(settings.metric, data.class_sizes().tolist())
     runs = Runs(folder, name, settings.jobs)
     _check_contenders(runs.missing(cells))
+    if settings.dry_run:
+        show_forecast(runs, cells, settings)
+        return
     with runs.alone():
         show(f"{len(cells)} runs in {folder}")
         signals.now.advice = "the same command continues with the missing runs"
@@ -115,6 +119,8 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
 
 
 def _budget(settings: Settings) -> str:
+    if settings.epochs is None:
+        return f"at most {settings.max_time} each"
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''} each"
     return f"{epochs}, in at most {settings.max_time}" if settings.max_time else epochs
 

@@ -94,7 +94,9 @@ class Settings:
             ``error``. Null takes macro F1 where the largest class has three times the images of the
             smallest, else accuracy.
         margin: Differences of the metric up to it don't matter: then the cheaper contender is used.
-        epochs: Number of epochs of every run.
+        epochs: Number of epochs of every run. With null, ``max_time`` is the whole budget; then a
+            learning rate schedule can't depend on the length of the training, and a preset of
+            phases has its 10 epochs at most.
         max_time: Time limit of every training, as days:hours:minutes:seconds; null sets none.
         options: Options of ``fit`` by name for all contenders; a contender's own options override
             them.
@@ -103,6 +105,8 @@ class Settings:
         jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
             GPU of its own, and takes longer than it would alone.
         only: Names of the contenders to run and to report; null takes all of them.
+        dry_run: Print which runs are finished, which are missing, and how long these will take;
+            nothing is run.
     """
 
     contenders: dict[str, Contender]
@@ -112,12 +116,13 @@ class Settings:
     images_per_class: tuple[int, ...] | None = None
     metric: str | None = None
     margin: float = MARGIN
-    epochs: int = 10
+    epochs: int | None = 10
     max_time: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     jobs: int = 1
     only: tuple[str, ...] | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -128,8 +133,10 @@ class Settings:
         if not self.contenders:
             raise UserError("contenders: there are none; give at least one, better two")
         for name, value in {"seeds": self.seeds, "epochs": self.epochs, "jobs": self.jobs}.items():
-            if not value or (isinstance(value, int) and value < 1):
+            if value is not None and (not value or (isinstance(value, int) and value < 1)):
                 raise UserError(f"{name}: {value} must be at least one")
+        if self.epochs is None and not self.max_time:
+            raise UserError("epochs: null needs max_time, or a training would have no end")
         if not self.margin >= 0:
             raise UserError(f"margin: {self.margin} must be at least 0")
         if self.max_time and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
@@ -286,7 +293,7 @@ def _configs(given: Contender | Source) -> list[str]:
 
 def _budget(settings: Settings) -> list[str]:
     longest = [f"--trainer.max_time={settings.max_time}"] if settings.max_time else []
-    return [f"--trainer.max_epochs={settings.epochs}", *longest]
+    return [f"--trainer.max_epochs={settings.epochs or -1}", *longest]
 
 
 def _data_options(data: Mapping[str, Any]) -> list[str]:

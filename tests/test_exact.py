@@ -278,6 +278,7 @@ def schedule(*phases: dict[str, Any]) -> str:
 PROBE = {"name": "probe", "train": ["head"], "epochs": 2}
 TOP = {"name": "top", "train": ["head", "stage2"], "epochs": 1, "lr_scale": 0.5, "warmup_steps": 2}
 ALL = {"name": "all", "train": "all", "epochs": 1, "norm": "train"}
+PLATEAU = {"name": "head", "train": ["head"], "plateau": {"max_epochs": 3, "patience": 1}}
 TUNED = ("fit", *SMALL, "--model=FineTuning", "--model.backbone=BACKBONE", "--model.dropout=0.2")
 
 TRAININGS: dict[str, tuple[str, ...]] = {
@@ -355,7 +356,11 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     ),
     "a phase with a plateau": (
         *(*TUNED, *ADAMW),
-        schedule({"name": "head", "train": ["head"], "plateau": {"max_epochs": 3, "patience": 1}}),
+        schedule(PLATEAU),
+    ),
+    "phases, noise-aware": (
+        *(*TUNED, *SGD, "--checkpoint.selection=noise_aware"),
+        schedule({**PLATEAU, "restore_best": True}, TOP),
     ),
     "phases and a scheduler": (
         *(*TUNED, *ADAMW, schedule(PROBE, ALL), *scheduler("WarmupCosine", "step", warmup=0.2)),
@@ -406,6 +411,7 @@ CASES: list[tuple[str, Stop]] = [
     *(("phases, restored", at) for at in (exit_(14), term(16), exit_(7))),
     *(("phases, cached features", at) for at in (exit_(7), term(10), exit_(14))),
     *(("a phase with a plateau", at) for at in (exit_(7), term(10))),
+    *(("phases, noise-aware", at) for at in (exit_(7), exit_(14), term(10))),
     *(("phases and a scheduler", at) for at in (exit_(14), term(17))),
 ]
 PARAMETERS = [

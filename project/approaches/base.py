@@ -15,7 +15,9 @@ from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_c
 from project.approaches.mixing import Mixing
 from project.approaches.optimized import OptimizedModule
 from project.approaches.schedulers import Scheduler
+from project.approaches.selection import MOST_IMAGES, NOISE_OF, Rule
 from project.data import Batch, ImageDataModule
+from project.environment import of_all_ranks
 from project.errors import UserError
 from project.networks import Network
 from project.networks.base import one_image_explained
@@ -38,8 +40,7 @@ class ImageClassifier(OptimizedModule):
         num_logits: 1 with ``one_logit``, otherwise the number of classes.
         pretrained: Whether the training starts from a pretrained network.
         temperature: Divides the logits of a test or a prediction that is calibrated.
-        validated: Collects ``indices``, ``losses`` and ``right`` of the batches of a validation,
-            for whoever sets it to an empty list; None collects nothing.
+        selection: How the best of its validations is chosen, as ``checkpoint.selection`` says it.
 
     Args:
         num_classes: Number of classes; given by the data.
@@ -93,7 +94,7 @@ class ImageClassifier(OptimizedModule):
     network: Network
     pretrained = False
     temperature = 1.0
-    validated: list[dict[str, Tensor]] | None = None
+    selection: Rule = "minimum"
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class ImageClassifier(OptimizedModule):
         self.test_metrics = EpochMetrics(num_classes)
         self.more_val_metrics = metrics_of_config(metrics, num_classes)
         self.more_test_metrics = metrics_of_config(metrics, num_classes)
+        self._validated: list[dict[str, Tensor]] = []  # what is known of the images of each batch
 
     def setup(self, stage: str) -> None:
         """Set the memory format, compile, and initialize what depends on the training images."""
@@ -253,13 +255,31 @@ class ImageClassifier(OptimizedModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
         logits = self._evaluate(batch, self.val_metrics, self.more_val_metrics)
-        if self.validated is not None:
+        if self.selection == "noise_aware":
             scores = self.class_logits(logits)
             right = scores.argmax(dim=1) == batch.labels
             losses = self.cross_entropy.of_images(logits, batch.labels)
-            self.validated.append(
+            self._validated.append(
                 {"indices": batch.indices, "losses": losses, "right": right.float()}
             )
+
+    def validated_values(self, monitor: str) -> Tensor | None:
+        """Return what a metric of the last validation is the mean of, over all ranks.
+
+        Args:
+            monitor: The metric.
+
+        Returns:
+            float32 ``[N]`` on the CPU, in the order of the images. None if the metric is no mean
+            of a known value of each image, or if there are too many of them.
+        """
+        name = NOISE_OF.get(monitor)
+        if not self._validated or name is None or (name == "losses" and self.loss is not None):
+            return None  # a loss of one's own gives a mean alone
+        columns = [(batch["indices"].cpu(), batch[name].cpu()) for batch in self._validated]
+        parts = of_all_ranks(columns, self.trainer.world_size)
+        indices, values = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+        return values[indices.argsort()] if len(values) <= MOST_IMAGES else None
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the test metrics.
@@ -293,6 +313,7 @@ class ImageClassifier(OptimizedModule):
 
     def on_validation_epoch_start(self) -> None:
         """Stop before a checkpoint is written if the training loss is not finite."""
+        self._validated.clear()
         if not self.trainer.sanity_checking:
             self._stop_if_not_finite()
 

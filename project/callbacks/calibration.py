@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from project.approaches import ImageClassifier
 from project.approaches.scores import calibration_error
-from project.callbacks.predictions import of_all_ranks
 from project.console import show
 from project.data import ImageDataModule
 from project.data.batches import BatchLoader, BatchSampler, Images, Source
+from project.environment import of_all_ranks
 from project.errors import UserError
 from project.signals import stop_where_agreed
 
@@ -129,5 +129,5 @@ def _evaluated(trainer: Any, model: ImageClassifier, images: Images) -> tuple[Te
         with trainer.precision_plugin.forward_context():
             logits = model.class_logits(model.evaluation_logits(transformed))
         mine.append((logits.float().cpu(), batch.labels))
-    found = of_all_ranks(trainer, mine)
+    found = of_all_ranks(mine, trainer.world_size)
     return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.approaches.metrics import natural_mode
-from project.callbacks.predictions import of_all_ranks
-from project.callbacks.selection import MOST_IMAGES, NOISE_OF, Rule, Selection, Validated
+from project.approaches.selection import NOISE_OF, Rule, Selection, Validated
 from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
@@ -114,6 +113,8 @@ class BestAndLast(ModelCheckpoint):
         io = trainer.strategy.checkpoint_io
         if type(io) is TorchCheckpointIO:  # not one of the config's own
             trainer.strategy.checkpoint_io = WholeCheckpoints(self.background)
+        if isinstance(pl_module, ImageClassifier):
+            pl_module.selection = self.selection.rule
         self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
         super().setup(trainer, pl_module, stage)
 
@@ -239,8 +240,6 @@ class BestAndLast(ModelCheckpoint):
         """Let an average that hasn't begun be the weights themselves, and count from anew."""
         follow_weights(trainer, pl_module)
         _count_anew(trainer)
-        if self.selection.rule == "noise_aware" and isinstance(pl_module, ImageClassifier):
-            pl_module.validated = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if it is this one."""
@@ -319,7 +318,9 @@ class BestAndLast(ModelCheckpoint):
         self._not_a_number = math.isnan(score.item())
         if not _writes(trainer):
             return
-        better = self.selection.takes(Validated(score.item(), self._values(trainer, pl_module)))
+        assert isinstance(pl_module, ImageClassifier)
+        values = pl_module.validated_values(str(self.monitor))
+        better = self.selection.takes(Validated(score.item(), values))
         if not trainer.strategy.reduce_boolean_decision(better):
             return
         self.best_model_score = self.current_score = score
@@ -327,19 +328,6 @@ class BestAndLast(ModelCheckpoint):
         self.best = scores(trainer, *((VALIDATION,) if self.of_validation else EPOCH))
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
-
-    def _values(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Tensor | None:
-        """Return what the metric is the mean of, over all ranks, in the order of the images."""
-        if not isinstance(pl_module, ImageClassifier) or pl_module.validated is None:
-            return None
-        mine, pl_module.validated = pl_module.validated, None
-        name = "losses" if self.monitor == NOISE_OF[0] else "right"
-        if name == "losses" and pl_module.loss is not None:  # which gives only a mean
-            return None
-        columns = [(batch["indices"].cpu(), batch[name].cpu()) for batch in mine]
-        parts = of_all_ranks(trainer, columns)
-        indices, values = (torch.cat([part[side] for part in parts]) for side in (0, 1))
-        return values[indices.argsort()] if len(values) <= MOST_IMAGES else None
 
     def _save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if _writes(trainer):

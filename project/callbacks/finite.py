@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from project.approaches import ImageClassifier
-from project.callbacks.predictions import of_all_ranks
 from project.checkpoints import WholeCheckpoints, not_finite
 from project.console import readable, show
 from project.data import Batch, ImageDataModule
-from project.environment import COMMAND
+from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
 from project.runs import CONFIG
 from project.saving import write
@@ -164,7 +163,7 @@ class FiniteSteps(L.Callback):
         indices = [index % len(data.train_images) for part in images for index in part.tolist()]
         files = [
             index if (path := data.train_images.path(index)) is None else readable(path)
-            for index in of_all_ranks(trainer, indices)
+            for index in of_all_ranks(indices, trainer.world_size)
         ]
         last = run / "checkpoints" / "last.ckpt"
         resumed = ["--ckpt_path", str(last)] if last.exists() else []

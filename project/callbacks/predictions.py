@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch.distributed
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from project.approaches import ImageClassifier
 from project.console import readable, show
 from project.csv_text import table
 from project.data import ImageDataModule
+from project.environment import of_all_ranks
 
 MAX_CLASSES = 1000  # whose probabilities are columns; of more, the table couldn't be opened
 PREDICTIONS = "predictions.csv"
@@ -46,7 +47,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect the predictions of all ranks and write them in the order of the images."""
-        batches, self._batches = of_all_ranks(trainer, self._batches), []
+        batches, self._batches = of_all_ranks(self._batches, trainer.world_size), []
         if trainer.global_rank != 0:
             return
         assert isinstance(pl_module, ImageClassifier)
@@ -78,15 +79,6 @@ def probability_columns(class_names: Sequence[str], file: str) -> list[str]:
         f"classes are more than {MAX_CLASSES:,}"
     )
     return []
-
-
-def of_all_ranks(trainer: L.Trainer, rows: list[Any]) -> list[Any]:
-    """Return the rows of all ranks, on each of them."""
-    if trainer.world_size == 1:
-        return rows
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
 
 
 def named(trainer: L.Trainer, index: int) -> str | int:

@@ -228,7 +228,7 @@ def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]
     if isinstance(callback, EarlyStopping) and callback.monitor.startswith(VALIDATION):
         return callback.state_dict()
     if isinstance(callback, FineTuningSchedule):
-        return {**state, "best": None, "wait": 0, "best_weights": {}}
+        return {**state, "best": None, "reference": None, "wait": 0, "best_weights": {}}
     return state
 
 

@@ -17,9 +17,10 @@ from project.approaches.scores import (
     of_ranking,
     places,
 )
-from project.callbacks.predictions import MAX_CLASSES, named, of_all_ranks, probability_columns
+from project.callbacks.predictions import MAX_CLASSES, named, probability_columns
 from project.console import show
 from project.csv_text import table
+from project.environment import of_all_ranks
 
 PER_CLASS = "per_class.csv"
 TEST_PREDICTIONS = "test_predictions.csv"
@@ -73,7 +74,7 @@ class TestResults(L.Callback):
         assert isinstance(pl_module, ImageClassifier)
         mine = [{name: part.cpu() for name, part in batch.items()} for batch in self._batches]
         self._batches = []
-        parts = of_all_ranks(trainer, mine)
+        parts = of_all_ranks(mine, trainer.world_size)
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = whole["indices"].argsort()
         self._found = {name: column[order] for name, column in whole.items()}

@@ -24,7 +24,8 @@ class Plateau:
         min_epochs: Smallest number of epochs of the phase.
         monitor: The metric.
         mode: Whether small or large values of it are good.
-        patience: Number of validations without improvement that end the phase.
+        patience: Number of validations without improvement that end the phase. With
+            ``checkpoint.selection: noise_aware``, what may be luck is no improvement.
         min_delta: Smallest change of the metric that is an improvement.
     """
 
@@ -58,7 +59,7 @@ class Phase:
             ``eval`` leaves statistics, weight and bias as they are, ``affine_only`` trains weight
             and bias, ``train`` also normalises with the batch and updates the statistics.
         restore_best: End with the weights of the phase's best validation, by the metric of
-            ``plateau``, else by ``val/loss``.
+            ``plateau``, else by ``val/loss``, and as ``checkpoint.selection`` chooses it.
         cache_features: Compute the features once that the frozen layers before the first trained
             one give, and train on these.
         views: Number of random views of each training image whose features are computed; the

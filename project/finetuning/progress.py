@@ -1,9 +1,11 @@
 """Where a training is in the phases of a schedule; it knows no trainer and no model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from project.approaches.selection import Rule, Selection, Validated, may_be_luck
 from project.errors import UserError
 from project.finetuning.phases import Phase, Plateau, differences
 
@@ -31,8 +33,9 @@ class Progress:
     Attributes:
         number: The phase, from 0 on.
         start: Where it began.
-        best: Best value of the monitored metric in the phase; None before the first validation.
-        wait: Validations since the best one.
+        best: The validation that the last improvement led to; None before the first one.
+        wait: Validations since then.
+        reference: The validation with the best metric.
     """
 
     def __init__(self, phases: Sequence[Phase]) -> None:
@@ -42,8 +45,9 @@ class Progress:
     def _enter(self, number: int, start: Position) -> None:
         self.number = number
         self.start = start
-        self.best: float | None = None
+        self.best: Validated | None = None
         self.wait = 0
+        self.reference: Validated | None = None
         self._ended = ""  # why a validation has ended the phase
 
     @property
@@ -91,27 +95,40 @@ class Progress:
             return self.phase.plateau.monitor, self.phase.plateau.mode
         return ("val/loss", "min") if self.phase.restore_best else None
 
-    def validated(self, value: float, at: Position) -> bool:
+    def validated(self, new: Validated, at: Position, rule: Rule = "minimum") -> bool:
         """Take the result of a validation, which may end the phase.
 
         Args:
-            value: The monitored metric.
+            new: The monitored metric.
             at: Where the training is; after the last batch of an epoch, the start of the next one.
+            rule: How the best one is chosen. With ``noise_aware``, an improvement that may be luck
+                is none for a plateau.
 
         Returns:
             Whether it is the best of the phase.
         """
         assert self.monitor is not None
         plateau = self.phase.plateau
-        sign = 1 if self.monitor[1] == "max" else -1
-        delta = plateau.min_delta if plateau else 0.0
+        selection = Selection(rule, self.monitor[1], self.reference)
         self.wait += 1
-        is_best = self.best is None or sign * value > sign * self.best + delta
-        if is_best:
-            self.best, self.wait = value, 0
+        improves = self._improves(new, rule)
+        if improves:
+            self.best, self.wait = new, 0
+        is_best = selection.takes(new) if rule != "minimum" else improves
+        self.reference = selection.reference
         if plateau and self.wait >= plateau.patience and self._past_floor(plateau, at):
             self._ended = f"as {plateau.monitor} didn't improve in {self.wait} validations"
         return is_best
+
+    def _improves(self, new: Validated, rule: Rule) -> bool:
+        assert self.monitor is not None
+        if self.best is None or math.isnan(new.score):
+            return not math.isnan(new.score)
+        sign = 1 if self.monitor[1] == "max" else -1
+        least = self.phase.plateau.min_delta if self.phase.plateau else 0.0
+        if not sign * new.score > sign * self.best.score + least:
+            return False
+        return rule != "noise_aware" or not may_be_luck(self.best, new)
 
     def _past_floor(self, plateau: Plateau, at: Position) -> bool:
         return at[:2] >= (self.start.epoch + plateau.min_epochs, self.start.batch)
@@ -125,7 +142,8 @@ class Progress:
             "start_step": self.start.step,
             "ended": self._ended,
             "wait": self.wait,
-            "best": self.best,
+            "best": self.best and vars(self.best),
+            "reference": self.reference and vars(self.reference),
         }
 
     def load_state_dict(self, state: dict[str, Any], allow_changes: bool = False) -> bool:
@@ -159,7 +177,10 @@ class Progress:
         old, new = before["plateau"], asdict(self.phase)["plateau"]
         same = _compared_by(old) == _compared_by(new)
         if same:
-            self.best, self.wait = state["best"], state["wait"]
+            self.best, self.reference = (
+                Validated(**state[name]) if state[name] else None for name in ("best", "reference")
+            )
+            self.wait = state["wait"]
         if old == new:
             self._ended = state["ended"]
         return same

@@ -7,6 +7,7 @@ import lightning as L
 from torch import Tensor
 
 from project.approaches import FineTuning
+from project.approaches.selection import Validated
 from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning.features import FeatureCache, train_on_images, use_images
@@ -229,11 +230,13 @@ class FineTuningSchedule(L.Callback):
         self._check_monitors(trainer)
         if trainer.sanity_checking or self.progress.monitor is None:
             return
-        metric = trainer.callback_metrics[self.progress.monitor[0]]
-        value = float(trainer.strategy.reduce(metric, reduce_op="mean"))
+        monitor, model = self.progress.monitor[0], check_model(pl_module)
+        value = trainer.strategy.reduce(trainer.callback_metrics[monitor], reduce_op="mean")
+        new = Validated(float(value), model.validated_values(monitor))
         at = _position_after_batch(trainer)
-        if self.progress.validated(value, at) and self.progress.phase.restore_best:
-            self._best_weights = self._weights(check_model(pl_module))
+        is_best = self.progress.validated(new, at, model.selection)
+        if is_best and self.progress.phase.restore_best:
+            self._best_weights = self._weights(model)
         if self.progress.over(at):
             train_on_images(trainer)  # the next batch is loaded before its phase begins
         self._stop_if(self.progress.finished(at), trainer)

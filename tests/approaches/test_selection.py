@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from project.callbacks.selection import Rule, Selection, Validated
+from project.approaches.selection import Rule, Selection, Validated
 from tests.conftest import Run
 from tests.finetuning.schedules import equal
 from tests.ranks import Ranks

@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Rule = Literal["minimum", "noise_aware", "last"]
 
 MOST_IMAGES = 10**6  # whose values are kept, 4 MB; of more, differences are hardly luck
-NOISE_OF = ("val/loss", "val/accuracy")
-"""Metrics that are the mean of a value of each image."""
+NOISE_OF = {"val/loss": "losses", "val/accuracy": "right"}
+"""Metrics that are the mean of a value of each image, and the name of these values."""
 
 
 @dataclass
@@ -41,15 +40,13 @@ class Selection:
     Args:
         rule: One of these.
         mode: Whether small (``min``) or large values (``max``) are good.
-
-    Attributes:
         reference: The validation with the best metric so far, None before the first.
     """
 
-    def __init__(self, rule: Rule, mode: str) -> None:
+    def __init__(self, rule: Rule, mode: str, reference: Validated | None = None) -> None:
         self.rule = rule
         self._sign = 1 if mode == "max" else -1
-        self.reference: Validated | None = None
+        self.reference = reference
 
     def takes(self, new: Validated) -> bool:
         """Return whether a validation takes the place of the one that is chosen."""
@@ -61,11 +58,16 @@ class Selection:
             return True
         if self.rule == "last":
             return True
-        return self.rule == "noise_aware" and self._is_luck(best, new)
+        return self.rule == "noise_aware" and may_be_luck(best, new)
 
-    def _is_luck(self, best: Validated, new: Validated) -> bool:
-        if best.values is None or new.values is None or best.values.shape != new.values.shape:
-            return False
-        worse = self._sign * (best.values.double() - new.values.double())
-        error = worse.std() / math.sqrt(len(worse)) if len(worse) > 1 else torch.zeros(())
-        return bool(worse.mean() <= error)
+
+def may_be_luck(one: Validated, other: Validated) -> bool:
+    """Return whether a difference of two validations is within its standard error.
+
+    It isn't said to be where the values of the images aren't known.
+    """
+    if one.values is None or other.values is None or one.values.shape != other.values.shape:
+        return False
+    difference = one.values.double() - other.values.double()
+    error = difference.std() / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean().abs() <= error)

@@ -319,6 +319,8 @@ BAD = [
     (["--seeds=[]"], "seeds: () must be at least one"),
     (["--seeds=[1,1]"], "seeds: 1, 1 has one of them twice"),
     (["--epochs=null"], "epochs: null needs max_time, or a training would have no end"),
+    (["--until_sure=true", "--max_seeds=1"], "max_seeds: 1 must be at least 2, to add seeds"),
+    (["--total_time=2x"], "total_time: '2x' must be a length of time, such as 45s, 30m or 1h30m"),
     (["--margin=-0.1"], "margin: -0.1 must be at least 0"),
     (["--jobs=0"], "jobs: 0 must be at least one"),
     (["--contenders={}"], "contenders: there are none"),

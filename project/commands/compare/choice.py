@@ -11,6 +11,7 @@ MARGIN = 0.01  # differences up to it don't matter
 POWER = 0.84  # standard errors that make it 80% likely that a difference is found
 CHEAPER = 1.25  # times the cost: less than that is no difference
 MOST_SEEDS = 100  # beyond that, more seeds are no way to settle anything
+ENDLESS = 10**9  # seeds
 MOST_IMAGES = 1000  # times as many test images
 
 Leads = Mapping[tuple[str, str], Difference]
@@ -129,25 +130,48 @@ def settling(
         level: One-sided level of each comparison.
         margin: Differences up to it don't matter.
     """
-    pairs = {pair: leads[pair] for pair in combinations(choice.running, 2)}
-    now = min(lead.seeds for lead in pairs.values())
+    now = min(leads[pair].seeds for pair in combinations(choice.running, 2))
     if now < 2:
         return None
 
     def enough(seeds: int, images: float) -> bool:
-        then = leads_of({pair: lead.projected(seeds, images) for pair, lead in pairs.items()})
-        return choose(choice.running, costs, then, level, margin, POWER).settled
+        return _enough(seeds, images, choice, costs, leads, level, margin, POWER)
 
     for seeds in range(now + 1, MOST_SEEDS + 1):
         if enough(seeds, 1.0):
             return Settling(seeds, 0)
     least = next((seeds for seeds in range(now, MOST_SEEDS + 1) if enough(seeds, math.inf)), 0)
     seeds = min(2 * least, MOST_SEEDS)
-    images = max(lead.images for lead in pairs.values())
+    images = max(leads[pair].images for pair in combinations(choice.running, 2))
     for times in _steps():
         if least and images and enough(seeds, times):
             return Settling(seeds, math.ceil(times * images))
     return Settling(0, 0)
+
+
+def is_hopeless(
+    choice: Choice, costs: Mapping[str, float], leads: Leads, level: float, margin: float
+) -> bool:
+    """Return whether any number of seeds leaves the choice open, if differences are as measured."""
+    pairs = [leads[pair] for pair in combinations(choice.running, 2)]
+    known = all(lead.seeds >= 2 for lead in pairs)
+    return known and not _enough(ENDLESS, 1.0, choice, costs, leads, level, margin)
+
+
+def _enough(
+    seeds: int,
+    images: float,
+    choice: Choice,
+    costs: Mapping[str, float],
+    leads: Leads,
+    level: float,
+    margin: float,
+    power: float = 0.0,
+) -> bool:
+    """Return whether so many seeds and times as many test images settle a choice."""
+    pairs = combinations(choice.running, 2)
+    then = leads_of({pair: leads[pair].projected(seeds, images) for pair in pairs})
+    return choose(choice.running, costs, then, level, margin, power).settled
 
 
 def _steps() -> Iterator[float]:

@@ -20,9 +20,10 @@ from project.commands.compare.forecast import show_forecast
 from project.commands.compare.metrics import metric_of
 from project.commands.compare.read import results_of
 from project.commands.compare.report import write_report
-from project.commands.compare.results import Comparison, Data, rows_of
+from project.commands.compare.results import Comparison, Data, Result, rows_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings, cells_of
+from project.commands.compare.until_sure import until_sure
 from project.commands.compare.verdict import verdict
 from project.commands.preparation import find_images
 from project.console import show
@@ -64,10 +65,18 @@ def compare(arguments: Sequence[str]) -> None:
         show(f"{len(cells)} runs in {folder}")
         signals.now.advice = "the same command continues with the missing runs"
         runs.run_all(cells)
+
+        def read(cells: Sequence[Cell]) -> list[Result]:
+            return results_of(runs, cells, data, metric)
+
+        if settings.until_sure:
+            cells, findings = until_sure(runs, cells, settings, given.data, metric, read)
+        else:
+            findings = find(rows_of(read(cells)), metric, settings.margin)
         comparison = Comparison(
             name=name,
             data=_described(data, given.data),
-            results=results_of(runs, cells, data, metric),
+            results=read(cells),
             budget=_budget(settings),
             device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             versions=versions(),
@@ -78,7 +87,6 @@ def compare(arguments: Sequence[str]) -> None:
             jobs=settings.jobs,
             picture=_pictures(data),
         )
-        findings = find(rows_of(comparison.results), metric, settings.margin)
         found = verdict(findings, comparison.data, comparison.device, settings.jobs)
         write_results(comparison, findings, found, folder)
         write_report(comparison, findings, found, folder)

@@ -35,6 +35,8 @@ class Findings:
         settling: What would settle the choice; None if it is settled, or that is unknown.
         trends: Learning curve of each contender that was trained on two or more sizes.
         crossings: Where learning curves cross.
+        ended: Why no further seeds were run, as the end of a sentence; empty if their number was
+            fixed.
     """
 
     rows: Sequence[Row]
@@ -47,6 +49,7 @@ class Findings:
     settling: Settling | None
     trends: Mapping[str, PowerLaw]
     crossings: Sequence[Crossing]
+    ended: str = ""
 
     @property
     def contenders(self) -> list[str]:

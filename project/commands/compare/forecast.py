@@ -88,6 +88,9 @@ def show_forecast(runs: Runs, cells: Sequence[Cell], settings: Settings) -> None
     print_table(table)
     done, left = (sum(map(len, parts)) for parts in zip(*((f.done, f.left) for f in found)))
     show(f"{done} of {done + left} runs are finished{_time_left(found, settings)}.")
+    if settings.until_sure:
+        more = settings.max_seeds - len(settings.seeds)
+        show(f"until_sure: then up to {more} more seeds of each contender that is still open")
 
 
 def _time_left(found: Sequence[Forecast], settings: Settings) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from project.commands.compare.choice import CHEAPER
+from project.commands.compare.choice import CHEAPER, MOST_SEEDS
 from project.commands.compare.findings import Findings
 from project.commands.compare.results import Row
 from project.commands.compare.statistics import SIGNIFICANCE_LEVEL
@@ -57,6 +57,10 @@ def grounds(findings: Findings, jobs: int = 1) -> list[str]:
             *_next(findings, jobs),
             f"Until then: {mine.contender}, {_because(findings, mine)}.",
         ]
+    if findings.ended:
+        counts = sorted({len(row.results) for row in findings.top})
+        each = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        lines.append(f"No further seeds were run, {findings.ended}; each has {each}.")
     if failed := [row.contender for row in findings.failed]:
         lines.append(f"Not compared, as all of their runs failed: {enumerated(failed)}.")
     return lines
@@ -124,10 +128,10 @@ def _next(findings: Findings, jobs: int) -> list[str]:
             f"{counted(seeds)} seeds would show it, in {_cost(running, seeds - now, jobs)} more."
         ]
     if found.seeds and not found.images:
+        hint = "" if findings.ended else " --until_sure true runs as many as it takes."
         return [
             f"If the differences are as measured, about {found.seeds} seeds would settle it: "
-            f"{_cost(running, found.seeds - now, jobs)} more. --until_sure true runs as many as it "
-            "takes."
+            f"{_cost(running, found.seeds - now, jobs)} more.{hint}"
         ]
     tested = len(running[0].results[0].labels)
     if found.images:
@@ -135,7 +139,10 @@ def _next(findings: Findings, jobs: int) -> list[str]:
             f"More seeds alone won't settle it: {tested:,} test images are too few. About "
             f"{_round(found.images):,} would, with {found.seeds} seeds."
         ]
-    return ["They are so much alike that neither more seeds nor more test images are of help."]
+    return [
+        f"It would take more than {MOST_SEEDS} seeds: the noise is large beside differences of "
+        f"{findings.margin:g}, which count. A larger margin would settle it sooner."
+    ]
 
 
 def _judges(findings: Findings) -> str:

@@ -5,10 +5,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.compare.metrics import ACCURACY, Metric
@@ -120,10 +122,8 @@ def _read(
         "images_per_second": summary["train_images_per_second"],
         "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
     }
-    places = {name: place for place, name in enumerate(class_names)}
-    table = read_table(run_dir / TEST_PREDICTIONS)
-    rows = [(places[row["label"]], places[row["prediction"]]) for row in table]
-    labels, predictions = np.array(rows, np.int64).T
+    file = (run_dir / TEST_PREDICTIONS).resolve()
+    labels, predictions = _predictions(file, file.stat().st_mtime_ns, tuple(class_names))
     return replace(
         result,
         config_sha256=hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest(),
@@ -135,6 +135,14 @@ def _read(
         labels=labels,
         predictions=predictions,
     )
+
+
+@lru_cache(maxsize=1024)
+def _predictions(file: Path, _: int, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return label and prediction of each test image, ``[2, N]``; of a file of that time."""
+    places = {name: place for place, name in enumerate(class_names)}
+    rows = [(places[row["label"]], places[row["prediction"]]) for row in read_table(file)]
+    return np.array(rows, np.int64).T
 
 
 def _megabytes(path: Path) -> float:

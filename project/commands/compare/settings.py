@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from project.commands.compare.choice import MARGIN
+from project.commands.compare.sequential import LEAST_SEEDS
+from project.commands.durations import seconds_of
 from project.commands.preparation import shortest_name
 from project.environment import COMMAND
 from project.errors import UserError
@@ -105,6 +107,14 @@ class Settings:
         jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
             GPU of its own, and takes longer than it would alone.
         only: Names of the contenders to run and to report; null takes all of them.
+        until_sure: Run further seeds of the contenders that may still be the right one, on the
+            largest training set, until the choice is settled: best, or no more than ``margin``
+            worse and cheapest. The chance of a wrong choice is at most 5%, although it is looked
+            at after each seed.
+        max_seeds: Largest number of seeds of a contender, with ``until_sure``. What counts as
+            settled depends on it, so it is to be fixed beforehand.
+        total_time: With ``until_sure``, no further seed is run once all runs together would take
+            longer, such as ``2h`` or ``1h30m``; null sets no limit.
         dry_run: Print which runs are finished, which are missing, and how long these will take;
             nothing is run.
     """
@@ -122,6 +132,9 @@ class Settings:
     output: str | None = None
     jobs: int = 1
     only: tuple[str, ...] | None = None
+    until_sure: bool = False
+    max_seeds: int = 20
+    total_time: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -139,6 +152,11 @@ class Settings:
             raise UserError("epochs: null needs max_time, or a training would have no end")
         if not self.margin >= 0:
             raise UserError(f"margin: {self.margin} must be at least 0")
+        if self.until_sure and self.max_seeds < max(len(self.seeds), LEAST_SEEDS):
+            least = max(len(self.seeds), LEAST_SEEDS)
+            raise UserError(f"max_seeds: {self.max_seeds} must be at least {least}, to add seeds")
+        if self.total_time is not None:
+            seconds_of(self.total_time, "total_time")
         if self.max_time and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
             raise UserError(
                 f"max_time: {self.max_time!r} must be days:hours:minutes:seconds, as 00:00:05:00"

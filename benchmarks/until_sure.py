@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.commands.compare.choice import CHEAPER, MARGIN, Choice, choose, leads_of, level_of
-from project.commands.compare.sequential import nominal_level, why_stop
+from project.commands.compare.sequential import level_of_looks, why_stop
 from project.commands.compare.statistics import Difference
 
 FIRST, LAST = 3, 20  # seeds
@@ -121,15 +121,12 @@ def simulate(case: Case, times: int, way: Callable[[Case, Scores], tuple[Choice,
     return Rates(*map(float, rates))
 
 
-def level_of_looks(contenders: int) -> float:
-    """Return the level of each look, as the command takes it."""
-    return nominal_level(level_of(contenders), FIRST, LAST)
-
-
 def line(case: Case, name: str, times: int) -> str:
     """Return a line of a table."""
     once = level_of(len(case.gaps))
-    found = simulate(case, times, partial(sequential, level=level_of_looks(len(case.gaps))))
+    found = simulate(
+        case, times, partial(sequential, level=level_of_looks(len(case.gaps), FIRST, LAST))
+    )
     naive = simulate(case, times, partial(sequential, level=once))
     enough = f">{LAST}"
     for seeds in range(2, LAST + 1):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.until_sure import Case, level_of_looks, sequential, simulate
+from benchmarks.until_sure import FIRST, LAST, Case, sequential, simulate
 from project.cli import main
 from project.commands.compare import command, read
 from project.commands.compare.choice import choose, leads_of, level_of, settling
 from project.commands.compare.runs import Runs
-from project.commands.compare.sequential import nominal_level
+from project.commands.compare.sequential import level_of_looks, nominal_level
 from project.commands.compare.settings import Cell
 from project.commands.compare.statistics import Difference
 
@@ -47,7 +47,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_wrong_verdicts_are_as_rare_as_stated(case: Case) -> None:
     """The margin is a point; benchmarks/until_sure.py has more cases, more often."""
-    level = level_of_looks(len(case.gaps))
+    level = level_of_looks(len(case.gaps), FIRST, LAST)
     assert simulate(case, 200, partial(sequential, level=level)).wrong <= 0.05 + 0.02
 
 
@@ -58,7 +58,7 @@ def test_without_correction_wrong_verdicts_are_frequent() -> None:
 
 def test_a_clear_gap_takes_few_seeds() -> None:
     case = Case((0.0, 0.01, 0.05), (6.0, 5.0, 1.0), 0.005)
-    found = simulate(case, 50, partial(sequential, level=level_of_looks(3)))
+    found = simulate(case, 50, partial(sequential, level=level_of_looks(3, FIRST, LAST)))
     assert found.settled == 1 and found.seeds < 9
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from project.commands.compare.choice import Choice, Leads, is_hopeless
+from project.commands.compare.choice import Choice, Leads, is_hopeless, level_of
 
 LEAST_SEEDS = 2  # that show how much luck is in a seed
 SEEDS_BEFORE_GIVING_UP = 5
@@ -43,9 +43,15 @@ def nominal_level(error: float, first: int, last: int) -> float:
     return float(np.quantile(smallest, error))
 
 
-def first_look(seeds: int) -> int:
-    """Return the number of seeds at the first look, of a comparison that starts with so many."""
-    return max(seeds, LEAST_SEEDS)
+def level_of_looks(contenders: int, seeds: int, max_seeds: int) -> float:
+    """Return the one-sided level of each comparison at each look.
+
+    Args:
+        contenders: Number of contenders that were to be compared.
+        seeds: Number of seeds that the comparison starts with.
+        max_seeds: Largest number of seeds.
+    """
+    return nominal_level(level_of(contenders), max(seeds, LEAST_SEEDS), max_seeds)
 
 
 def why_stop(
@@ -65,7 +71,7 @@ def why_stop(
         choice: What to use, by the seeds so far.
         costs: What a run of each contender costs.
         leads: For all pairs of contenders.
-        level: One-sided level of each comparison, from :func:`nominal_level`.
+        level: One-sided level of each comparison, from :func:`level_of_looks`.
         margin: Differences up to it don't matter.
         seeds: Number of seeds so far.
         max_seeds: Largest number of seeds.

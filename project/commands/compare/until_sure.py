@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from project.commands.compare.choice import level_of
 from project.commands.compare.findings import Findings, find
 from project.commands.compare.headline import enumerated
 from project.commands.compare.metrics import Metric
 from project.commands.compare.results import Result, rows_of
 from project.commands.compare.runs import Runs
-from project.commands.compare.sequential import first_look, nominal_level, why_stop
+from project.commands.compare.sequential import level_of_looks, why_stop
 from project.commands.compare.settings import Cell, Settings, cells_of
 from project.commands.durations import seconds_of
 from project.console import show
@@ -42,8 +41,7 @@ def until_sure(
     """
     contenders = len({cell.contender for cell in cells})
     seeds, done = list(settings.seeds), list(cells)
-    first = first_look(len(seeds))
-    level = nominal_level(level_of(contenders), first, settings.max_seeds)
+    level = level_of_looks(contenders, len(seeds), settings.max_seeds)
     largest = max(settings.sizes, key=lambda size: float(size[0]))[0]
     while True:
         results = read(done)

@@ -10,13 +10,22 @@ from PIL import Image
 from project.commands.compare.findings import Findings
 from project.commands.compare.gallery import draw
 from project.commands.compare.results import Comparison, Result
-from project.commands.compare.tables import COST, QUALITY, escape_markdown, markdown, table
+from project.commands.compare.tables import (
+    COST,
+    QUALITY,
+    escape_markdown,
+    markdown,
+    of_classes,
+    table,
+)
 from project.commands.compare.verdict import Verdict
 from project.commands.pages import data_url, templates
 
 WORDS = {  # above the tables and plots
     "quality": "Means over the seeds, ± standard deviation. Precision, recall and F1 are those of "
-    "the classes, averaged.",
+    "the classes, averaged. The calibration error is how far apart the confidence of predictions "
+    "and the share of right ones are.",
+    "classes": "F1 of each class, all seeds together, the weakest classes first.",
     "cost": "Means over the seeds. The whole run is the process from start to end: start-up, "
     "reading the data, training, testing.",
     "differences": "p is the probability of such a difference by chance.",
@@ -57,6 +66,7 @@ def write_report(
         "runs": len(comparison.results),
         "failed": [result for result in comparison.results if result.error],
         "commands": commands(comparison.results, folder),
+        "classes": of_classes(findings.top, comparison.data.class_names),
         **tables(findings),
     }
     for name in ("report.md", "report.html"):

@@ -5,12 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from project.commands.compare.metrics import Metric
 from project.commands.compare.results import FIGURES, Row
 
 QUALITY = ("accuracy", "precision", "recall", "f1", "calibration_error", "gap")
 COST = tuple(figure for figure in FIGURES if figure not in QUALITY)
 UNKNOWN = "–"
+MOST_CLASSES = 30  # that a table names
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,13 @@ class Line:
     """A line of a table.
 
     Attributes:
-        contender: Name of the contender.
+        name: Name of the contender, or of the class.
         cells: Its figures, one for each column.
         note: A remark, such as failed runs; may be empty.
         tag: What the verdict says of the contender, such as ``use this``; may be empty.
     """
 
-    contender: str
+    name: str
     cells: Sequence[str]
     note: str
     tag: str
@@ -32,15 +35,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a line for each row.
+    """A table with a line for each contender, or each class.
 
     Attributes:
-        columns: Name and unit of each column after that of the contender; units may be empty.
+        columns: Name and unit of each column after the first; units may be empty.
         lines: The lines.
+        head: Name of the first column.
     """
 
     columns: Sequence[tuple[str, str]]
     lines: Sequence[Line]
+    head: str = "contender"
 
 
 def table(
@@ -66,6 +71,27 @@ def table(
             cells.insert(0, f"{row.images:,}" if row.images else row.size)
         lines.append(Line(row.contender, cells, _note(row), (tags or {}).get(row.contender, "")))
     return Table([("images", ""), *columns] if sizes else columns, lines)
+
+
+def of_classes(rows: Sequence[Row], class_names: Sequence[str]) -> Table | None:
+    """Return a table of the F1 of each class, over all seeds together, the weakest first.
+
+    Args:
+        rows: Its columns, with results.
+        class_names: Name of each class, K.
+    """
+    if not rows:
+        return None
+    counts = [row.confusion(len(class_names)) for row in rows]
+    images = np.bincount(rows[0].results[0].labels, minlength=len(class_names))
+    f1 = np.stack([2 * c.diagonal() / np.maximum(c.sum(0) + c.sum(1), 1) for c in counts])  # [R, K]
+    order = [label for label in np.argsort(f1.mean(0), kind="stable") if images[label]]
+    columns = [("test images", ""), *((row.contender, "") for row in rows)]
+    lines = [
+        Line(class_names[k], [f"{images[k]:,}", *(f"{score:.3f}" for score in f1[:, k])], "", "")
+        for k in order[:MOST_CLASSES]
+    ]
+    return Table(columns, lines, "class")
 
 
 def _is_known(row: Row, figure: str) -> bool:
@@ -111,9 +137,9 @@ def number(value: float, whole: bool = False) -> str:
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     head = [f"{name}, {unit}" if unit else name for name, unit in table.columns]
-    lines = [["contender", *head], ["---", *["--:"] * len(head)]]
+    lines = [[table.head, *map(escape_markdown, head)], ["---", *["--:"] * len(head)]]
     for line in table.lines:
-        name = escape_markdown(line.contender)
+        name = escape_markdown(line.name)
         name = f"**{name}** ({line.tag})" if line.tag else name
         lines.append([f"{name}, {line.note}" if line.note else name, *line.cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

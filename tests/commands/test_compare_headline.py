@@ -43,7 +43,7 @@ CASES = {
     "tie with a dearer one": (
         [*runs("probe", 2.5, 0.75, 0.70, 0.731), *runs("full", 15, 0.67, 0.72, 0.692)],
         "probe, or the six times dearer full: three seeds can't tell them apart.",
-        ["Until then: probe, the best so far."],
+        ["Until then: probe, the best so far, and the cheapest."],
     ),
     "shown to be equal": (
         [
@@ -72,7 +72,7 @@ CASES = {
         [*runs("full", 15, 1, 1, 1, of=20), *runs("probe", 2.5, 1, 1, 1, of=20)],
         "full, or the six times cheaper probe: 20 test images can't tell them apart.",
         [
-            "20 test images are too few. About 290 would, with 6 seeds.",
+            "20 test images are too few. About 290 would, with 3 seeds.",
             "Until then: probe, six times cheaper and no more than 0.01 behind.",
         ],
     ),

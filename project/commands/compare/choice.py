@@ -12,6 +12,7 @@ POWER = 0.84  # standard errors that make it 80% likely that a difference is fou
 CHEAPER = 1.25  # times the cost: less than that is no difference
 MOST_SEEDS = 100  # beyond that, more seeds are no way to settle anything
 ENDLESS = 10**9  # seeds
+STEP = 1.25  # of the numbers that are tried
 MOST_IMAGES = 1000  # times as many test images
 
 Leads = Mapping[tuple[str, str], Difference]
@@ -140,13 +141,14 @@ def settling(
     for seeds in range(now + 1, MOST_SEEDS + 1):
         if enough(seeds, 1.0):
             return Settling(seeds, 0)
-    least = next((seeds for seeds in range(now, MOST_SEEDS + 1) if enough(seeds, math.inf)), 0)
-    seeds = min(2 * least, MOST_SEEDS)
     images = max(leads[pair].images for pair in combinations(choice.running, 2))
-    for times in _steps():
-        if least and images and enough(seeds, times):
-            return Settling(seeds, math.ceil(times * images))
-    return Settling(0, 0)
+    ways = []
+    for count in _grid(now, MOST_SEEDS) if images else ():
+        seeds = round(count)
+        times = next((n for n in _grid(STEP, MOST_IMAGES) if enough(seeds, n)), None)
+        if times:
+            ways.append((seeds * times, Settling(seeds, math.ceil(times * images))))
+    return min(ways, key=lambda way: way[0], default=(0, Settling(0, 0)))[1]
 
 
 def is_hopeless(
@@ -174,8 +176,7 @@ def _enough(
     return choose(choice.running, costs, then, level, margin, power).settled
 
 
-def _steps() -> Iterator[float]:
-    times = 1.25
-    while times < MOST_IMAGES:
-        yield times
-        times *= 1.25
+def _grid(start: float, end: float) -> Iterator[float]:
+    while start < end:
+        yield start
+        start *= STEP

@@ -158,7 +158,9 @@ def _judges(findings: Findings) -> str:
 def _because(findings: Findings, mine: Row) -> str:
     best = findings.top[0]
     if mine is best:
-        return "the best so far"
+        others = [row.cost for row in findings.top if row is not mine]
+        cheapest = all(cost > CHEAPER * mine.cost for cost in others)
+        return "the best so far, and the cheapest" if cheapest else "the best so far"
     if best.cost > CHEAPER * mine.cost:
         return f"{_times(best.cost / mine.cost)}cheaper and no more than {findings.margin:g} behind"
     return f"no more than {findings.margin:g} behind"

@@ -19,6 +19,8 @@ from project.mistakes import explain
 from project.networks.backbone import is_of_timm
 from project.parsing import ProjectParser, link_data_and_model
 
+UNEQUAL = 3  # times as many images in the largest class as in the smallest
+
 
 def folder_as_data(arguments: Sequence[str]) -> Sequence[str]:
     """Turn ``--data FOLDER`` into the options of an ``ImageFolder`` with that root.

@@ -19,6 +19,8 @@ import pytest
 from project.cli import main
 from project.commands import child_runs
 from project.commands.compare import command, gallery
+from project.commands.compare.forecast import Forecast, forecast
+from project.commands.compare.metrics import Metric
 from project.commands.compare.read import results_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Contender, Settings, cells_of
@@ -229,6 +231,47 @@ def test_cells(comparison: Path) -> None:
     assert cells[1].arguments[1:3] == ("--config=scratch.yaml", "--config=full.yaml")
 
 
+def test_time_is_the_whole_budget(comparison: Path) -> None:
+    settings = Settings({"a": Contender("scratch.yaml")}, epochs=None, max_time="00:00:05:00")
+    arguments = cells_of(settings, {"class_path": "project.data.Digits"})[0].arguments
+    assert {"--trainer.max_epochs=-1", "--trainer.max_time=00:00:05:00"} <= set(arguments)
+
+
+def pretend(runs: Runs, cell: Cell, seconds: float, **more: Any) -> None:
+    """Write what a finished run would."""
+    folder = runs.run_dir(cell)
+    folder.mkdir(parents=True)
+    (folder / "test_predictions.csv").touch()
+    summary = {"test/accuracy": 0.5, "process_seconds": seconds, "fit_seconds": seconds - 10}
+    (folder / "summary.json").write_text(json.dumps(summary | more))
+
+
+def test_forecast(tmp_path: Path) -> None:
+    """Of the same contender: its other seeds, else another size; else unknown."""
+    runs, source = Runs(tmp_path, "name", jobs=1), Cell("source big", ("fit", "source"))
+    cells = [
+        Cell(f"{name} {size} {seed}", ("fit",), name, size, seed, source if name == "b" else None)
+        for name in "ab"
+        for size in ("20", "100")
+        for seed in (0, 1, 2)
+    ]
+    pretend(runs, cells[0], 14)
+    pretend(runs, cells[1], 18)
+    found = {(row.name, row.size): row for row in forecast(runs, cells)}
+    assert list(found) == [("source big", ""), *((n, s) for n in "ab" for s in ("20", "100"))]
+    assert found["a", "20"] == Forecast("a", "20", [0, 1], [2], 16, False)
+    assert found["a", "100"] == Forecast("a", "100", [], [0, 1, 2], 10 + 5 * 6, True)
+    assert found["b", "20"].seconds is found["source big", ""].seconds is None
+
+
+def test_dry_run(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["compare", "--config", str(comparison), "--dry_run=true", "--max_time=00:00:05:00"])
+    out = capfd.readouterr().out
+    assert "0 of 4 runs are finished; the time of 4 is unknown, as no run of source digits," in out
+    assert "each trains for at most 00:00:05:00." in out
+    assert not Path("runs").exists()
+
+
 class Identified(list[int]):
     """Images of which nothing but their identity is asked."""
 
@@ -263,6 +306,10 @@ def test_other_images_are_no_comparison(tmp_path: Path) -> None:
     assert first.error == "" and first.correct.tolist() == [True, False]
     message = "its test images are not those of this comparison; its config splits the data"
     assert second.error.startswith(message)
+    unmeasured, _ = results_of(runs, cells, own, Metric("auroc"))
+    assert unmeasured.error == (
+        "metric: its test gave no 'auroc'; it gave accuracy, precision, recall, f1"
+    )
     (runs.run_dir(cells[0]) / "test_predictions.csv").unlink()  # killed before they were written
     assert runs.missing(cells) == cells[:1]
 
@@ -271,6 +318,10 @@ BAD = [
     (["--epochs=0"], "epochs: 0 must be at least one"),
     (["--seeds=[]"], "seeds: () must be at least one"),
     (["--seeds=[1,1]"], "seeds: 1, 1 has one of them twice"),
+    (["--epochs=null"], "epochs: null needs max_time, or a training would have no end"),
+    (["--until_sure=true", "--max_seeds=1"], "max_seeds: 1 must be at least 2, to add seeds"),
+    (["--total_time=2x"], "total_time: '2x' must be a length of time, such as 45s, 30m or 1h30m"),
+    (["--margin=-0.1"], "margin: -0.1 must be at least 0"),
     (["--jobs=0"], "jobs: 0 must be at least one"),
     (["--contenders={}"], "contenders: there are none"),
     (["--train_fractions=[0.5]"], "train_fractions and images_per_class: give one of them"),

@@ -1,12 +1,27 @@
 """What the results of a comparison mean, against values worked out by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from torch.nn import functional
 
+from project.approaches.metrics import EpochMetrics
+from project.commands.compare import metrics
 from project.commands.compare.findings import find
-from project.commands.compare.results import rows_of
-from project.commands.compare.statistics import crossings, difference, trend
+from project.commands.compare.metrics import (
+    ACCURACY,
+    OF_CLASSES,
+    Metric,
+    metric_of,
+    of_classes,
+    resampled,
+)
+from project.commands.compare.results import Result, rows_of
+from project.commands.compare.statistics import Difference, crossings, difference, trend
 from project.commands.compare.verdict import Verdict, verdict
 from tests.commands.made_up import NAN, broken, data, first, made_up, row
 
@@ -23,6 +38,72 @@ def test_difference_of_seeds_alone() -> None:
     assert (found.mean, found.p) == pytest.approx((2 / 3, expected.pvalue))
     assert found.error == pytest.approx(2 / 3 / expected.statistic)
     assert found.seeds == 3
+
+
+@pytest.mark.parametrize("figure", OF_CLASSES)
+def test_means_over_classes_are_those_of_the_test(figure: str) -> None:
+    """With a class that is predicted and isn't there, and one that is neither."""
+    random = np.random.default_rng(1)
+    labels, predictions = random.choice([0, 1, 2, 4], 60), random.choice([0, 1, 2, 3], 60)
+    epoch = EpochMetrics(6)
+    logits = functional.one_hot(torch.from_numpy(predictions), 6).float()
+    epoch.update(torch.tensor(0.0), logits, torch.from_numpy(labels))
+    counts = (np.bincount(x, minlength=6) for x in (labels[labels == predictions], predictions))
+    assert of_classes(figure, *counts, np.bincount(labels, minlength=6)) == pytest.approx(
+        epoch.compute()[figure].item()
+    )
+
+
+def test_bootstrap_is_paired_and_within_classes() -> None:
+    """The variance of a mean recall is known; that of results that are the same is 0."""
+    labels = np.repeat([0, 1], [100, 10])
+    wrong = np.isin(np.arange(110), [*range(30), 100, 101])
+    guesses = np.where(wrong, 1 - labels, labels)
+    one = replace(made_up("one", ~wrong), labels=labels, predictions=guesses)
+    own = resampled(one, "balanced_accuracy")
+    expected = (0.3 * 0.7 / 100 + 0.2 * 0.8 / 10) / 4
+    assert own.var() == pytest.approx(expected, rel=0.2)
+    assert own.mean() == pytest.approx(0.75, abs=0.02)
+    other = replace(one, contender="other")
+    assert difference(row(one), row(other), Metric("balanced_accuracy")).of_images == 0
+
+
+def test_small_is_good() -> None:
+    """Of a loss; and what test images do to it is unknown."""
+    losses = {"one": (0.2, 0.3), "other": (0.5, 0.7)}
+    one, other = (
+        row(*(made_up(n, NEVER, seed, loss=loss) for seed, loss in enumerate(losses[n])))
+        for n in losses
+    )
+    found = difference(one, other, Metric("loss"))
+    expected = stats.ttest_rel(losses["other"], losses["one"])
+    assert (found.mean, found.p) == pytest.approx((0.35, expected.pvalue))
+    found = find([other, one], Metric("loss"))
+    assert found.top == [one, other] and not found.trends
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "figure"),
+    [
+        (None, [100, 34], "accuracy"),
+        (None, [100, 33], "f1"),
+        ("accuracy", [100, 1], "accuracy"),
+        ("macro_f1", [9, 9], "f1"),
+        ("test/auroc", [9, 9], "auroc"),
+    ],
+)
+def test_metric(name: str | None, sizes: list[int], figure: str) -> None:
+    metric = metric_of(name, sizes)
+    assert metric.figure == figure
+    assert ("very unequal, 33 to 100" in metric.why) == (name is None and figure == "f1")
+
+
+def test_projection_leaves_the_noise_of_the_images() -> None:
+    found = Difference(0.1, 4, of_seeds=4e-4, of_images=2e-4, of_one=5e-4, images=100)
+    assert found.error == pytest.approx((1e-4 + 2e-4) ** 0.5)
+    assert found.projected(4).error == pytest.approx(found.error)
+    assert found.projected(10**9).error == pytest.approx(1e-4**0.5)  # 2e-4 - (5e-4 - 2e-4) / 3
+    assert found.projected(10**9, 4).error == pytest.approx((1e-4 / 4) ** 0.5)
 
 
 def test_difference_of_images_alone() -> None:
@@ -47,11 +128,15 @@ def test_no_difference() -> None:
     assert (difference(one, other).mean, difference(one, other).p) == (0, 1)
 
 
-def test_difference_is_seldom_found_where_there_is_none() -> None:
+@pytest.mark.parametrize(("metric", "times"), [(ACCURACY, 300), (Metric("f1"), 100)])
+def test_difference_is_seldom_found_where_there_is_none(
+    metric: Metric, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images are hard or easy and seeds lucky or not, for two contenders that are the same."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 50)
     random = np.random.default_rng(0)
     found = 0
-    for _ in range(300):
+    for _ in range(times):
         hard = random.normal(size=60)
         one, other = (
             row(
@@ -62,8 +147,8 @@ def test_difference_is_seldom_found_where_there_is_none() -> None:
             )
             for n in ("one", "other")
         )
-        found += difference(one, other).p < 0.05
-    assert found <= 300 * 0.07
+        found += difference(one, other, metric).p < 0.05
+    assert found <= times * 0.07
 
 
 def test_trend() -> None:
@@ -109,40 +194,49 @@ def decided(*results: object) -> Verdict:
     return verdict(find(rows_of(results)), data(), "two cores")  # type: ignore[arg-type]
 
 
+def runs(name: str, *counts: int, of: int = 1000, **other: Any) -> list[Result]:
+    """A run for each seed, whose correct images are moved on a little from seed to seed."""
+    return [
+        made_up(name, np.roll(first(count, of), seed), seed, **other)
+        for seed, count in enumerate(counts)
+    ]
+
+
 def test_cheaper_of_equals() -> None:
     found = decided(
-        made_up("slow", first(901, 1000), process_seconds=90.0),
-        made_up("fast", np.roll(first(900, 1000), 7), process_seconds=9.0),
+        *runs("slow", 901, 902, 901, process_seconds=90.0),
+        *runs("fast", 900, 901, 901, process_seconds=9.0),
     )
-    assert found.winner == "fast"
-    assert "fast: 0.900 test accuracy on 100 training images, 9.0 s per run." in found.headline
-    assert "within the noise" in found.differences[0]
+    assert (found.winner, found.settled) == ("fast", True)
+    assert found.headline.startswith("Use fast: 0.901 ± 0.001 test accuracy over three seeds")
+    assert "behind slow" in found.differences[0]
 
 
 def test_source_is_part_of_the_cost() -> None:
     found = decided(
-        made_up("alone", first(900, 1000), process_seconds=90.0),
-        made_up("chain", first(900, 1000), process_seconds=9.0, source_seconds=100.0),
+        *runs("alone", 900, 901, process_seconds=90.0),
+        *runs("chain", 900, 901, process_seconds=9.0, source_seconds=100.0),
     )
     assert found.winner == "alone"
 
 
 def test_real_difference_wins() -> None:
     found = decided(
-        made_up("slow", first(930, 1000), process_seconds=900.0),
-        made_up("fast", first(900, 1000), process_seconds=9.0),
+        *runs("slow", 930, 931, 932, process_seconds=900.0),
+        *runs("fast", 900, 901, 902, process_seconds=9.0),
     )
-    assert found.winner == "slow"
-    assert "0.030 ± 0.005 less than slow (p < 0.001, one seed): a real" in found.differences[0]
+    assert (found.winner, found.settled) == ("slow", True)
+    assert "0.030 ± 0.005 behind slow (p < 0.001, 3 seeds): a real" in found.differences[0]
 
 
-def test_large_difference_is_no_tie() -> None:
+def test_one_seed_settles_nothing() -> None:
     found = decided(
-        made_up("slow", first(9, 10), process_seconds=900.0),
-        made_up("fast", first(8, 10), process_seconds=9.0),
+        *runs("slow", 930, process_seconds=900.0), *runs("fast", 600, process_seconds=9.0)
     )
-    assert found.winner == "slow"
-    assert "too uncertain to be sure" in found.differences[0]
+    assert (found.winner, found.settled, found.running) == ("slow", False, ["slow", "fast"])
+    assert found.differences == [
+        "fast has 0.600, 0.330 behind slow with one seed, whose luck is unknown."
+    ]
 
 
 def test_failures_are_counted() -> None:
@@ -162,8 +256,10 @@ def test_worth_of_a_pretrained_backbone() -> None:
     found = decided(
         made_up("tuned", first(95, 100), pretrained=True), made_up("own", first(80, 100))
     )
-    assert "worth +0.150 accuracy here (tuned against own)" in dict(found.factors)["data"]
-    assert "at 0.150 less accuracy" in dict(found.factors)["objective"]
+    assert (
+        "makes test accuracy 0.150 better here (tuned against own)" in dict(found.factors)["data"]
+    )
+    assert "whose test accuracy is 0.150 worse." in dict(found.factors)["objective"]
     assert found.more_data == ["Unknown: this needs at least two training-set sizes."]
 
 

@@ -15,11 +15,14 @@ from project import signals
 from project.commands.child_runs import check
 from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
+from project.commands.compare.forecast import show_forecast
+from project.commands.compare.metrics import metric_of
 from project.commands.compare.read import results_of
 from project.commands.compare.report import write_report
-from project.commands.compare.results import Comparison, Data, rows_of
+from project.commands.compare.results import Comparison, Data, Result, rows_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings, cells_of
+from project.commands.compare.until_sure import until_sure
 from project.commands.compare.verdict import verdict
 from project.commands.preparation import find_images
 from project.console import show
@@ -50,16 +53,28 @@ def compare(arguments: Sequence[str]) -> None:
     folder = Path(settings.output or FOLDER / name)
     cells = cells_of(settings, given.data)
     data = find_images(objects.data)
+    metric = metric_of(settings.metric, data.class_sizes().tolist())
     runs = Runs(folder, name, settings.jobs)
     _check_contenders(runs.missing(cells))
+    if settings.dry_run:
+        show_forecast(runs, cells, settings)
+        return
     with runs.alone():
         show(f"{len(cells)} runs in {folder}")
         signals.now.advice = "the same command continues with the missing runs"
         runs.run_all(cells)
+
+        def read(cells: Sequence[Cell]) -> list[Result]:
+            return results_of(runs, cells, data, metric)
+
+        if settings.until_sure:
+            cells, findings = until_sure(runs, cells, settings, given.data, metric, read)
+        else:
+            findings = find(rows_of(read(cells)), metric, settings.margin)
         comparison = Comparison(
             name=name,
             data=_described(data, given.data),
-            results=results_of(runs, cells, data),
+            results=read(cells),
             budget=_budget(settings),
             device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             versions=versions(),
@@ -67,13 +82,14 @@ def compare(arguments: Sequence[str]) -> None:
             config=parser.dump(given, skip_validation=True),
             command=shlex.join([*COMMAND, "compare", *arguments]),
             created=time.strftime("%Y-%m-%d %H:%M"),
+            jobs=settings.jobs,
             picture=_pictures(data),
         )
-        findings = find(rows_of(comparison.results))
-        found = verdict(findings, comparison.data, comparison.device)
+        found = verdict(findings, comparison.data, comparison.device, settings.jobs)
         write_results(comparison, findings, found, folder)
         write_report(comparison, findings, found, folder)
-    show(f"{found.headline}\nreport: {folder / 'report.html'}, {folder / 'report.md'}")
+    show(f"{found.headline}\n{found.grounds}".strip())
+    show(f"report: {folder / 'report.html'}, {folder / 'report.md'}")
 
 
 def _parser() -> ProjectParser:
@@ -103,6 +119,8 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
 
 
 def _budget(settings: Settings) -> str:
+    if settings.epochs is None:
+        return f"at most {settings.max_time} each"
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''} each"
     return f"{epochs}, in at most {settings.max_time}" if settings.max_time else epochs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from project.commands.compare.findings import Findings
-from project.commands.compare.results import FIGURES, Comparison, Result
+from project.commands.compare.results import Comparison, Result
 from project.commands.compare.verdict import Verdict
 from project.csv_text import table
 
@@ -19,21 +19,21 @@ def write_results(
     comparison: Comparison, findings: Findings, verdict: Verdict, folder: Path
 ) -> None:
     """Write ``results.csv`` and ``results.json`` into a folder that exists."""
-    write_csv(comparison.results, folder)
+    write_csv(comparison.results, findings.figures, folder)
     write_json(comparison, findings, verdict, folder)
 
 
-def write_csv(results: Sequence[Result], folder: Path) -> None:
+def write_csv(results: Sequence[Result], figures: Sequence[str], folder: Path) -> None:
     """Write ``results.csv``, a line for each run."""
     before = ("contender", "size", "seed", "images", "error")
     after = ("command", "run_dir", "config_sha256")
     with table(folder / "results.csv") as to:
-        to.row([*before, *FIGURES, *after])
+        to.row([*before, *figures, *after])
         for result in results:
             named = {name: getattr(result, name) for name in (*before, *after)}
             named["run_dir"] = result.place(folder)
-            figures = (result.figures.get(name, math.nan) for name in FIGURES)
-            finite = (value if math.isfinite(value) else None for value in figures)
+            values = (result.figures.get(name, math.nan) for name in figures)
+            finite = (value if math.isfinite(value) else None for value in values)
             to.row([*(named[name] for name in before), *finite, *(named[name] for name in after)])
 
 
@@ -49,6 +49,8 @@ def write_json(comparison: Comparison, findings: Findings, verdict: Verdict, fol
     content = {
         **{f.name: getattr(comparison, f.name) for f in fields(comparison)},
         "data": asdict(comparison.data),
+        "metric": findings.metric.figure,
+        "margin": findings.margin,
         "verdict": asdict(verdict),
         "crossings": [asdict(crossing) for crossing in findings.crossings],
         "rows": [
@@ -58,8 +60,8 @@ def write_json(comparison: Comparison, findings: Findings, verdict: Verdict, fol
                 "images": row.images,
                 "seeds": [result.seed for result in row.results],
                 "failed_seeds": [result.seed for result in row.failed],
-                "mean": {figure: row.mean(figure) for figure in FIGURES},
-                "std": {figure: row.std(figure) for figure in FIGURES},
+                "mean": {figure: row.mean(figure) for figure in findings.figures},
+                "std": {figure: row.std(figure) for figure in findings.figures},
             }
             for row in findings.rows
         ],

@@ -115,8 +115,8 @@ def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
         return over_time
     over_images = plot(
         "accuracy_over_images",
-        f"Test accuracy against the number of training images: {names}",
+        f"{findings.metric.title} against the number of training images: {names}",
         "Mean ± standard deviation over seeds; the number of images on a logarithmic axis.",
-        partial(accuracy_over_images, rows, findings.crossings, looks),
+        partial(accuracy_over_images, rows, findings.crossings, looks, findings.metric),
     )
     return [*over_images, *over_time]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from project.callbacks.figures import allowed_to_fail, drawing, short
+from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.results import CURVES, Row
 from project.commands.compare.statistics import Crossing
 
@@ -125,14 +126,18 @@ DARK = _style("#15171b", "#e7e9ec", "#a2a9b4", "#333941")
 
 
 def accuracy_over_images(
-    rows: Sequence[Row], crossings: Sequence[Crossing], looks: Mapping[str, Look]
+    rows: Sequence[Row],
+    crossings: Sequence[Crossing],
+    looks: Mapping[str, Look],
+    metric: Metric = ACCURACY,
 ) -> "Figure":
-    """Draw test accuracy against the number of training images, and mark where curves cross.
+    """Draw the metric against the number of training images, and mark where curves cross.
 
     Args:
         rows: Rows with results.
         crossings: Where curves cross.
         looks: How each contender is drawn.
+        metric: What the curves show.
     """
     from matplotlib import rcParams
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -141,7 +146,7 @@ def accuracy_over_images(
     figure, axes = figure_of(3.4 + 0.1 * len(looks) + 0.2 * len(crossings))
     for name, look in looks.items():
         curve = [row for row in rows if row.contender == name]
-        _draw_accuracy(axes, sorted(curve, key=lambda row: row.images), look)
+        _draw_mean(axes, sorted(curve, key=lambda row: row.images), look, metric.figure)
     notes = ["training images"]
     for letter, crossing in zip(ascii_uppercase, crossings):
         place = (crossing.images, crossing.accuracy)
@@ -157,8 +162,8 @@ def accuracy_over_images(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
     axes.set_xlabel("\n".join(notes), loc="left", linespacing=1.5)
-    axes.set_ylabel("test accuracy")
-    _legend(figure, axes, "Accuracy against training images")
+    axes.set_ylabel(metric.words)
+    _legend(figure, axes, f"{metric.title} against training images")
     return figure
 
 
@@ -178,7 +183,7 @@ def accuracy_over_time(rows: Sequence[Row], looks: Mapping[str, Look]) -> "Figur
         epochs, end = mean_curves(row), source + row.mean("fit_seconds")
         seconds = source + epochs["seconds"]
         axes.plot(seconds, epochs["val/accuracy"], color=look.color)
-        _draw_accuracy(axes, [row], look, end)
+        _draw_mean(axes, [row], look, "accuracy", end)
         times += [*seconds.tolist(), end]
     _time_axis(axes, [time for time in times if time > 0])
     axes.set_ylabel("accuracy")
@@ -255,14 +260,16 @@ def figure_of(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:
     return figure, figure.subplots()
 
 
-def _draw_accuracy(axes: "Axes", rows: Sequence[Row], look: Look, end: float | None = None) -> None:
+def _draw_mean(
+    axes: "Axes", rows: Sequence[Row], look: Look, score: str, end: float | None = None
+) -> None:
     """Draw mean and standard deviation of each row at its number of images, or at ``end``."""
     if not rows:
         return
     axes.errorbar(
         [row.images if end is None else end for row in rows],
-        [row.mean("accuracy") for row in rows],
-        np.nan_to_num([row.std("accuracy") for row in rows]),
+        [row.mean(score) for row in rows],
+        np.nan_to_num([row.std(score) for row in rows]),
         label=short(rows[0].contender),
         color=look.color,
         marker=look.marker,

@@ -5,19 +5,22 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from project.callbacks.tested import TEST_PREDICTIONS
+from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.results import CURVES, Result
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell
 from project.csv_text import read_table
 from project.data import ImageDataModule
 
-SCORES = ("accuracy", "precision", "recall", "f1")
+TEST = "test/"
 COSTS = (
     "fit_seconds",
     "process_seconds",
@@ -29,13 +32,16 @@ COSTS = (
 )
 
 
-def results_of(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> list[Result]:
+def results_of(
+    runs: Runs, cells: Sequence[Cell], data: ImageDataModule, metric: Metric = ACCURACY
+) -> list[Result]:
     """Return the result of each run: an error where it failed or was given other images.
 
     Args:
         runs: The runs.
         cells: The cells whose runs they are.
         data: The data that all of them should have used, set up.
+        metric: What each of them must have measured.
     """
     splits = {"val": data.val_images, "test": data.test_images}
     standard = {  # split and size: where the images are from, and their SHA-256
@@ -54,7 +60,7 @@ def results_of(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> list
         summary = runs.summary(cell)
         if summary is None:
             found.append(replace(result, error=runs.error(cell)))
-        elif error := _other_images(cell, summary, standard):
+        elif error := _other_images(cell, summary, standard) or _unmeasured(metric, summary):
             found.append(replace(result, error=error))
         else:
             found.append(_read(result, summary, runs, cell, data.class_names))
@@ -81,6 +87,18 @@ def _other_images(
     return ""
 
 
+def _unmeasured(metric: Metric, summary: Mapping[str, Any]) -> str:
+    """Return why a run can't be judged by the metric; empty if it can."""
+    known = [name.removeprefix(TEST) for name, value in summary.items() if _is_score(name, value)]
+    if metric.figure in known:
+        return ""
+    return f"metric: its test gave no {metric.figure!r}; it gave {', '.join(known)}"
+
+
+def _is_score(name: str, value: Any) -> bool:
+    return name.startswith(TEST) and value is not None
+
+
 def _command(runs: Runs, cell: Cell) -> str:
     backbone = [f"--model.backbone={runs.run_dir(cell.after)}"] if cell.after else []
     return cell.command(*backbone)
@@ -93,17 +111,19 @@ def _read(
     source = runs.summary(cell.after) if cell.after else None
     trained, validated = (summary.get(f"{split}/accuracy", math.nan) for split in ("train", "val"))
     figures = {
-        **{score: summary[f"test/{score}"] for score in SCORES},
+        **{
+            name.removeprefix(TEST): value
+            for name, value in summary.items()
+            if _is_score(name, value)
+        },
         **{cost: math.nan if summary[cost] is None else summary[cost] for cost in COSTS},
         "gap": trained - validated,
         "source_seconds": source["process_seconds"] if source else 0.0,
         "images_per_second": summary["train_images_per_second"],
         "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
     }
-    places = {name: place for place, name in enumerate(class_names)}
-    table = read_table(run_dir / TEST_PREDICTIONS)
-    rows = [(places[row["label"]], places[row["prediction"]]) for row in table]
-    labels, predictions = np.array(rows, np.int64).T
+    file = (run_dir / TEST_PREDICTIONS).resolve()
+    labels, predictions = _predictions(file, file.stat().st_mtime_ns, tuple(class_names))
     return replace(
         result,
         config_sha256=hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest(),
@@ -115,6 +135,14 @@ def _read(
         labels=labels,
         predictions=predictions,
     )
+
+
+@lru_cache(maxsize=1024)
+def _predictions(file: Path, _: int, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return label and prediction of each test image, ``[2, N]``; of a file of that time."""
+    places = {name: place for place, name in enumerate(class_names)}
+    rows = [(places[row["label"]], places[row["prediction"]]) for row in read_table(file)]
+    return np.array(rows, np.int64).T
 
 
 def _megabytes(path: Path) -> float:

@@ -9,18 +9,26 @@ from PIL import Image
 
 from project.commands.compare.findings import Findings
 from project.commands.compare.gallery import draw
-from project.commands.compare.results import FIGURES, Comparison, Result
-from project.commands.compare.tables import COST, QUALITY, escape_markdown, markdown, table
+from project.commands.compare.results import Comparison, Result
+from project.commands.compare.tables import (
+    COST,
+    QUALITY,
+    escape_markdown,
+    markdown,
+    of_classes,
+    table,
+)
 from project.commands.compare.verdict import Verdict
 from project.commands.pages import data_url, templates
 
 WORDS = {  # above the tables and plots
     "quality": "Means over the seeds, ± standard deviation. Precision, recall and F1 are those of "
-    "the classes, averaged.",
+    "the classes, averaged. The calibration error is how far apart the confidence of predictions "
+    "and the share of right ones are.",
+    "classes": "F1 of each class, all seeds together, the weakest classes first.",
     "cost": "Means over the seeds. The whole run is the process from start to end: start-up, "
     "reading the data, training, testing.",
-    "differences": "By a t-test, paired by seed and test image; p is the probability of such a "
-    "difference by chance.",
+    "differences": "p is the probability of such a difference by chance.",
     "curves": "Means over the seeds, on the largest training set, all on the same vertical axes. "
     "The lead of training over validation is over-fitting. But training images may be augmented, "
     "and their accuracy is averaged over the epoch, while the weights still change.",
@@ -49,11 +57,16 @@ def write_report(
         "gallery": gallery,
         "verdict": verdict,
         "subtitle": subtitle(comparison, findings),
-        "words": WORDS,
+        "words": {
+            **WORDS,
+            "differences": f"{findings.metric.noise} {WORDS['differences']}",
+            "metric": findings.metric.why,
+        },
         "facts": facts(comparison),
         "runs": len(comparison.results),
         "failed": [result for result in comparison.results if result.error],
         "commands": commands(comparison.results, folder),
+        "classes": of_classes(findings.top, comparison.data.class_names),
         **tables(findings),
     }
     for name in ("report.md", "report.html"):
@@ -75,16 +88,17 @@ def subtitle(comparison: Comparison, findings: Findings) -> str:
 
 def tables(findings: Findings) -> dict[str, Any]:
     """Return the tables of the largest size, the most accurate first, and that of all sizes."""
-    winner = findings.winner.contender if findings.winner else ""
-    sizes = {row.size for row in findings.top}
-    failed = [row for row in findings.rows if not row.results and row.size in sizes]
-    shown = [*findings.top, *failed]
+    choice, figure = findings.choice, findings.metric.figure
+    tag = "use this" if choice and choice.settled else "may be the right one"
+    tags = dict.fromkeys(choice.running, tag) if choice else {}
+    quality = list(dict.fromkeys([figure, *QUALITY]))
+    shown = [*findings.top, *findings.failed]
     several = findings.top and len(findings.rows) > len(shown)
     return {
         "images": findings.images,
-        "quality": table(shown, QUALITY, winner),
-        "cost": table(shown, COST, winner),
-        "all_sizes": table(findings.rows, list(FIGURES), sizes=True) if several else None,
+        "quality": table(shown, quality, tags),
+        "cost": table(shown, COST, tags),
+        "all_sizes": table(findings.rows, findings.figures, sizes=True) if several else None,
     }
 
 

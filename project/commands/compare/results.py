@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ FIGURES = {  # figure: its name in tables, in the order of the columns
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
+    "calibration_error": "calibration error",
     "gap": "training − validation accuracy",
     "fit_seconds": "training, s",
     "process_seconds": "whole run, s",
@@ -45,7 +45,8 @@ class Result:
         approach: Class of its model: ``TrainFromScratch``, ``FullTraining``, ``FineTuning``.
         pretrained: Whether the training started from a pretrained network.
         images: Number of training images.
-        figures: By the keys of :data:`FIGURES`; precision, recall and F1 are means over classes.
+        figures: By the keys of :data:`FIGURES`, and every score of the test by its name;
+            precision, recall and F1 are means over classes.
         curves: For each epoch the ``seconds`` since the training began, and :data:`CURVES`; nan
             where there was no validation.
         labels: Label of each test image, int64 ``[N]``.
@@ -113,6 +114,7 @@ class Comparison:
         config: The config of the comparison, YAML.
         command: The command that runs the comparison again.
         created: Date and time, in words.
+        jobs: Number of runs at the same time.
         picture: Returns a test image, uint8 ``[C, H, W]``, by its index in ``Result.labels``;
             None shows no images.
     """
@@ -127,6 +129,7 @@ class Comparison:
     config: str
     command: str
     created: str
+    jobs: int = 1
     picture: Callable[[int], Tensor] | None = None
 
 
@@ -150,7 +153,7 @@ class Row:
 
     def mean(self, figure: str) -> float:
         """Return the mean of a figure over the seeds; nan if no run succeeded."""
-        return mean(self._values(figure)) if self.results else float("nan")
+        return float(np.mean(self._values(figure))) if self.results else float("nan")
 
     def std(self, figure: str) -> float:
         """Return the sample standard deviation over the seeds; nan for fewer than two."""
@@ -164,7 +167,7 @@ class Row:
         return self.mean("process_seconds") + self.mean("source_seconds")
 
     def _values(self, figure: str) -> list[float]:
-        return [result.figures[figure] for result in self.results]
+        return [result.figures.get(figure, float("nan")) for result in self.results]
 
     def confusion(self, classes: int) -> NDArray[np.int64]:
         """Return the counts of all seeds together, ``[K, K]``, labels by predictions."""

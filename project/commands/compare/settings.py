@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from project.commands.compare.choice import MARGIN
+from project.commands.compare.sequential import LEAST_SEEDS
+from project.commands.durations import seconds_of
 from project.commands.preparation import shortest_name
 from project.environment import COMMAND
 from project.errors import UserError
@@ -88,7 +91,14 @@ class Settings:
         seeds: Seeds of the runs.
         train_fractions: Fractions of the training images to try.
         images_per_class: Numbers of training images per class to try instead.
-        epochs: Number of epochs of every run.
+        metric: What decides: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, or another score as
+            the test logs it, such as ``auroc``. Small is good where the name ends in ``loss`` or
+            ``error``. Null takes macro F1 where the largest class has three times the images of the
+            smallest, else accuracy.
+        margin: Differences of the metric up to it don't matter: then the cheaper contender is used.
+        epochs: Number of epochs of every run. With null, ``max_time`` is the whole budget; then a
+            learning rate schedule can't depend on the length of the training, and a preset of
+            phases has its 10 epochs at most.
         max_time: Time limit of every training, as days:hours:minutes:seconds; null sets none.
         options: Options of ``fit`` by name for all contenders; a contender's own options override
             them.
@@ -97,6 +107,16 @@ class Settings:
         jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
             GPU of its own, and takes longer than it would alone.
         only: Names of the contenders to run and to report; null takes all of them.
+        until_sure: Run further seeds of the contenders that may still be the right one, on the
+            largest training set, until the choice is settled: best, or no more than ``margin``
+            worse and cheapest. The chance of a wrong choice is at most 5%, although it is looked
+            at after each seed.
+        max_seeds: Largest number of seeds of a contender, with ``until_sure``. What counts as
+            settled depends on it, so it is to be fixed beforehand.
+        total_time: With ``until_sure``, no further seed is run once all runs together would take
+            longer, such as ``2h`` or ``1h30m``; null sets no limit.
+        dry_run: Print which runs are finished, which are missing, and how long these will take;
+            nothing is run.
     """
 
     contenders: dict[str, Contender]
@@ -104,12 +124,18 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     train_fractions: tuple[float, ...] | None = None
     images_per_class: tuple[int, ...] | None = None
-    epochs: int = 10
+    metric: str | None = None
+    margin: float = MARGIN
+    epochs: int | None = 10
     max_time: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     jobs: int = 1
     only: tuple[str, ...] | None = None
+    until_sure: bool = False
+    max_seeds: int = 20
+    total_time: str | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -120,8 +146,17 @@ class Settings:
         if not self.contenders:
             raise UserError("contenders: there are none; give at least one, better two")
         for name, value in {"seeds": self.seeds, "epochs": self.epochs, "jobs": self.jobs}.items():
-            if not value or (isinstance(value, int) and value < 1):
+            if value is not None and (not value or (isinstance(value, int) and value < 1)):
                 raise UserError(f"{name}: {value} must be at least one")
+        if self.epochs is None and not self.max_time:
+            raise UserError("epochs: null needs max_time, or a training would have no end")
+        if not self.margin >= 0:
+            raise UserError(f"margin: {self.margin} must be at least 0")
+        if self.until_sure and self.max_seeds < max(len(self.seeds), LEAST_SEEDS):
+            least = max(len(self.seeds), LEAST_SEEDS)
+            raise UserError(f"max_seeds: {self.max_seeds} must be at least {least}, to add seeds")
+        if self.total_time is not None:
+            seconds_of(self.total_time, "total_time")
         if self.max_time and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time):
             raise UserError(
                 f"max_time: {self.max_time!r} must be days:hours:minutes:seconds, as 00:00:05:00"
@@ -276,7 +311,7 @@ def _configs(given: Contender | Source) -> list[str]:
 
 def _budget(settings: Settings) -> list[str]:
     longest = [f"--trainer.max_time={settings.max_time}"] if settings.max_time else []
-    return [f"--trainer.max_epochs={settings.epochs}", *longest]
+    return [f"--trainer.max_epochs={settings.epochs or -1}", *longest]
 
 
 def _data_options(data: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,18 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from project.commands.compare.metrics import Metric
 from project.commands.compare.results import FIGURES, Row
 
-QUALITY = ("accuracy", "precision", "recall", "f1", "gap")
+QUALITY = ("accuracy", "precision", "recall", "f1", "calibration_error", "gap")
 COST = tuple(figure for figure in FIGURES if figure not in QUALITY)
 UNKNOWN = "–"
+MOST_CLASSES = 30  # that a table names
 
 
 @dataclass(frozen=True)
@@ -17,51 +21,77 @@ class Line:
     """A line of a table.
 
     Attributes:
-        contender: Name of the contender.
+        name: Name of the contender, or of the class.
         cells: Its figures, one for each column.
         note: A remark, such as failed runs; may be empty.
-        chosen: Whether it is the contender that the verdict recommends.
+        tag: What the verdict says of the contender, such as ``use this``; may be empty.
     """
 
-    contender: str
+    name: str
     cells: Sequence[str]
     note: str
-    chosen: bool
+    tag: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a line for each row.
+    """A table with a line for each contender, or each class.
 
     Attributes:
-        columns: Name and unit of each column after that of the contender; units may be empty.
+        columns: Name and unit of each column after the first; units may be empty.
         lines: The lines.
+        head: Name of the first column.
     """
 
     columns: Sequence[tuple[str, str]]
     lines: Sequence[Line]
+    head: str = "contender"
 
 
 def table(
-    rows: Sequence[Row], figures: Sequence[str], winner: str = "", sizes: bool = False
+    rows: Sequence[Row],
+    figures: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    sizes: bool = False,
 ) -> Table:
     """Return a table of those figures that at least one row has.
 
     Args:
         rows: Its rows.
-        figures: Keys of :data:`FIGURES`.
-        winner: Name of the contender to mark.
+        figures: Keys of :data:`FIGURES`, or other scores of the test.
+        tags: What is to be said of contenders, by their names.
         sizes: Whether to add a column with the number of training images.
     """
     shown = [figure for figure in figures if any(_is_known(row, figure) for row in rows)]
-    columns = [_heading(FIGURES[figure]) for figure in shown]
+    columns = [_heading(FIGURES.get(figure, Metric(figure).words)) for figure in shown]
     lines = []
     for row in rows:
         cells = [cell(row, figure) for figure in shown]
         if sizes:
             cells.insert(0, f"{row.images:,}" if row.images else row.size)
-        lines.append(Line(row.contender, cells, _note(row), row.contender == winner))
+        lines.append(Line(row.contender, cells, _note(row), (tags or {}).get(row.contender, "")))
     return Table([("images", ""), *columns] if sizes else columns, lines)
+
+
+def of_classes(rows: Sequence[Row], class_names: Sequence[str]) -> Table | None:
+    """Return a table of the F1 of each class, over all seeds together, the weakest first.
+
+    Args:
+        rows: Its columns, with results.
+        class_names: Name of each class, K.
+    """
+    if not rows:
+        return None
+    counts = [row.confusion(len(class_names)) for row in rows]
+    images = np.bincount(rows[0].results[0].labels, minlength=len(class_names))
+    f1 = np.stack([2 * c.diagonal() / np.maximum(c.sum(0) + c.sum(1), 1) for c in counts])  # [R, K]
+    order = [label for label in np.argsort(f1.mean(0), kind="stable") if images[label]]
+    columns = [("test images", ""), *((row.contender, "") for row in rows)]
+    lines = [
+        Line(class_names[k], [f"{images[k]:,}", *(f"{score:.3f}" for score in f1[:, k])], "", "")
+        for k in order[:MOST_CLASSES]
+    ]
+    return Table(columns, lines, "class")
 
 
 def _is_known(row: Row, figure: str) -> bool:
@@ -85,7 +115,7 @@ def _note(row: Row) -> str:
 def cell(row: Row, figure: str) -> str:
     """Return the mean over the seeds, for scores with the standard deviation."""
     mean, std = row.mean(figure), row.std(figure)
-    if figure not in QUALITY or math.isnan(mean):
+    if figure in COST or math.isnan(mean):
         return number(mean, whole=figure.startswith("parameters"))
     text = f"{mean:+.3f}".replace("-", "−") if figure == "gap" else f"{mean:.3f}"
     return text if math.isnan(std) else f"{text} ± {std:.3f}"
@@ -107,10 +137,10 @@ def number(value: float, whole: bool = False) -> str:
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     head = [f"{name}, {unit}" if unit else name for name, unit in table.columns]
-    lines = [["contender", *head], ["---", *["--:"] * len(head)]]
+    lines = [[table.head, *map(escape_markdown, head)], ["---", *["--:"] * len(head)]]
     for line in table.lines:
-        name = escape_markdown(line.contender)
-        name = f"**{name}** (use this)" if line.chosen else name
+        name = escape_markdown(line.name)
+        name = f"**{name}** ({line.tag})" if line.tag else name
         lines.append([f"{name}, {line.note}" if line.note else name, *line.cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

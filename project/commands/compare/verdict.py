@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from project.commands.compare.findings import Findings
+from project.commands.compare.headline import chance, enumerated, grounds, headline, score
 from project.commands.compare.results import Data, Row
-from project.commands.compare.statistics import Difference
 from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
 
@@ -19,78 +19,66 @@ class Verdict:
     """The choice, in words.
 
     Attributes:
-        winner: Name of the contender to use; empty if every run failed.
-        headline: The choice and what it rests on.
+        winner: Name of the contender to use, or to use for now; empty if every run failed.
+        settled: Whether it is surely a right one.
+        running: Names of those that may be the right one, with the best so far in front.
+        headline: The choice, with its doubt.
+        grounds: What it rests on, and what would settle it.
         differences: How each other contender compares, on the largest training set.
         more_data: What more training images would change.
         factors: For each of the four factors what was measured.
     """
 
     winner: str
+    settled: bool
+    running: Sequence[str]
     headline: str
+    grounds: str
     differences: Sequence[str]
     more_data: Sequence[str]
     factors: Sequence[tuple[str, str]]
 
 
-def verdict(findings: Findings, data: Data, device: str) -> Verdict:
+def verdict(findings: Findings, data: Data, device: str, jobs: int = 1) -> Verdict:
     """Put the findings into words.
 
     Args:
         findings: What the results show.
         data: What all contenders were given.
         device: What the runs were computed on, in words.
+        jobs: Number of runs at the same time.
     """
-    winner, top = findings.winner, findings.top
-    if winner is None:
-        return Verdict("", "No run succeeded.", (), (), ())
+    winner, top, choice = findings.winner, findings.top, findings.choice
+    if winner is None or choice is None:
+        return Verdict("", False, (), headline(findings), "", (), (), ())
     return Verdict(
         winner.contender,
-        _headline(winner, top[0], findings.tied),
-        [_compared(top[0], row, findings.differences[row.contender]) for row in top[1:]],
+        choice.settled,
+        choice.running,
+        headline(findings),
+        " ".join(grounds(findings, jobs)),
+        [_compared(findings, top[0], row) for row in top[1:]],
         _more_data(findings, winner),
         _factors(findings, winner, data, device),
     )
 
 
-def score(row: Row) -> str:
-    """Return mean and standard deviation of the test accuracy."""
-    mean, std = row.mean("accuracy"), row.std("accuracy")
-    return f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f} ± {std:.3f}"
-
-
-def _headline(winner: Row, best: Row, tied: Sequence[Row]) -> str:
-    images = f"{winner.images:,} training images"
-    text = f"Use {winner.contender}: {score(winner)} test accuracy on {images}"
-    text += f", {duration(winner.cost)} per run."
-    if winner is not best:
-        text += (
-            f" {best.contender} has {score(best)}, a difference that chance explains, and takes "
-            f"{duration(best.cost)}."
-        )
-    elif len(tied) > 1:
-        others = _enumerated([row.contender for row in tied if row is not winner])
-        text += f" Equally accurate within the noise, but slower: {others}."
-    return text
-
-
-def _compared(best: Row, row: Row, found: Difference) -> str:
+def _compared(findings: Findings, best: Row, row: Row) -> str:
+    found, has = findings.differences[row.contender], f"{row.contender} has"
     if not found.seeds:
-        return f"{row.contender} has {score(row)}: it shares no seed with {best.contender}."
-    seeds = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
+        return f"{has} {score(row, findings)}: it shares no seed with {best.contender}."
+    if found.seeds == 1:
+        return (
+            f"{has} {score(row, findings)}, {found.mean:.3f} behind {best.contender} with one "
+            "seed, whose luck is unknown."
+        )
     text = (
-        f"{row.contender} has {score(row)}, {found.mean:.3f} ± {found.error:.3f} less than "
-        f"{best.contender} ({_chance(found.p)}, {seeds}): "
+        f"{has} {score(row, findings)}, {found.mean:.3f} ± {found.error:.3f} behind "
+        f"{best.contender} ({chance(found.p)}, {found.seeds} seeds): "
     )
     if found.is_real:
         return text + "a real difference."
-    if found.is_tie:
-        return text + "within the noise."
-    return text + "too large to call it equal, and too uncertain to be sure; more seeds would tell."
-
-
-def _chance(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return text + "chance may explain it."
 
 
 def _more_data(findings: Findings, winner: Row) -> list[str]:
@@ -103,7 +91,10 @@ def _more_data(findings: Findings, winner: Row) -> list[str]:
     ]
     here, images = trends.get(winner.contender), winner.images
     if here is None:
-        return [*lines, "Unknown: this needs at least two training-set sizes."]
+        unknown = "Unknown: this needs at least two training-set sizes."
+        if not findings.metric.is_share:
+            unknown = f"Unknown: there is no learning curve of {findings.metric.words}."
+        return [*lines, unknown]
     lines.append(
         f"If its learning curve continues as measured, {winner.contender} reaches "
         f"{here.accuracy(2 * images):.3f} with twice the images, and "
@@ -133,24 +124,31 @@ def _factors(findings: Findings, winner: Row, data: Data, device: str) -> list[t
     pretrained = [row for row in top if row.results[0].pretrained]
     random = [row for row in top if not row.results[0].pretrained]
     texts = (
-        _data_factor(pretrained, random, winner, data),
+        _data_factor(findings, pretrained, random, winner, data),
         _resources_factor(top, winner, device),
-        _objective_factor(random, winner),
+        _objective_factor(findings, random, winner),
         _experience_factor(findings),
     )
     return list(zip(FACTORS, texts))
 
 
-def _data_factor(pretrained: Sequence[Row], random: Sequence[Row], winner: Row, data: Data) -> str:
+def _data_factor(
+    findings: Findings,
+    pretrained: Sequence[Row],
+    random: Sequence[Row],
+    winner: Row,
+    data: Data,
+) -> str:
     text = (
         f"{winner.images:,} training images in {len(data.class_names)} classes; before a subset "
         f"was taken, the smallest class had {min(data.class_sizes):,} and the largest "
         f"{max(data.class_sizes):,}."
     )
     if pretrained and random:
-        gain = pretrained[0].mean("accuracy") - random[0].mean("accuracy")
+        gain = findings.leads[pretrained[0].contender, random[0].contender].mean
         text += (
-            f" A pretrained backbone is worth {gain:+.3f} accuracy here "
+            f" A pretrained backbone makes {findings.metric.words} {abs(gain):.3f} "
+            f"{'better' if gain >= 0 else 'worse'} here "
             f"({pretrained[0].contender} against {random[0].contender})."
         )
     return text
@@ -173,7 +171,7 @@ def _resources_factor(top: Sequence[Row], winner: Row, device: str) -> str:
     return text
 
 
-def _objective_factor(random: Sequence[Row], winner: Row) -> str:
+def _objective_factor(findings: Findings, random: Sequence[Row], winner: Row) -> str:
     text = f"For this task itself: {winner.contender}."
     if not random:
         return (
@@ -181,15 +179,16 @@ def _objective_factor(random: Sequence[Row], winner: Row) -> str:
             "foundation for other tasks were not measured."
         )
     own = random[0]
-    loss = winner.mean("accuracy") - own.mean("accuracy")
     if own is winner:
         return (
             f"{text} It began with random weights, so it also serves research on an architecture, "
             "and its backbone can be the foundation of other tasks."
         )
+    loss = findings.leads[winner.contender, own.contender].mean
     return (
         f"{text} Research on an architecture of your own, or a backbone of your own for other "
-        f"tasks, means {own.contender}, at {loss:.3f} less accuracy."
+        f"tasks, means {own.contender}, whose {findings.metric.words} is {abs(loss):.3f} "
+        f"{'worse' if loss >= 0 else 'better'}."
     )
 
 
@@ -198,17 +197,14 @@ def _experience_factor(findings: Findings) -> str:
     for row in findings.rows:
         failures[row.contender] += len(row.failed)
     failed = [f"{name} ({count})" for name, count in failures.items() if count]
-    text = f" Runs failed: {_enumerated(failed)}." if failed else " No run failed."
-    spread = [row for row in findings.top if not math.isnan(row.std("accuracy"))]
+    text = f" Runs failed: {enumerated(failed)}." if failed else " No run failed."
+    figure = findings.metric.figure
+    spread = [row for row in findings.top if not math.isnan(row.std(figure))]
     if not spread:
         return "With one seed, the influence of chance is unknown." + text
-    steady, shaky = (pick(spread, key=lambda row: row.std("accuracy")) for pick in (min, max))
-    least = f"± {steady.std('accuracy'):.3f} over seeds"
+    steady, shaky = (pick(spread, key=lambda row: row.std(figure)) for pick in (min, max))
+    least = f"± {steady.std(figure):.3f} over seeds"
     luck = f"{steady.contender} depends least on chance ({least})"
     if shaky is not steady:
-        luck += f", {shaky.contender} most (± {shaky.std('accuracy'):.3f})"
+        luck += f", {shaky.contender} most (± {shaky.std(figure):.3f})"
     return f"{luck}.{text}"
-
-
-def _enumerated(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

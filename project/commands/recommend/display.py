@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from project.commands.durations import duration
+from project.commands.preparation import UNEQUAL
 from project.commands.recommend.candidates import CANDIDATES, Candidate
 from project.commands.recommend.machine import Machine, weights_at_hand
 from project.commands.recommend.rules import Decision, Measured, Rule
 from project.commands.recommend.scan import Scan
 from project.console import print_table, readable, show
-
-UNEQUAL = 3  # times as many images in the largest class as in the smallest
 
 
 def show_facts(found: Scan, machine: Machine) -> None:

@@ -1,0 +1,124 @@
+"""What a comparison says first, over a table of cases: as sure as the numbers, and no surer."""
+
+import numpy as np
+import pytest
+
+from project.commands.compare.findings import Findings, find
+from project.commands.compare.headline import grounds, headline
+from project.commands.compare.results import Result, rows_of
+from tests.commands.made_up import broken, made_up
+
+
+def runs(name: str, minutes: float, *scores: float, of: int = 1000) -> list[Result]:
+    """A run for each seed. Images are hard or easy for all, and a little so for each run."""
+    results = []
+    for seed, score in enumerate(scores):
+        own = np.random.default_rng([seed, *name.encode()]).normal(size=of)
+        order = np.argsort(np.random.default_rng(7).random(of) + 0.15 * own)
+        right = np.isin(np.arange(of), order[: round(score * of)])
+        results.append(made_up(name, right, seed, process_seconds=60 * minutes))
+    return results
+
+
+FULL = runs("full", 15, 0.93, 0.935, 0.931)
+CASES = {
+    "clear win": (
+        [*FULL, *runs("probe", 2.5, 0.88, 0.885, 0.878)],
+        "Use full: 0.932 ± 0.003 test accuracy over three seeds on 100 training images, 15 min",
+        ["It is 0.051 ± 0.007 better than probe (0.881 ± 0.004).", "is at most 5%."],
+    ),
+    "tie with a cheaper one": (
+        [
+            *runs("full", 15, 0.75, 0.70, 0.731, of=10000),
+            *runs("probe", 2.5, 0.67, 0.72, 0.692, of=10000),
+        ],
+        "full, or the six times cheaper probe: three seeds can't tell them apart.",
+        [
+            "full 0.727 ± 0.025 in 15 min, probe 0.694 ± 0.025 in 2 min 30 s.",
+            "probe is 0.033 ± 0.029 behind (p = 0.37).",
+            "about 16 seeds would settle it: 3 h 47 min more. --until_sure true",
+            "Until then: full, the best so far.",
+        ],
+    ),
+    "tie with a dearer one": (
+        [*runs("probe", 2.5, 0.75, 0.70, 0.731), *runs("full", 15, 0.67, 0.72, 0.692)],
+        "probe, or the six times dearer full: three seeds can't tell them apart.",
+        ["Until then: probe, the best so far, and the cheapest."],
+    ),
+    "shown to be equal": (
+        [
+            *runs("full", 15, 0.9, 0.901, 0.899, of=10000),
+            *runs("probe", 2.5, 0.898, 0.899, 0.899, of=10000),
+        ],
+        "Use probe: 0.899 ± 0.001 test accuracy",
+        ["full (0.900 ± 0.001) is 0.001 ± 0.002 better, which is no more than the margin, and"],
+    ),
+    "one seed only": (
+        [*runs("full", 15, 0.93), *runs("probe", 2.5, 0.88)],
+        "full, or the six times cheaper probe: one seed can't tell them apart.",
+        ["probe is 0.050 behind.", "three seeds would show it, in 35 min more."],
+    ),
+    "a contender that failed": (
+        [*FULL, *runs("probe", 2.5, 0.88, 0.885, 0.878), broken("huge"), broken("huge", 1)],
+        "Use full: ",
+        ["Not compared, as all of their runs failed: huge."],
+    ),
+    "the same results": (
+        [*runs("full", 15, 1, 1, 1), *runs("probe", 2.5, 1, 1, 1)],
+        "Use probe: 1.000 ± 0.000",
+        ["full (1.000 ± 0.000) is 0.000 ± 0.001 better"],
+    ),
+    "the same results, few images": (
+        [*runs("full", 15, 1, 1, 1, of=20), *runs("probe", 2.5, 1, 1, 1, of=20)],
+        "full, or the six times cheaper probe: 20 test images can't tell them apart.",
+        [
+            "20 test images are too few. About 290 would, with 3 seeds.",
+            "Until then: probe, six times cheaper and no more than 0.01 behind.",
+        ],
+    ),
+    "two ties of three": (
+        [*FULL, *runs("lp_ft", 14, 0.92, 0.94, 0.925), *runs("scratch", 1, 0.5, 0.6, 0.55)],
+        "full, or lp_ft: three seeds can't tell them apart.",
+        ["Test accuracy over three seeds on 100 training images: full 0.932"],
+    ),
+    "three of three": (
+        [*FULL, *runs("lp_ft", 14, 0.92, 0.94, 0.925), *runs("probe", 1, 0.92, 0.93, 0.915)],
+        "full, lp_ft, or the 15 times cheaper probe: three seeds can't tell them apart.",
+        [],
+    ),
+    "five of five": (
+        [result for name in "abcde" for result in runs(name, 1, 0.9, 0.91, 0.9)],
+        "a, b, c, or one of two more: three seeds can't tell them apart.",
+        [],
+    ),
+    "no seed in common": (
+        [*runs("full", 15, 0.93), made_up("probe", np.arange(1000) < 880, 5, process_seconds=150)],
+        "full, or the six times cheaper probe: one seed can't tell them apart.",
+        ["probe shares no seed with full."],
+    ),
+    "alone": (runs("only", 1, 0.9, 0.91), "Use only: 0.905", ["Nothing was compared with it."]),
+    "none": ([broken("a")], "No run succeeded.", []),
+}
+
+
+def found(results: list[Result]) -> Findings:
+    return find(rows_of(results))
+
+
+@pytest.mark.parametrize(("results", "first", "more"), CASES.values(), ids=CASES)
+def test_headline(results: list[Result], first: str, more: list[str]) -> None:
+    findings = found(results)
+    assert headline(findings).startswith(first)
+    text = " ".join(grounds(findings))
+    for part in more:
+        assert part in text, text
+
+
+def test_the_same_order_whichever_is_first_in_the_config() -> None:
+    results = CASES["tie with a cheaper one"][0]
+    assert headline(found(results)) == headline(found(results[::-1]))
+
+
+def test_parallel_runs_take_less_time() -> None:
+    text = " ".join(grounds(found(CASES["tie with a cheaper one"][0]), jobs=4))
+    assert "16 seeds would settle it: 56 min 52 s more." in text

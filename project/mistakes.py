@@ -87,6 +87,10 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         return f"{place}the module {absent[1]} has no class {absent[2]!r}"
     if several := re.search(r"Multiple subclasses with name (\w+)\. [^:]*: ([\w., ]+)", message):
         return f"{place}there are several {several[1]}; give one of {several[2]}"
+    if "Expected an instantiatable class, but" in message:
+        name = ".".join(keys) if "augment" in "".join(keys) else "".join(keys[:1]).split(".")[0]
+        others = ", ".join(_class_names(name))
+        return f"{name}: needs a class that isn't abstract; known are {others}"
     if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
         return (
             f"{place}{function[1]} must be a class, or a function whose annotation says what it "

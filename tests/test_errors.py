@@ -38,6 +38,21 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     ),
     ("a time for a number", ["fit", "--data.batch_size", "1:30"], "expected int, got '1:30'"),
     ("no trainer", ["fit", "--config=null.yaml"], "^trainer: None must be options below it"),
+    ("abstract data", ["fit", "--data", "ImageDataModule"], "^data: needs a class that isn't abst"),
+    ("abstract files", ["fit", "--data", "FileDataModule"], "isn't abstract; known are CIFAR10, D"),
+    ("data of no class", ["recommend", "--data.root", "."], "^data: needs a class that isn't abst"),
+    ("nor of inspect", ["inspect", "--data.root", "."], "^data: needs a class that isn't abstract"),
+    (
+        "abstract model",
+        ["fit", "--model", "ImageClassifier"],
+        "^model: .* known are FineTuning, Fu",
+    ),
+    ("abstract network", ["fit", "--model.network", "Network"], "has no architecture of its own"),
+    (
+        "abstract operation",
+        ["fit", "--data.augment=[project.data.augment.Operation]"],
+        r"^data.augment\[0\]: needs a class that isn't abstract; known are Affine, ",
+    ),
     ("optimizer class", ["fit", "--model.optimizer", "Adm"], "model.optimizer: no class 'Adm'"),
     (
         "optimizer type",

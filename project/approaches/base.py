@@ -1,5 +1,6 @@
 """The base of the three approaches: steps, loss, metrics and prediction."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from project.upstream import allow_recompilation
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 
 
-class ImageClassifier(OptimizedModule):
+class ImageClassifier(OptimizedModule, ABC):
     """Base of all approaches. A subclass sets ``network`` after calling this constructor.
 
     Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
@@ -96,6 +97,7 @@ class ImageClassifier(OptimizedModule):
     temperature = 1.0
     selection: Rule = "minimum"
 
+    @abstractmethod
     def __init__(
         self,
         num_classes: int,

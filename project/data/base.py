@@ -2,6 +2,7 @@
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -45,7 +46,7 @@ LIMITS: dict[
 MOST_SHIFT = 1e6  # of the mean and std of the normalisation, and 1 / it of a std
 
 
-class ImageDataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule, ABC):
     """Base of all data modules: a source of images, split into train, validation and test.
 
     A subclass sets :attr:`class_names` and :attr:`source_shape`, without reading the data if
@@ -170,6 +171,7 @@ class ImageDataModule(L.LightningDataModule):
         self._sources: dict[str, Source] = {}
         self._constants: tuple[Tensor, Tensor] | None = None  # of the normalisation, per pixel
 
+    @abstractmethod
     def load(self) -> tuple[Images, Images | None, Images | None]:
         """Return training images, the source's own validation images, and test images.
 
@@ -179,7 +181,6 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             UserError: If the data is missing or broken.
         """
-        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:

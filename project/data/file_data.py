@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -244,25 +245,25 @@ class FileDataModule(ImageDataModule):
             raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
         self._class_names = classes
 
+    @abstractmethod
     def find_class_names(self) -> tuple[str, ...]:
         """Return the names of the classes of the training images, sorted.
 
         Raises:
             UserError: If there aren't two or more.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self) -> Found:
         """Return the files of each split; labels are positions in :attr:`class_names`.
 
         Raises:
             UserError: If there are none, or their labels don't fit.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def is_there(self) -> bool:
         """Whether ``root`` holds images, so that nothing has to be downloaded."""
-        raise NotImplementedError
 
     def prepare_data(self) -> None:
         """Download and unpack the archive if ``url`` is given and ``root`` is missing.

@@ -38,6 +38,9 @@ class Network(nn.Module):
         backbone: Maps images ``[B, C, H, W]`` to features.
         head: Maps the features to logits ``[B, K]``.
 
+    Raises:
+        UserError: If it is built without them, as a config would.
+
     Attributes:
         name: What reports and messages call the network.
         input_spec: The images that pretrained weights expect; None for any.
@@ -47,6 +50,12 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
+        if not isinstance(backbone, nn.Module):  # a config gives a shape and a number
+            raise UserError(
+                f"{type(self).__name__} has no architecture of its own; give a class that has, "
+                "such as MLP, CNN or Airbench",
+                "model.network",
+            )
         self.backbone = backbone
         self.head = head
         self.name = type(self).__name__

@@ -88,9 +88,9 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     if several := re.search(r"Multiple subclasses with name (\w+)\. [^:]*: ([\w., ]+)", message):
         return f"{place}there are several {several[1]}; give one of {several[2]}"
     if "Expected an instantiatable class, but" in message:
-        whole = ".".join(keys) if "augment" in "".join(keys) else "".join(keys[:1]).split(".")[0]
-        known = ", ".join(_class_names(whole))
-        return f"{whole}: needs a class that isn't abstract; known are {known}"
+        name = ".".join(keys) if "augment" in "".join(keys) else "".join(keys[:1]).split(".")[0]
+        others = ", ".join(_class_names(name))
+        return f"{name}: needs a class that isn't abstract; known are {others}"
     if function := re.search(r"Expected '([\w.]+)' to be a function that returns", message):
         return (
             f"{place}{function[1]} must be a class, or a function whose annotation says what it "

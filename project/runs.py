@@ -11,16 +11,13 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from project.checkpoints import CHECKPOINTS, local
+from project.checkpoints import local
 from project.console import is_utf8, readable
 from project.errors import UserError
+from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY
 from project.saving import copy, write
 
 RUNS = Path("runs")
-CONFIG = "config.yaml"
-SUMMARY = "summary.json"
-IDENTITY = "run.json"
-LOCK = ".lock"
 AT_THE_START = {LOCK, CONFIG, IDENTITY, "wandb"}  # what every run directory begins with
 
 
@@ -38,12 +35,6 @@ def experiment_name(config: Namespace) -> str:
     files = config.get("config") or []
     name: str = Path(str(files[-1])).stem if files else config.model.class_path.rpartition(".")[2]
     return name
-
-
-def is_run_dir(folder: Path) -> bool:
-    """Whether a folder is a run directory; other folders may hold a ``config.yaml``, too."""
-    others = (LOCK, CHECKPOINTS)
-    return (folder / CONFIG).is_file() and any((folder / name).exists() for name in others)
 
 
 def this_job() -> str | None:

@@ -15,13 +15,13 @@ from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
 from project.data.batches import Batch
-from project.data.decode import Decoder
 from project.data.decoded import aspects, broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, ImageFiles, Pixels, in_memory
-from project.data.listing import images_at, tell
 from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
+from project.decoding.decode import Decoder
+from project.decoding.listing import images_at, tell
 from project.errors import UserError
 from project.trust import check_download
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from project.console import readable
-from project.data.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
+from project.decoding.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)

@@ -32,6 +32,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.checkpoints import from_home
 from project.console import readable
 from project.errors import UserError
+from project.upstream import find_configs_by, import_by
 
 OPTION = "trust"
 TRUSTED_PACKAGES = (
@@ -370,3 +371,7 @@ def check_download(url: str, key: str) -> None:
     now = _now()
     if now.file is not None and url not in now.said:
         raise Refused(f"would download {url}", f"if you trust it, give --{key} {url}", url, key)
+
+
+find_configs_by(may_read)
+import_by(imported)

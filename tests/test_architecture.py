@@ -14,6 +14,7 @@ ROOT = CONFIGS.parent / PACKAGE
 LAYERS = (  # from top to bottom; a module may import what is below it, or beside it in its folder
     ("cli",),
     ("commands",),
+    ("classifier",),
     ("lightning_cli",),
     ("opening",),
     ("resuming",),

@@ -1,7 +1,7 @@
 """A trained classifier for use from Python: pictures in, probabilities and features out."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -25,10 +25,13 @@ from project.data import ImageDataModule
 from project.data.file_data import FileDataModule
 from project.environment import Threads
 from project.errors import UserError
+from project.exported.description import Description
+from project.exported.running import FILES
 from project.networks.backbone import HUB
 from project.parsing import build
 from project.run_files import CONFIG
 
+WEIGHTS = Path(FILES["safetensors"]).suffix
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 
 
@@ -56,6 +59,90 @@ class Predictions:
     def classes(self) -> list[str]:
         """Name of the most probable class of each image."""
         return [self.class_names[label] for label in self.labels.tolist()]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is in a run.
+
+    Attributes:
+        checkpoint: Path of the checkpoint.
+        model: The model, with its weights.
+        data: The data; nothing of it is read yet.
+        config: The config, as YAML.
+    """
+
+    checkpoint: Path
+    model: ImageClassifier
+    data: ImageDataModule
+    config: str
+
+    @property
+    def precision(self) -> Any:
+        """That of the trainer, as the config has it."""
+        return (config_text.load(self.config).get("trainer") or {}).get("precision")
+
+
+def load_run(run: str | Path, trust_packages: Sequence[str] = ()) -> Loaded:
+    """Build what the config of a run names, with the weights of its checkpoint.
+
+    The arguments and the errors are those of :meth:`Classifier.load`.
+    """
+    if Path(run).suffix == WEIGHTS or Path(run, FILES["safetensors"]).is_file():
+        return _from_weights(Path(run), trust_packages)
+    path = find_checkpoint(run)
+    checkpoint = load_checkpoint(path)
+    file = path.parent.parent / CONFIG
+    if not file.is_file():
+        raise UserError(f"{readable(path)}: no {readable(file)} says how its images are read")
+    values = config_text.mapping(file)
+    classes = checkpoint.get("hyper_parameters", {}).get("class_names")
+    model, data = _built(values, file, classes, trust_packages)
+    if classes and [*map(class_name, classes)] != [*map(class_name, model.class_names)]:
+        raise UserError(
+            f"{readable(path)} knows the classes {some(classes)}, and its data has "
+            f"{some(model.class_names)}"
+        )
+    model.load_state_dict(checkpoint["state_dict"])
+    return Loaded(path, model, data, config_text.dump(values))
+
+
+def _from_weights(path: Path, trust_packages: Sequence[str]) -> Loaded:
+    """Return what an export in safetensors holds."""
+    from safetensors import SafetensorError, safe_open
+
+    path = path / FILES["safetensors"] if path.is_dir() else path
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{readable(path)} can't be opened: {readable(str(error))}") from error
+    about = Description.of(metadata, path)
+    values = config_text.load(about.config)
+    if not isinstance(values, dict):
+        raise UserError(f"{readable(path)} holds no config")
+    model, data = _built(values, path, about.class_names, trust_packages)
+    model.load_state_dict(state)
+    return Loaded(path, model, data, about.config)
+
+
+def _built(
+    values: Mapping[str, Any], file: Path, classes: Any, trust_packages: Sequence[str]
+) -> tuple[ImageClassifier, ImageDataModule]:
+    if not {"model", "data"} <= values.keys():
+        raise UserError(f"{readable(file)} is no config of a run: it lacks model or data")
+
+    def prepare(parsed: Namespace) -> None:
+        remove_weights(parsed.model.init_args)  # the checkpoint has them
+        if "classes" in parsed.data.init_args:
+            parsed.data.init_args.classes = classes
+        trust.check_downloads(parsed.model, HUB, "model")
+
+    with trust.command():
+        trust.trust_packages(trust_packages)
+        trust.distrust(file, values)
+        return build(values, prepare)
 
 
 class Classifier:
@@ -116,7 +203,8 @@ class Classifier:
         """Return the classifier of a run.
 
         Args:
-            run: Its directory, whose best checkpoint is taken, or a checkpoint in it.
+            run: Its directory, whose best checkpoint is taken, or a checkpoint in it; or an export
+                of it in safetensors.
             device: Where it computes; None takes a GPU if there is one.
             trust_packages: Packages of one's own that the config of the run may name: importing
                 them runs their code.
@@ -125,35 +213,9 @@ class Classifier:
             UserError: If there is no checkpoint, no ``config.yaml`` beside it, or one of them is
                 damaged or names what isn't trusted.
         """
-        path = find_checkpoint(run)
-        checkpoint = load_checkpoint(path)
-        file = path.parent.parent / CONFIG
-        if not file.is_file():
-            raise UserError(f"{readable(path)}: no {readable(file)} says how its images are read")
-        with trust.command():
-            trust.take_packages([f"--{trust.OPTION}={package}" for package in trust_packages])
-            values = config_text.mapping(file)
-            if not {"model", "data"} <= values.keys():
-                raise UserError(f"{readable(file)} is no config of a run: it lacks model or data")
-            trust.distrust(file, values)
-            classes = checkpoint.get("hyper_parameters", {}).get("class_names")
-
-            def prepare(parsed: Namespace) -> None:
-                remove_weights(parsed.model.init_args)  # the checkpoint has them
-                if "classes" in parsed.data.init_args:
-                    parsed.data.init_args.classes = classes
-                trust.check_downloads(parsed.model, HUB, "model")
-
-            model, data = build(values, prepare)
-        if classes and [*map(class_name, classes)] != [*map(class_name, model.class_names)]:
-            raise UserError(
-                f"{readable(path)} knows the classes {some(classes)}, and its data has "
-                f"{some(model.class_names)}"
-            )
-        model.load_state_dict(checkpoint["state_dict"])
+        loaded = load_run(run, trust_packages)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        trainer = values.get("trainer") or {}
-        return cls(model.to(device), data, trainer.get("precision"))
+        return cls(loaded.model.to(device), loaded.data, loaded.precision)
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], batch_size: int | None = None
@@ -167,13 +229,23 @@ class Classifier:
         Raises:
             UserError: If one can't be read, or is no picture.
         """
-        model = self.model
         found = [torch.zeros(0, len(self.class_names))]
         with self._computing():
-            for images in self._batches(pictures, batch_size):
-                logits = model.class_logits(model.evaluation_logits(images))
-                found.append(logits.float().softmax(dim=1).cpu())
+            found += map(self._probabilities, self._batches(pictures, batch_size))
         return Predictions(torch.cat(found), self.class_names)
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        """Return the probabilities, float32 ``[B, K]`` on the CPU, of what the decoder has read.
+
+        Args:
+            pixels: uint8 ``[B, C, H, W]``, of the size of the model.
+        """
+        with self._computing():
+            return self._probabilities(self._transformed(pixels))
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        logits = self.model.class_logits(self.model.evaluation_logits(images))
+        return logits.float().softmax(dim=1).cpu()
 
     def features(
         self,
@@ -238,10 +310,12 @@ class Classifier:
         each = iter(_each(pictures))
         with Threads() as pool:
             while batch := list(islice(each, size)):
-                pixels = torch.stack(list(pool.map(self._pixels, batch))).to(self.model.device)
-                indices = torch.arange(len(pixels), device=pixels.device)
-                images = self.data.transform(pixels, indices, None)
-                yield self._precision.convert_input(images)
+                yield self._transformed(torch.stack(list(pool.map(self._pixels, batch))))
+
+    def _transformed(self, pixels: Tensor) -> Tensor:
+        images = self.data.normalize(self.data.resized(pixels.to(self.model.device)))
+        converted: Tensor = self._precision.convert_input(images)
+        return converted
 
     def _pixels(self, picture: Picture) -> Tensor:
         """Return a picture as the data has images before they are normalised, uint8."""

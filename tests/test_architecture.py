@@ -26,6 +26,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("approaches",),
     ("data",),
     ("networks",),
+    ("exported",),
     ("decoding",),
     ("tracking", "metrics_file"),
     ("runs",),

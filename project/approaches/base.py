@@ -393,7 +393,7 @@ class ImageClassifier(OptimizedModule):
         path = find_checkpoint(checkpoint_path)
         hparams = load_checkpoint(path).get("hyper_parameters", {})
         with trust.command():
-            trust.take_packages([f"--{trust.OPTION}={package}" for package in trust_packages])
+            trust.trust_packages(trust_packages)
             trust.distrust(path, hparams)
             name = hparams.get("_class_path")
             found = cls if name is None else trust.class_in(path, name, ImageClassifier)

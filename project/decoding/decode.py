@@ -115,14 +115,25 @@ class Decoder:
         turn = _turn(picture)
         return self._fitted(image if turn is None else image.transpose(turn))
 
+    def whole(self, path: Path) -> NDArray[np.uint8]:
+        """Return a picture in this mode before it is resized, uint8 ``[H, W, C]``.
+
+        A large one is reduced, as it is on the way to the size of the model.
+
+        Raises:
+            BrokenImageError: If the file can't be read completely; the message names it.
+        """
+        image = open_image(path, self.mode, at_least=2 * max(self.size))
+        return np.asarray(image).reshape(image.height, image.width, -1)
+
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         size = self._size_within(image.size)
         if self.resize == "crop":
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
         else:
             image = image.resize(size, Image.Resampling.BILINEAR)
-        channels_last = np.asarray(image).reshape(*size[::-1], -1)
-        return self._padded(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
+        channels_first = np.asarray(image).reshape(*size[::-1], -1).transpose(2, 0, 1)
+        return self._padded(np.require(channels_first, requirements=["C", "W"]))
 
     def _size_within(self, image: tuple[int, int]) -> tuple[int, int]:
         """Return width and height at which an image of a size is seen."""

@@ -20,6 +20,8 @@ TURNS = [
 ]
 FORMATS = "JPEG PNG WEBP GIF BMP TIFF PPM AVIF JPEG2000".split()  # EPS would be run as a program
 
+LARGE = 2**22  # pixels
+
 
 class Model:
     """An exported model. It reads pictures as the training did, and returns probabilities.
@@ -43,25 +45,8 @@ class Model:
             whole: Leave the resizing to the model; else Pillow does it, so that a batch has images
                 of one size.
         """
-        image: Any = Image.open(file, formats=FORMATS)
-        for scale in (8, 4, 2):  # a large JPEG is read at a fraction of its size
-            exact = image.width % scale == image.height % scale == 0
-            if exact and min(image.size) // scale >= 2 * max(self.size):
-                image.draft(None, (image.width // scale, image.height // scale))
-                break
-        turn = _orientation(image)
-        image = image.transpose(TURNS[turn - 2]) if 2 <= turn <= 8 else image
-        if image.mode[0] in "IF":  # greys of 16 bits or more
-            values = np.nan_to_num(np.asarray(image, np.float64), posinf=1e9)
-            if image.mode == "F":
-                values = values * (255 if values.max() <= 2 else 1)
-            elif image.mode.startswith("I;16") or values.max() > 255:
-                values = values // 256
-            image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:  # becomes white
-            ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(ground, image.convert("RGBA"))
-        image = image.convert(self.mode)
+        with Image.open(file, formats=FORMATS) as opened:
+            image = self._decoded(opened)
         if not whole and self.how == "crop":
             image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
         elif not whole and self.how == "squash":
@@ -75,9 +60,44 @@ class Model:
         pixels = np.asarray(image)
         return pixels.reshape(*pixels.shape[:2], -1)
 
+    def _decoded(self, image: Any) -> Any:
+        """Return an open picture in the mode of the model, as it is meant to be seen."""
+        for scale in (8, 4, 2):  # a large JPEG is read at a fraction of its size
+            exact = image.width % scale == image.height % scale == 0
+            if exact and min(image.size) // scale >= 2 * max(self.size):
+                image.draft(None, (image.width // scale, image.height // scale))
+                break
+        image.load()  # after which a TIFF is turned already
+        turn = _orientation(image)
+        if image.mode[0] in "IF":  # greys of 16 bits or more
+            values = np.nan_to_num(np.asarray(image, np.float64), posinf=1e9)
+            if image.mode == "F":
+                values = values * (255 if values.max() <= 2 else 1)
+            elif image.mode.startswith("I;16") or values.max() > 255:
+                values = values // 256
+            image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:  # becomes white
+            ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(ground, image.convert("RGBA"))
+        image = _reduced(image.convert(self.mode), 2 * max(self.size))
+        return image.transpose(TURNS[turn - 2]) if 2 <= turn <= 8 else image
+
     def __call__(self, images: Any) -> Any:
         """Return the probabilities, float32 ``[B, K]``, of images, uint8 ``[B, H, W, C]``."""
         return self.session.run(["probabilities"], {"images": np.asarray(images)})[0]
+
+
+def _reduced(image: Any, at_least: int) -> Any:
+    """Return a large image as means of squares; both sides keep at least so many pixels."""
+    width, height = image.size
+    factor = min(image.size) // at_least
+    if width * height < LARGE or factor < 2:
+        return image
+    image = image.reduce(factor)
+    if width % factor == height % factor == 0:
+        return image
+    box = (0, 0, width / factor, height / factor)  # the last pixels are of less than a square
+    return image.resize((width // factor, height // factor), Image.Resampling.BILINEAR, box)
 
 
 def _orientation(image: Any) -> int:

@@ -147,6 +147,14 @@ def test_other_formats(format_: str, backbone: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
+def test_the_checkpoint_stays_in_full_precision_beside_it(backbone: Path) -> None:
+    for precision, least in (("fp16", 1e-5), ("bf16", 1e-4)):
+        options = ("--format=torch_export", f"--precision={precision}", f"--output={precision}")
+        main(["export", str(backbone), *options, "--max_loss=1"])
+        same = json.loads(Path(precision, "check.json").read_text())["same_pixels"]
+        assert least < same["logit"] < 0.1
+
+
 def test_less_precision_is_refused_where_it_loses_too_much(
     backbone: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -215,17 +216,15 @@ def _write(classifier: Classifier, request: Request, description: Description, p
         write_safetensors(model, description, path)
         return
     dtype = DTYPES.get(request.precision, torch.float32)
-    channels_last, model.channels_last = model.channels_last, False
-    try:
-        pipeline = Pipeline(model, description.decoder(), description.normalization, dtype).eval()
-        if request.format == "onnx":
-            write_onnx(pipeline, description, path)
-            if request.precision == "int8":
-                quantize(path, description, classifier.data, request.calibration_images)
-        else:
-            write_program(pipeline, description, path)
-    finally:
-        model.float().channels_last = channels_last
+    model = deepcopy(model)  # another precision can't be undone
+    model.channels_last = False
+    pipeline = Pipeline(model, description.decoder(), description.normalization, dtype).eval()
+    if request.format == "torch_export":
+        write_program(pipeline, description, path)
+        return
+    write_onnx(pipeline, description, path)
+    if request.precision == "int8":
+        quantize(path, description, classifier.data, request.calibration_images)
 
 
 @contextmanager

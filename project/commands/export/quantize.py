@@ -54,6 +54,7 @@ def quantize(path: Path, description: Description, data: ImageDataModule, count:
             op_types_to_quantize=OPERATIONS,
             nodes_to_exclude=[node.name for node in nodes if not _of_network(node)],
             per_channel=True,
+            reduce_range=True,  # processors without VNNI add pairs of products in 16 bits
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from project.checkpoint_format import HYPER_PARAMETERS, NEEDED, PARTS, RESUMED, check_form
 from project.console import readable, show
 from project.errors import UserError
+from project.run_files import CHECKPOINTS
 from project.saving import whole
 
-CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 DAMAGED = ".damaged"  # what the name of one that was put aside ends in
 
 

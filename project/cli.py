@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project import signals
 from project.commands.compare import compare
+from project.commands.export import export
 from project.commands.inspect import inspect
 from project.commands.plan import plan
+from project.commands.predict import is_of_pictures, predict
 from project.commands.preview_data import preview_data
 from project.commands.recommend import recommend
 from project.commands.sweep import sweep
@@ -30,6 +32,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan,
     "preview-data": preview_data,
     "inspect": inspect,
+    "export": export,
     "compare": compare,
     "recommend": recommend,
     "sweep": sweep,
@@ -74,7 +77,9 @@ def _run(args: ArgsType, listening: Listening) -> int:
     """Run the command line, and return its exit code; a fault of the program is raised."""
     given = sys.argv[1:] if args is None else args
     try:
-        if isinstance(given, list) and given and given[0] in COMMANDS:
+        if isinstance(given, list) and is_of_pictures(given):
+            predict(given[1:])
+        elif isinstance(given, list) and given and given[0] in COMMANDS:
             COMMANDS[given[0]](given[1:])
         else:
             ProjectCLI(args, other_commands=_descriptions())

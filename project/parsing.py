@@ -2,13 +2,20 @@
 
 import re
 from argparse import HelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_dumper, set_loader, set_parsing_settings
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+    set_dumper,
+    set_loader,
+    set_parsing_settings,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,11 +33,9 @@ from project.failures import Raised, causes, own_line, sentence
 from project.length import expand_presets
 from project.mistakes import explain, key_of
 from project.networks import Network
-from project.trust import heard, imported, may_read, resolve_name
+from project.trust import heard, resolve_name
 from project.upstream import (
     before_class_change,
-    find_configs_by,
-    import_by,
     keep_alternatives,
     leave_texts,
     look_before,
@@ -66,8 +71,6 @@ leave_texts()
 look_before(check_written)
 keep_alternatives()
 read_configs_by(lambda path: heard(config_text.read(path), path))
-find_configs_by(may_read)
-import_by(imported)
 read_numbers_by(config_text.load)
 set_loader("yaml", config_text.load, (yaml.YAMLError,))
 set_dumper("yaml", config_text.dump)
@@ -231,3 +234,28 @@ def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, A
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))
+
+
+def build(
+    config: Mapping[str, Any], prepare: Callable[[Namespace], None] = lambda parsed: None
+) -> tuple[ImageClassifier, ImageDataModule]:
+    """Return model and data module of a config of ``fit``, before any image is read.
+
+    Args:
+        config: The config; only ``data`` and ``model`` count.
+        prepare: Is given the config once it is parsed, and may change it.
+
+    Raises:
+        UserError: If they don't fit each other.
+    """
+    parser = ProjectParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    parser.add_subclass_arguments(ImageClassifier, "model")
+    link_data_and_model(parser)
+    try:
+        parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))
+        prepare(parsed)
+        objects = parser.instantiate(parsed)
+    except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(explain(str(error))) from error
+    return objects.model, objects.data

@@ -21,7 +21,8 @@ from project.checkpoints import (
 )
 from project.console import readable, show
 from project.errors import UserError
-from project.runs import CONFIG, RUNS, SUMMARY, asked_config, is_run_dir, job_of, this_job
+from project.run_files import CONFIG, SUMMARY, is_run_dir
+from project.runs import RUNS, asked_config, job_of, this_job
 
 AUTO = "auto"
 DECIDES = ("model", "data", "seed_everything")  # what makes another run, if it differs

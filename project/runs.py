@@ -11,16 +11,13 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from project.checkpoints import CHECKPOINTS, local
+from project.checkpoints import local
 from project.console import is_utf8, readable
 from project.errors import UserError
+from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY
 from project.saving import copy, write
 
 RUNS = Path("runs")
-CONFIG = "config.yaml"
-SUMMARY = "summary.json"
-IDENTITY = "run.json"
-LOCK = ".lock"
 AT_THE_START = {LOCK, CONFIG, IDENTITY, "wandb"}  # what every run directory begins with
 
 
@@ -40,12 +37,6 @@ def experiment_name(config: Namespace) -> str:
     return name
 
 
-def is_run_dir(folder: Path) -> bool:
-    """Whether a folder is a run directory; other folders may hold a ``config.yaml``, too."""
-    others = (LOCK, CHECKPOINTS)
-    return (folder / CONFIG).is_file() and any((folder / name).exists() for name in others)
-
-
 def this_job() -> str | None:
     """Return the SLURM job that this process is part of, None outside of SLURM."""
     job, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
@@ -57,15 +48,16 @@ def asked_config(run: Path) -> str | None:
 
     A learning rate or a batch size may have been searched for.
     """
-    return _identity(run).get("config")
+    return identity(run).get("config")
 
 
 def job_of(run: Path) -> str | None:
     """Return the SLURM job that a run directory is of, None if it is of none."""
-    return _identity(run).get("slurm_job")
+    return identity(run).get("slurm_job")
 
 
-def _identity(run: Path) -> dict[str, str | None]:
+def identity(run: Path) -> dict[str, str | None]:
+    """Return what a run directory says of the run: its id in W&B, its job, and the asked config."""
     try:
         found = json.loads((run / IDENTITY).read_text())
     except (OSError, ValueError, RecursionError):  # of an older version, or not of this program
@@ -99,7 +91,7 @@ class RunDir:
         self.path = local(Path(given), self._key)
         if not is_utf8(str(self.path.absolute())):
             raise self._error(": is not in UTF-8, as W&B needs it; choose another name")
-        self.wandb_id = str(_identity(self.path).get("wandb_id") or secrets.token_hex(4))
+        self.wandb_id = str(identity(self.path).get("wandb_id") or secrets.token_hex(4))
         self._lock: int | None = None  # a number: copies of the model hold this, too
         self._made: list[Path] = []
         self._goes_on = False

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, is_dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +31,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.checkpoints import from_home
 from project.console import readable
 from project.errors import UserError
+from project.upstream import find_configs_by, import_by
 
 OPTION = "trust"
 TRUSTED_PACKAGES = (
@@ -145,32 +145,56 @@ def _places(value: Any, text: str, key: str = "") -> Iterator[str]:
         yield key
 
 
-def take_packages(args: Sequence[str]) -> list[str]:
-    """Return a command line without ``--trust PACKAGE``, which holds for this command alone.
+def packages_in(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the packages that ``--trust PACKAGE`` names, and the other arguments.
 
     Raises:
         UserError: If it isn't followed by the name of a package.
     """
     rest: list[str] = []
     packages: list[str] = []
-    said: list[str] = []
     remaining = iter(args)
     for arg in remaining:
-        name, joined, value = arg.partition("=") if arg.startswith("--") else ("", "=", arg)
-        if name == f"--{OPTION}":
-            packages.append(value if joined else next(remaining, ""))
-            if not packages[-1].isidentifier() or packages[-1] in sys.stdlib_module_names:
-                known = "must be followed by the name of a package of your own, as in my_network"
-                raise UserError(f"{known}, not {readable(packages[-1])!r}", name)
+        name, joined, value = arg.partition("=")
+        if name != f"--{OPTION}":
+            rest.append(arg)
             continue
-        rest.append(arg)
-        if name in ("--ckpt_path", "--resume"):  # whose name may be another's choice
-            rest += [] if joined else islice(remaining, 1)
-        elif joined:
-            said.append(value)
+        packages.append(value if joined else next(remaining, ""))
+        if not packages[-1].isidentifier() or packages[-1] in sys.stdlib_module_names:
+            known = "must be followed by the name of a package of your own, as in my_network"
+            raise UserError(f"{known}, not {readable(packages[-1])!r}", name)
+    return packages, rest
+
+
+def trust_packages(packages: Sequence[str]) -> None:
+    """Trust packages until the command ends.
+
+    Args:
+        packages: Their names.
+
+    Raises:
+        UserError: If one isn't the name of a package of one's own.
+    """
+    packages, _ = packages_in([f"--{OPTION}={package}" for package in packages])
     _command.set(_Command(frozenset(packages) - {*TRUSTED_PACKAGES}))
-    for text in said:
-        _hear(text)
+
+
+def take_packages(args: Sequence[str]) -> list[str]:
+    """Return a command line without ``--trust PACKAGE``, which holds for this command alone.
+
+    Raises:
+        UserError: If it isn't followed by the name of a package.
+    """
+    packages, rest = packages_in(args)
+    trust_packages(packages)
+    words = iter(rest)
+    for arg in words:
+        name, joined, value = arg.partition("=") if arg.startswith("--") else ("", "=", arg)
+        if name in ("--ckpt_path", "--resume"):  # whose name may be another's choice
+            if not joined:
+                next(words, None)
+        elif joined:
+            _hear(value)
     return rest
 
 
@@ -370,3 +394,7 @@ def check_download(url: str, key: str) -> None:
     now = _now()
     if now.file is not None and url not in now.said:
         raise Refused(f"would download {url}", f"if you trust it, give --{key} {url}", url, key)
+
+
+find_configs_by(may_read)
+import_by(imported)

@@ -201,6 +201,16 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def onnx(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of that checkpoint, which knows digits, grey images of 8×8."""
+    folder = tmp_path_factory.mktemp("exports") / "onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("project.commands.export.check.SECONDS", 0.0)  # of each latency
+        main(["export", str(backbone), f"--output={folder}", "--check=50"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ranks() -> Iterator[Ranks]:
     """Two processes that train together, started once."""
     pair = Ranks()

@@ -14,6 +14,7 @@ ROOT = CONFIGS.parent / PACKAGE
 LAYERS = (  # from top to bottom; a module may import what is below it, or beside it in its folder
     ("cli",),
     ("commands",),
+    ("classifier",),
     ("lightning_cli",),
     ("opening",),
     ("resuming",),
@@ -25,12 +26,15 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("approaches",),
     ("data",),
     ("networks",),
+    ("exported",),
+    ("decoding",),
     ("tracking", "metrics_file"),
     ("runs",),
     ("class_paths", "failures"),
     ("trust",),
     ("checkpoints", "csv_text"),
     ("checkpoint_format", "saving", "upstream"),
+    ("run_files",),
     ("console", "environment", "config_text"),
     ("errors", "randomness", "signals"),
 )

@@ -25,7 +25,7 @@ from project import lightning_cli
 from project.callbacks import BestAndLast
 from project.cli import main
 from project.environment import PACKAGE
-from project.runs import IDENTITY, SUMMARY
+from project.run_files import IDENTITY, SUMMARY
 from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import equal
 from tests.ranks import ROOT, Ranks

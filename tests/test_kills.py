@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from project.cli import main
-from project.runs import CONFIG, SUMMARY
+from project.run_files import CONFIG, SUMMARY
 from tests.finetuning.schedules import equal
 from tests.test_resuming import rows, scores
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from project.cli import main
 from project.console import print_table, readable, show
 from project.csv_text import cell, read_table, table, text_of
-from project.data.listing import look
+from project.decoding.listing import look
 from project.environment import PACKAGE
 from project.errors import UserError
 from project.runs import RunDir

@@ -14,7 +14,7 @@ from project import config_text, trust
 from project.cli import main
 from project.errors import UserError
 from project.resuming import resume, with_config_of_run
-from project.runs import CONFIG, IDENTITY, SUMMARY
+from project.run_files import CONFIG, IDENTITY, SUMMARY
 from tests.conftest import Run
 from tests.finetuning.schedules import equal
 

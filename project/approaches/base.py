@@ -1,8 +1,9 @@
 """The base of the three approaches: steps, loss, metrics and prediction."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from project import trust
 from project.approaches.losses import ClassWeights, CrossEntropy, check_loss, loss_of_config
 from project.approaches.metrics import EpochMetrics, MetricFactory, metrics_of_config, scalars
 from project.approaches.mixing import Mixing
 from project.approaches.optimized import OptimizedModule
 from project.approaches.schedulers import Scheduler
 from project.approaches.selection import MOST_IMAGES, NOISE_OF, Rule
+from project.checkpoints import find_checkpoint, load_checkpoint
+from project.console import readable
 from project.data import Batch, ImageDataModule
 from project.environment import of_all_ranks
 from project.errors import UserError
@@ -386,6 +390,44 @@ class ImageClassifier(OptimizedModule, ABC):
             short = reason[0].strip()
             short = short if len(short) < 200 else f"{short[:200]} …"
             raise UserError(f"the checkpoint is of another network: {short}") from error
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # weights_only: only True ever loads
+        cls,
+        checkpoint_path: str | Path,
+        *args: Any,
+        trust_packages: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> "ImageClassifier":
+        """Return the model of a checkpoint; on this base class, of the class that it names.
+
+        Nothing is downloaded: the checkpoint has the weights.
+
+        Args:
+            checkpoint_path: The checkpoint, or a run directory, whose best one is taken.
+            args: As for Lightning's own.
+            trust_packages: Packages of one's own that the checkpoint may name: importing them runs
+                their code.
+            kwargs: As for Lightning's own: hyperparameters to replace, and ``map_location``.
+
+        Raises:
+            UserError: If it can't be opened, is of another class, or names what isn't trusted.
+        """
+        path = find_checkpoint(checkpoint_path)
+        hparams = load_checkpoint(path).get("hyper_parameters", {})
+        with trust.command():
+            trust.trust_packages(trust_packages)
+            trust.distrust(path, hparams)
+            name = hparams.get("_class_path")
+            found = cls if name is None else trust.class_in(path, name, ImageClassifier)  # type: ignore[type-abstract]
+            if not issubclass(found, cls):
+                raise UserError(f"{readable(path)} is of {found.__name__}, not of {cls.__name__}")
+            if "weights" in hparams:
+                kwargs.setdefault("weights", None)
+            kwargs["weights_only"] = True
+            load: Any = super(ImageClassifier, found).load_from_checkpoint
+            model: ImageClassifier = load(path, *args, **kwargs)
+        return model
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the predictions for a batch.

@@ -17,7 +17,7 @@ from project.console import readable, show
 from project.data import Batch, ImageDataModule
 from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
-from project.runs import CONFIG
+from project.run_files import CONFIG
 from project.saving import write
 from project.upstream import any_not_finite
 

@@ -25,7 +25,7 @@ from project.console import print_table, show
 from project.data import ImageDataModule
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
-from project.runs import SUMMARY
+from project.run_files import SUMMARY
 from project.saving import write
 from project.tracking import Tracking
 

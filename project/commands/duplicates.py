@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from project.data.base import to_channels
 from project.data.batches import Images
-from project.data.decode import open_image
+from project.decoding.decode import open_image
 from project.environment import Threads
 from project.errors import UserError
 

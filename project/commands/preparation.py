@@ -1,23 +1,16 @@
 """What commands do with the data before anything is trained."""
 
 import pkgutil
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-from jsonargparse import ArgumentError
 
 from project import data as sources
-from project.approaches import ImageClassifier
 from project.approaches.pretrained import is_checkpoint, pretrained_input_spec
 from project.data import ImageDataModule, ImageFolder, ImageTable
 from project.data.cells import is_table
 from project.errors import UserError
-from project.mistakes import explain
 from project.networks.backbone import is_of_timm
-from project.parsing import ProjectParser, link_data_and_model
 
 UNEQUAL = 3  # times as many images in the largest class as in the smallest
 
@@ -53,24 +46,6 @@ def why_no_weights(backbone: str, weights: str | None) -> str:
     if weights is None and not is_checkpoint(backbone):
         return "with weights: null the backbone would be random"
     return ""
-
-
-def build(config: Mapping[str, Any]) -> tuple[ImageClassifier, ImageDataModule]:
-    """Return model and data module of a config of ``fit``, before any image is read.
-
-    Raises:
-        UserError: If they don't fit each other.
-    """
-    parser = ProjectParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
-    parser.add_subclass_arguments(ImageClassifier, "model")
-    link_data_and_model(parser)
-    try:
-        parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))
-        objects = parser.instantiate(parsed)
-    except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
-        raise UserError(explain(str(error))) from error
-    return objects.model, objects.data
 
 
 def find_images(data: ImageDataModule) -> ImageDataModule:

@@ -19,6 +19,7 @@ from project.data.cache import CacheDir
 from project.data.ranks import check_equal, num_ranks, one_error
 from project.data.sampling import SAMPLINGS, ClassOrder, Sampling, class_shares
 from project.data.splits import first_per_class, stratified_split
+from project.decoding.decode import Decoder, Resize
 from project.errors import UserError
 from project.networks import InputSpec
 from project.randomness import mix, run_seed
@@ -200,6 +201,20 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if self.image_size is not None:
             height = width = self.image_size
         return channels, height, width
+
+    def decoder(self) -> Decoder:
+        """Return what reads a picture of any size as the model takes it, before normalisation.
+
+        Raises:
+            UserError: If images are neither grey nor RGB.
+        """
+        return self._decoder_of("squash")
+
+    def _decoder_of(self, resize: Resize) -> Decoder:
+        channels, height, width = self.image_shape
+        if channels not in (1, 3):
+            raise UserError(f"data: no picture has {channels} channels; only 1 or 3 can be read")
+        return Decoder("L" if channels == 1 else "RGB", (width, height), resize)
 
     @property
     def normalization(self) -> dict[str, list[float]]:
@@ -445,6 +460,16 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if augment is not None and seed is not None:
             images = augment(images, indices, seed, size, aspects)
         return self.normalize(images)
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Return images ``[B, 1 or 3, H, W]`` of any size as those of a test, not normalised."""
+        channels, height, width = self.image_shape
+        images = to_channels(images, channels)
+        return (
+            images
+            if images.shape[2:] == (height, width)
+            else _resized(images, (height, width), None)
+        )
 
     def _aspects(self, images: Tensor, indices: Tensor) -> Tensor | None:
         """Return width over height of the pictures of squashed images, else None."""

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from project.console import readable, show
 from project.data.cache import CacheDir, check_length, notes_of
-from project.data.decode import DECODER
 from project.data.files import CHECKED, IMAGES, Broken, Fault, ImageFiles, Pixels, changed
+from project.decoding.decode import DECODER
 
 ASPECTS = "aspects-"  # what the key of the shapes of pictures begins with
 RESIDENT_BYTES = 2**26  # bytes read from a memory map before its pages are released

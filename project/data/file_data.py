@@ -16,13 +16,13 @@ from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
 from project.data.batches import Batch
-from project.data.decode import Decoder
 from project.data.decoded import aspects, broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, ImageFiles, Pixels, in_memory
-from project.data.listing import images_at, tell
 from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
+from project.decoding.decode import Decoder, Resize
+from project.decoding.listing import images_at, tell
 from project.errors import UserError
 from project.trust import check_download
 
@@ -198,7 +198,7 @@ class FileDataModule(ImageDataModule):
         self,
         test_fraction: float = 0.2,
         classes: tuple[str, ...] | None = None,
-        resize: Literal["crop", "squash", "pad"] = "crop",
+        resize: Resize = "crop",
         decode_size: int | None = None,
         grayscale: bool = False,
         cache: Literal["auto", "memory", "disk", "off"] | bool = "auto",
@@ -225,7 +225,7 @@ class FileDataModule(ImageDataModule):
         if decode_size is not None and self.augment is not None and not self.augment.crops_first:
             right = "the first of data.augment must be RandomResizedCrop, which takes a part of it"
             raise UserError(right, "data.decode_size")
-        self.resize: Literal["crop", "squash", "pad"] = resize
+        self.resize: Resize = resize
         self.decode_size = decode_size
         if isinstance(cache, bool):  # how YAML reads a plain off
             cache = "auto" if cache else "off"
@@ -335,21 +335,23 @@ class FileDataModule(ImageDataModule):
                 tell(note)
 
     def _files(self, paths: list[str]) -> ImageFiles:
-        return ImageFiles(paths, self._decoder())
+        return ImageFiles(paths, self.decoder())
 
-    def _decoder(self, larger: bool = False) -> Decoder:
-        """Return what decodes images, for the model or larger, for crops of all of the picture."""
-        channels, height, width = self.image_shape
-        mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
-        if not larger:
-            return Decoder(mode, (width, height), self.resize)
+    def decoder(self) -> Decoder:
+        """Return what reads a picture of any size as the model takes it, before normalisation."""
+        return self._decoder_of(self.resize)
+
+    def _larger_decoder(self) -> Decoder:
+        """Return what reads training images larger, for crops of all of the picture."""
+        decoder = self.decoder()
         assert self.decode_size is not None
+        width, height = decoder.size
         scale = self.decode_size / max(height, width)
         if scale < 1:
             right = f"{self.decode_size} must be at least the image size, {max(height, width)}"
             raise UserError(right, "data.decode_size")
         size = round(width * scale), round(height * scale)
-        return Decoder(mode, size, "squash" if self.resize == "crop" else self.resize)
+        return Decoder(decoder.mode, size, "squash" if self.resize == "crop" else self.resize)
 
     def _load_and_split(self) -> None:
         super()._load_and_split()
@@ -376,7 +378,8 @@ class FileDataModule(ImageDataModule):
             splits = [split for split in given if isinstance(split, FileImages)]
             if splits:
                 room = self.memory_gb * 1e9 - sum(found.num_bytes for _, found in ready)
-                decoder = self._decoder(larger and "train_images" in group)
+                of_train = larger and "train_images" in group
+                decoder = self._larger_decoder() if of_train else self.decoder()
                 found, faults = self._decoded(splits, decoder, room)
                 ready.append((group, found))
                 broken |= faults

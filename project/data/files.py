@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from project.data.decode import DECODER, BrokenImageError, Decoder, size_of
+from project.decoding.decode import DECODER, BrokenImageError, Decoder, size_of
 from project.environment import Threads
 
 IMAGES = "images-"  # what the key of decoded images begins with

@@ -9,7 +9,7 @@ import torch
 from project.console import class_name, readable
 from project.data.file_data import FileDataModule, Found, Labelled
 from project.data.layout import Layout, read_layout
-from project.data.listing import Inside, Search, in_brackets, line_of, look
+from project.decoding.listing import Inside, Search, in_brackets, line_of, look
 from project.errors import UserError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from project.console import class_name, readable, some
-from project.data.listing import Inside, holding_images, look
+from project.decoding.listing import Inside, holding_images, look
 from project.errors import UserError
 
 Split = Literal["train", "val", "test"]

@@ -14,7 +14,7 @@ from project.console import class_name, readable, some
 from project.data.cells import read_cells, refuse_rows
 from project.data.file_data import FileDataModule, Found, Labelled
 from project.data.layout import Split, split_of
-from project.data.listing import extension, images_in
+from project.decoding.listing import extension, images_in
 from project.errors import UserError
 
 KEY = "data.table"

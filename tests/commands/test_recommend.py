@@ -18,7 +18,6 @@ from torch import Tensor
 
 from project.cli import main
 from project.commands.duplicates import count_duplicates
-from project.commands.preparation import build
 from project.commands.probing import features_of, folds
 from project.commands.recommend import candidates, measuring
 from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, config_of
@@ -30,6 +29,7 @@ from project.commands.recommend.trial import Prediction, phases_of, predict, try
 from project.data import ImageFolder
 from project.data.batches import TensorImages
 from project.errors import UserError
+from project.parsing import build
 from tests.conftest import Run
 from tests.test_signals import stopped
 

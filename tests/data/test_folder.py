@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from project.cli import main
-from project.data import Digits, ImageFolder, cache, decode, files
+from project.data import Digits, ImageFolder, cache, files
 from project.data.batches import TensorImages
 from project.data.cache import CacheDir
-from project.data.decode import Decoder, open_image
 from project.data.decoded import MappedPixels
+from project.decoding import decode
+from project.decoding.decode import Decoder, open_image
 from project.errors import UserError
 
 

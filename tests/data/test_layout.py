@@ -12,7 +12,7 @@ from PIL import Image
 
 from project.data import ImageFolder
 from project.data.layout import split_of
-from project.data.listing import tell
+from project.decoding.listing import tell
 from project.errors import UserError
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"

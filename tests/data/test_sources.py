@@ -23,8 +23,8 @@ from torchvision import datasets
 
 from project.csv_text import read_table
 from project.data import CIFAR10, MNIST, Digits, ImageFolder
-from project.data.decode import open_image
 from project.data.download import CHECKSUMS
+from project.decoding.decode import open_image
 from project.errors import UserError
 from tests.conftest import Run, digits_like, write_idx
 

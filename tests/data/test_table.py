@@ -19,7 +19,7 @@ from PIL import Image
 from project.cli import main
 from project.csv_text import table as written_table
 from project.data import ImageTable
-from project.data.listing import tell
+from project.decoding.listing import tell
 from project.errors import UserError
 from tests.conftest import Run
 from tests.test_names import any_speed

@@ -17,13 +17,13 @@ from project.commands.durations import duration
 from project.commands.inspect.findings import group, judge_labels
 from project.commands.inspect.images import Found, find
 from project.commands.inspect.report import Inspection, show_findings, write_files
-from project.commands.preparation import build, folder_as_data, why_no_weights
+from project.commands.preparation import folder_as_data, why_no_weights
 from project.commands.probing import features_of
 from project.console import readable, show
 from project.data import ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, build
 
 FOLDER = Path("runs", "inspect")
 

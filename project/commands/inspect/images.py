@@ -13,8 +13,8 @@ from project.console import readable
 from project.data import ImageDataModule
 from project.data.base import to_channels
 from project.data.batches import Images
-from project.data.decode import open_image
 from project.data.splits import first_per_class
+from project.decoding.decode import open_image
 from project.errors import UserError
 
 SPLITS = ("train", "val", "test")

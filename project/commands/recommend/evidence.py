@@ -14,12 +14,12 @@ from torch import Tensor
 
 from project.approaches import ImageClassifier
 from project.commands.learning_curve import error_of, power_law
-from project.commands.preparation import build
 from project.commands.probing import folds, probe
 from project.data import ImageDataModule
 from project.data.batches import Images, TensorImages
 from project.data.splits import first_per_class
 from project.errors import UserError
+from project.parsing import build
 
 FOLDS = 3
 LEAST = 4  # training images of a class: half of those outside a fold is then at least one

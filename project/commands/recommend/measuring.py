@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from project.commands.durations import seconds_of
-from project.commands.preparation import build
 from project.commands.probing import features_of
 from project.commands.recommend.candidates import CANDIDATES
 from project.commands.recommend.evidence import cross_validate, from_scratch, on_features, sample
@@ -16,6 +15,7 @@ from project.commands.recommend.trial import Prediction, try_out
 from project.console import show
 from project.data import ImageDataModule
 from project.errors import UserError
+from project.parsing import build
 
 Config = dict[str, Any]
 

@@ -18,7 +18,7 @@ from project.commands.sweep.study import RESULTS, Result, Study
 from project.console import print_table, show
 from project.environment import COMMAND
 from project.errors import UserError
-from project.runs import CONFIG
+from project.run_files import CONFIG
 from project.saving import write
 
 MOST_ROWS = 10  # of the table in the terminal; the file has all

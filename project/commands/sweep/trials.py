@@ -20,7 +20,7 @@ from project.commands.child_runs import ChildRuns, end, error_in
 from project.commands.durations import duration
 from project.commands.sweep.settings import Sweep
 from project.console import show
-from project.runs import SUMMARY, is_run_dir
+from project.run_files import SUMMARY, is_run_dir
 from project.signals import Stopped
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from project.data.decode import BrokenImageError, Decoder
 from project.data.files import ImageFiles
+from project.decoding.decode import BrokenImageError, Decoder
 
 
 def photo(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

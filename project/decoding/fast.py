@@ -9,10 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.Image import Transpose
-from torch.nn import functional
 
 AVAILABLE = find_spec("simplejpeg") is not None
 SPACES = {"L": "GRAY", "RGB": "RGB"}  # of libjpeg, by Pillow's name; others, as CMYK, stay Pillow's
@@ -63,6 +61,9 @@ def resized(pixels: NDArray[np.uint8], size: tuple[int, int], crop: bool) -> NDA
         size: Width and height.
         crop: Take the largest part in the centre that has the aspect ratio of ``size``; else all.
     """
+    import torch
+    from torch.nn import functional
+
     if crop:
         height, width = pixels.shape[:2]
         scale = min(width / size[0], height / size[1])

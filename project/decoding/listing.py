@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageFile
 
-from project.checkpoints import CHECKPOINTS
 from project.console import class_name, readable, show
 from project.errors import UserError
-from project.runs import is_run_dir
+from project.run_files import CHECKPOINTS, is_run_dir
 
 OF_THE_SYSTEM = {  # folders and files, in lower case; hidden ones need no mention
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from project.data import ImageFolder, listing
-from project.data.decode import open_image
-from project.data.listing import Search, look
+from project.data import ImageFolder
+from project.decoding import listing
+from project.decoding.decode import open_image
+from project.decoding.listing import Search, look
 from project.errors import UserError
 from tests.conftest import folder_of
 

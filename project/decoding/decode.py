@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from project.console import readable
-from project.data.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
+from project.decoding.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
@@ -47,6 +47,7 @@ OF_THE_MACHINE = (  # errors that say nothing about the file: another time, it m
     *(errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN),
 )
 LONGEST_REASON = 200
+Resize = Literal["crop", "squash", "pad"]
 IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of warnings
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to stderr
@@ -83,7 +84,7 @@ class Decoder:
 
     mode: Literal["L", "RGB"]
     size: tuple[int, int]
-    resize: Literal["crop", "squash", "pad"]
+    resize: Resize
     fast: bool = AVAILABLE
 
     @property
@@ -102,13 +103,37 @@ class Decoder:
             return pixels
         image = open_image(path, self.mode, at_least=2 * max(self.size))
         with _reading(path):
-            size = self._size_within(image.size)
-            if self.resize == "crop":
-                image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-            else:
-                image = image.resize(size, Image.Resampling.BILINEAR)
-            channels_last = np.asarray(image).reshape(*size[::-1], -1)
-            return self._padded(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
+            return self._fitted(image)
+
+    def of_picture(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Return the pixels of a picture that is open, uint8 ``[C, H, W]``.
+
+        A large JPEG is read whole here, and at a fraction of its size from its file; then pixels
+        may differ by 2 of 255.
+        """
+        image = _converted(picture, self.mode, _factor(picture, 2 * max(self.size)))
+        turn = _turn(picture)
+        return self._fitted(image if turn is None else image.transpose(turn))
+
+    def whole(self, path: Path) -> NDArray[np.uint8]:
+        """Return a picture in this mode before it is resized, uint8 ``[H, W, C]``.
+
+        A large one is reduced, as it is on the way to the size of the model.
+
+        Raises:
+            BrokenImageError: If the file can't be read completely; the message names it.
+        """
+        image = open_image(path, self.mode, at_least=2 * max(self.size))
+        return np.asarray(image).reshape(image.height, image.width, -1)
+
+    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        size = self._size_within(image.size)
+        if self.resize == "crop":
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        else:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        channels_first = np.asarray(image).reshape(*size[::-1], -1).transpose(2, 0, 1)
+        return self._padded(np.require(channels_first, requirements=["C", "W"]))
 
     def _size_within(self, image: tuple[int, int]) -> tuple[int, int]:
         """Return width and height at which an image of a size is seen."""

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from project.data import decode
-from project.data.decode import BrokenImageError, Decoder, broken_image, open_image, size_of
+from project.decoding import decode
+from project.decoding.decode import BrokenImageError, Decoder, broken_image, open_image, size_of
 from project.errors import UserError
 
 ORIENTATION = 0x0112

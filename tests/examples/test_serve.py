@@ -1,0 +1,129 @@
+"""The server answers pictures with classes, and everything else with 4xx."""
+
+import importlib
+import io
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from project import Classifier
+from tests.conftest import CONFIGS
+
+SERVE = CONFIGS.parent / "examples" / "serve"
+
+
+@pytest.fixture
+def client(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.syspath_prepend(SERVE)
+    monkeypatch.setenv("MODEL", str(onnx / "model.onnx"))
+    monkeypatch.setenv("CLASSIFY", str(onnx))
+    most = Image.MAX_IMAGE_PIXELS
+    before = list(sys.path)
+    yield TestClient(importlib.import_module("app").app, raise_server_exceptions=False)
+    Image.MAX_IMAGE_PIXELS = most
+    sys.path[:] = before
+    for name in ("app", "classify"):
+        sys.modules.pop(name, None)
+
+
+def png(width: int = 20, height: int = 12) -> bytes:
+    file = io.BytesIO()
+    generator = np.random.default_rng(width)
+    Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def bomb(width: int = 100_000, height: int = 100_000) -> bytes:
+    """A PNG that says that it has ten thousand million pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 10_000)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def send(client: TestClient, *contents: bytes) -> Any:
+    files = [("pictures", (f"{n}.png", content)) for n, content in enumerate(contents)]
+    return client.post("/predict", files=files)
+
+
+def test_pictures_are_classified(client: TestClient, backbone: Path) -> None:
+    health = client.get("/health")
+    assert health.status_code == 200 and health.json()["classes"] == list("0123456789")
+    contents = [png(), png(30, 40), png(8, 8)]
+    answer = send(client, *contents)
+    assert answer.status_code == 200
+    expected = Classifier.load(backbone)([Image.open(io.BytesIO(content)) for content in contents])
+    assert [one["class"] for one in answer.json()] == expected.classes
+    found = [one["probabilities"] for one in answer.json()]
+    np.testing.assert_allclose(found, expected.probabilities.numpy(), atol=1e-4)
+
+
+HOSTILE = {
+    "empty": b"",
+    "text": b"no picture",
+    "cut": png()[:60],
+    "header alone": png()[:33],
+    "bomb": bomb(),
+    "flat": bomb(0, 1),
+    "script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "zip": b"PK\x03\x04" + b"\0" * 100,
+    "zeros": b"\0" * 1000,
+    "long": b"x" * (10 * 2**20 + 1),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_picture_is_refused(name: str, client: TestClient) -> None:
+    answer = send(client, png(), HOSTILE[name])
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["detail"].startswith("1.png: ")
+    assert send(client, png()).status_code == 200  # and it goes on
+
+
+def test_limits(client: TestClient) -> None:
+    assert send(client, *[png()] * 32).status_code == 200
+    assert send(client, *[png()] * 33).status_code == 413
+    assert client.post("/predict").status_code in (411, 422)
+    assert client.post("/predict", json={"pictures": "x"}).status_code == 422
+    huge = client.post("/predict", content=b"", headers={"content-length": "999999999999"})
+    assert huge.status_code == 413
+    endless = client.post("/predict", content=iter([b"x"]))
+    assert endless.status_code == 411
+    assert client.get("/predict").status_code == 405
+
+
+def test_any_bytes_are_answered(client: TestClient) -> None:
+    generator, whole = np.random.default_rng(0), png()
+    for number in range(30):
+        content = bytearray(whole)
+        for place in generator.integers(0, len(content), 1 + number):
+            content[place] = generator.integers(256)
+        assert send(client, bytes(content)).status_code in (200, 400)
+
+
+def test_the_image_has_no_torch() -> None:
+    lines = (SERVE / "Dockerfile").read_text().splitlines()
+    code = " ".join(line for line in lines if not line.startswith("#"))
+    assert "torch" not in code
+    for word in code.split():
+        if word.startswith(("examples/", "project/")):
+            assert (CONFIGS.parent / word).is_file()

@@ -49,16 +49,15 @@ SHARED = (*DURATIONS, "project/commands/preparation.py")
 CHILDREN = ("project/commands/child_runs.py",)
 CURVES = ("project/commands/learning_curve.py",)
 FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing"))
-PAGES = ("project/commands/pages.py", "project/commands/templates")
 PARTS = {
     "compare": Part(
         (
             *("project/commands/compare", "configs/compare.yaml", "configs/compare_*.yaml"),
             *("configs/compare/*.yaml", "tests/commands/test_compare*.py"),
-            *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *PAGES, *CHILDREN),
+            *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *CHILDREN),
+            "benchmarks/until_sure.py",
         ),
-        dependencies=("jinja2",),
-        lines=("python -m project compare", '"project.commands.compare"', '"project.commands" ='),
+        lines=("python -m project compare", '"project.commands.compare"'),
     ),
     "recommend": Part(
         (
@@ -70,10 +69,9 @@ PARTS = {
     "inspect": Part(
         (
             *("project/commands/inspect", "tests/commands/test_inspect*.py"),
-            *(*SHARED, *FEATURES, *PAGES),
+            *(*SHARED, *FEATURES),
         ),
-        dependencies=("jinja2",),
-        lines=("python -m project inspect", '"project.commands.inspect"', '"project.commands" ='),
+        lines=("python -m project inspect", '"project.commands.inspect"'),
     ),
     "sweep": Part(
         (
@@ -87,7 +85,10 @@ PARTS = {
         ("benchmarks", "tests/test_benchmarks.py"),
         lines=("make bench", "python -m benchmarks", "benchmarks/ ", ".venv-bench"),
     ),
-    "docker": Part(("Dockerfile", ".dockerignore"), lines=("docker build", "docker run")),
+    "docker": Part(
+        ("Dockerfile", ".dockerignore", "examples/serve/Dockerfile"),
+        lines=("docker build", "docker run"),
+    ),
     "github": Part((".github",)),
 }
 ITSELF = Part(("tools", "tests/test_mine.py"), lines=("make mine",))

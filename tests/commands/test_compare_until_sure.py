@@ -158,6 +158,7 @@ def test_only_what_is_open_gets_further_seeds(ran: list[str]) -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("after", [1, 18, 19, 20])
 def test_the_same_verdict_after_a_stop(after: int, ran: list[str]) -> None:
     """Wherever it was stopped: within the first seeds, between two seeds and within one."""

@@ -59,6 +59,7 @@ def files(folder: Path) -> Iterator[Path]:
     yield folder / "transparent.gif"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("how", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_all_modes_sizes_and_orientations(mode: Any, how: Any, tmp_path: Path) -> None:

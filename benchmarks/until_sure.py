@@ -1,3 +1,4 @@
+# part: compare
 """Simulate ``compare --until_sure``: how often its verdict is wrong, and how many seeds it takes.
 
 ``python -m benchmarks.until_sure`` prints a table in Markdown, in about five minutes of one core;
@@ -176,3 +177,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+# end

@@ -55,7 +55,6 @@ PARTS = {
             *("project/commands/compare", "configs/compare.yaml", "configs/compare_*.yaml"),
             *("configs/compare/*.yaml", "tests/commands/test_compare*.py"),
             *("tests/commands/made_up.py", "docs/report.png", *SHARED, *CURVES, *CHILDREN),
-            "benchmarks/until_sure.py",
         ),
         lines=("python -m project compare", '"project.commands.compare"'),
     ),

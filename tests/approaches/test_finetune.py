@@ -90,7 +90,8 @@ def test_library_backbones(
     assert list(dict.fromkeys(owner.values())) == [*groups, "head"]  # from input to output
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "timm/resnet10t"])
+@pytest.mark.sampled(3)  # one of each suffix
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "timm/resnet10t"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_weights_from_a_file(name: str, suffix: str, tmp_path: Path) -> None:
     import timm

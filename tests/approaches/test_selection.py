@@ -105,6 +105,7 @@ def test_other_metrics_are_refused(fails: Callable[..., str]) -> None:
     assert said.startswith("checkpoint.selection: noise_aware knows the noise of val/loss")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_two_ranks_choose_as_one(run: Callable[..., Run], ranks: Ranks) -> None:
     options = (*COMMON, "--checkpoint.selection=noise_aware")

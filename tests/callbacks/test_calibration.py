@@ -80,6 +80,7 @@ def test_images_without_labels_are_calibrated_by_those_with(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_two_ranks_find_one_temperature(
     trained: Run, run: Callable[..., Run], ranks: Ranks
 ) -> None:

@@ -76,6 +76,7 @@ def test_restored_weights_are_not_mistaken_for_the_best(
     assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
 
 
+@pytest.mark.slow
 def test_an_average_that_has_not_begun_is_the_weights(run: Callable[..., Run]) -> None:
     args = ("fit", *QUIET, *DATA, "--trainer.max_epochs=2", STOP % 7)
     late, plain = run(*args, EMA % "update_starting_at_step: 10"), run(*args)

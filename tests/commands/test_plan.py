@@ -35,6 +35,7 @@ def test_plan_of_the_reference_job(plan: Callable[..., list[list[str]]], tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_plan_of_a_backbone_that_cannot_be_cut(plan: Callable[..., list[list[str]]]) -> None:
     """An assertion of ViT fails where its parts run one after the other."""
     phase = "{name: last, train: 2, epochs: 1, cache_features: %s}"

@@ -323,6 +323,7 @@ def test_features_have_the_precision_of_the_training(
         assert one["train/loss"] == pytest.approx(other["train/loss"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_each_rank_computes_its_share(
     run: Callable[..., Run], schedule: tuple[str, ...], tmp_path: Path, ranks: Ranks

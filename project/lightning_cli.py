@@ -196,6 +196,12 @@ class ProjectCLI(CheckpointsDecideNothing):
             "images (temperature scaling), so that they are as sure as they are right.",
         )
         parser.add_argument(
+            "--pictures",
+            type=NonNegativeInt,
+            default=5,
+            help="Epochs between pictures of validation predictions; 0 draws no picture at all.",
+        )
+        parser.add_argument(
             "--max_skipped_steps",
             type=NonNegativeInt,
             default=0,

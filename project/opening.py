@@ -75,7 +75,7 @@ def open_run(config: Namespace, saved: str, asked: str | None = None) -> Run:
         *([TemperatureScaling()] if config.calibrate else []),
         results,  # before the summary says that there was a test
         run.report,
-        Figures(),
+        Figures(results, config.pictures),
         PredictionWriter(),
         Notices(),
         StopOnSignal(),

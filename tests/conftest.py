@@ -54,8 +54,8 @@ def quick_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Don't draw in each test: that takes a third of a small run. Those of ``drawing`` do."""
     if request.node.get_closest_marker("drawing") is None:
         monkeypatch.setattr(
-            "project.callbacks.figures.draw_confusion_matrix",
-            lambda confusion, names, path: Image.new("RGB", (8, 8)).save(path),
+            "project.callbacks.figures.render",
+            lambda draw, path: Image.new("RGB", (8, 8)).save(path),
         )
 
 

@@ -258,8 +258,12 @@ class ImageClassifier(OptimizedModule, ABC):
         """
         return self.mixing(batch) if self.mixing else (batch.images, batch.labels)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the validation metrics."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the validation metrics.
+
+        Returns:
+            As :meth:`test_step`.
+        """
         logits = self._evaluate(batch, self.val_metrics, self.more_val_metrics)
         if self.selection == "noise_aware":
             scores = self.class_logits(logits)
@@ -268,6 +272,7 @@ class ImageClassifier(OptimizedModule, ABC):
             self._validated.append(
                 {"indices": batch.indices, "losses": losses, "right": right.float()}
             )
+        return self._predicted(batch, logits)
 
     def validated_values(self, monitor: str) -> Tensor | None:
         """Return what a metric of the last validation is the mean of, over all ranks.
@@ -294,6 +299,9 @@ class ImageClassifier(OptimizedModule, ABC):
             ``indices`` and ``labels``, int64 ``[B]``, and ``logits``, float32 ``[B, num_classes]``.
         """
         logits = self._evaluate(batch, self.test_metrics, self.more_test_metrics)
+        return self._predicted(batch, logits)
+
+    def _predicted(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
         scores = self.class_logits(logits).float()
         return {"indices": batch.indices, "labels": batch.labels, "logits": scores}
 

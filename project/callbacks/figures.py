@@ -1,97 +1,286 @@
-"""Pictures of a run: PNG files in its directory, and the same in W&B."""
+"""The pictures of a run: PNG files in its directory, and the same in its loggers."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
+import torch
 from torch import Tensor
 
 from project.approaches import ImageClassifier
+from project.callbacks.picture_logs import (
+    log_confusion,
+    log_picture,
+    log_table,
+    wandb_loggers,
+)
+from project.callbacks.plots import (
+    RIGHT,
+    WRONG,
+    Row,
+    allowed_to_fail,
+    draw_class_accuracy,
+    draw_confusion_matrix,
+    draw_precision_recall,
+    draw_reliability,
+    draw_rows,
+    short,
+)
+from project.callbacks.predictions import named
+from project.callbacks.tested import TestResults
 from project.console import show
+from project.data import ImageDataModule
+from project.data.batches import Images
+from project.data.sheet import sheet
 
-MAX_CLASSES = 100  # more can't be read
+FOLDER = "pictures"
+MOST_CLASSES = 100  # more can't be read
+COLUMNS = 8  # images in a row
+SEEN_EPOCHS = 4  # whose augmentation is drawn
+TABLE_ROWS = 100
+MOST_CURVES_OF = 10**7  # probabilities, from which precision against recall is drawn
+TABLE = ("image", "label", "prediction", "probability", "loss", "right", "path")
 
 
 class Figures(L.Callback):
-    """Draws the confusion matrix of the test as ``confusion_matrix.png``.
+    """Draws training images, predictions of validation and test, and the scores of the test.
 
-    A picture that can't be drawn is one line: what was trained must not be lost for it.
-    """
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the confusion matrix."""
-        assert isinstance(pl_module, ImageClassifier)
-        if trainer.global_rank != 0:
-            return
-        path = Path(trainer.default_root_dir, "confusion_matrix.png")
-        confusion = pl_module.test_metrics.total_confusion
-        if confusion is None or pl_module.num_classes > MAX_CLASSES:
-            classes = f"{pl_module.num_classes:,} classes"
-            show(f"{path.name}: not drawn, as {classes} are more than {MAX_CLASSES}")
-            return
-        with allowed_to_fail(path.name):
-            draw_confusion_matrix(confusion.cpu(), pl_module.class_names, path)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image("test/confusion_matrix", [str(path)])
-
-
-@contextmanager
-def allowed_to_fail(name: str) -> Iterator[None]:
-    """Say in one line that a picture can't be drawn, whatever the reason, and go on."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        show(f"warning: {name} can't be drawn: {reason}")
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Draw names as they are: a dollar is no formula, and a letter that a font lacks no warning."""
-    from matplotlib import rc_context  # slow to import, like all of matplotlib
-
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def short(name: str, most: int = 24) -> str:
-    """Return a name, cut to at most ``most`` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-@drawing()
-def draw_confusion_matrix(confusion: Tensor, class_names: tuple[str, ...], path: Path) -> None:
-    """Draw counts, coloured by the share of each label.
+    A picture that can't be drawn is one line: what was trained must not be lost for it. None draws
+    from torch's random state, and the network isn't asked again, so that a training is the same
+    with and without them.
 
     Args:
-        confusion: Counts ``[K, K]``, labels by predictions.
-        class_names: Name of each class.
-        path: PNG file to write.
+        results: Where the predictions of the test come from.
+        every: Epochs between pictures of validation predictions; 0 draws nothing at all.
     """
-    from matplotlib.figure import Figure  # slow to import, and needed at the very end only
 
-    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    side = max(4.0, 1.5 + 0.45 * len(class_names))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the label", shrink=0.8)
-    ticks = range(len(class_names))
-    names = [short(name) for name in class_names]
-    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, names)
-    axes.set(xlabel="prediction", ylabel="label", title=f"{int(confusion.sum()):,} test images")
-    if len(class_names) <= 30:
-        for row in ticks:
-            for column in ticks:
-                if count := int(confusion[row, column]):
-                    color = "white" if share[row, column] > 0.5 else "black"
-                    axes.text(
-                        column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8
-                    )
-    figure.savefig(path, dpi=150)
+    def __init__(self, results: TestResults, every: int = 5) -> None:
+        self.results = results
+        self.every = every
+        self._validated: list[dict[str, Tensor]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw training images as the network sees them, once in a run."""
+        if self._draws(trainer) and trainer.global_step == 0:
+            with allowed_to_fail("train_images.png"):
+                rows, title = training_images(_data(trainer))
+                _draw(trainer, "train/images", partial(draw_rows, rows, title))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what was predicted, without waiting for the device."""
+        if not self._draws_validation(trainer) or not isinstance(outputs, dict):
+            return
+        confidences, predictions = outputs["logits"].softmax(dim=1).max(dim=1)
+        found = {"predictions": predictions, "confidences": confidences}
+        self._validated.append({name: outputs[name] for name in ("indices", "labels")} | found)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw predictions of the first rank's validation images."""
+        batches, self._validated = self._validated, []
+        images = _data(trainer).val_images if batches else None
+        if images is None:
+            return
+        assert isinstance(pl_module, ImageClassifier)
+        epoch = trainer.current_epoch + 1
+        with allowed_to_fail("val_predictions.png"):
+            found = {name: torch.cat([one[name].cpu() for one in batches]) for name in batches[0]}
+            rows = predicted_images(_data(trainer), images, found, pl_module.class_names)
+            title = f"Validation images after epoch {epoch}"
+            file = f"val_predictions_{epoch:04}.png"
+            _draw(trainer, "val/predictions", partial(draw_rows, rows, title), file)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw what the test has found."""
+        assert isinstance(pl_module, ImageClassifier)
+        found, names = self.results.found, pl_module.class_names
+        if not self._draws(trainer):
+            return
+        self._draw_counts(trainer, pl_module)
+        if not found:
+            return
+        right = found["predictions"] == found["labels"]
+        draw = partial(draw_reliability, found["confidences"], right)
+        _draw(trainer, "test/reliability", draw)
+        if 0 < found["logits"].numel() <= MOST_CURVES_OF:
+            probabilities = found["logits"].softmax(dim=1)
+            draw = partial(draw_precision_recall, probabilities, found["labels"], names)
+            _draw(trainer, "test/precision_recall", draw)
+        images = _data(trainer).test_images
+        assert images is not None
+        if not right.all():
+            with allowed_to_fail("test_mistakes.png"):
+                rows = mistakes(_data(trainer), images, found, names)
+                title = f"{int((~right).sum()):,} of {len(right):,} test images are predicted wrong"
+                _draw(trainer, "test/mistakes", partial(draw_rows, rows, title))
+        with allowed_to_fail("the table of test predictions"):
+            if wandb_loggers(trainer):
+                log_table(trainer, "test/predictions", TABLE, self._table(trainer, images, names))
+                if len(names) <= MOST_CLASSES:
+                    labels, predictions = (found[x].tolist() for x in ("labels", "predictions"))
+                    log_confusion(trainer, "test/confusion", labels, predictions, names)
+
+    def _draw_counts(self, trainer: L.Trainer, model: ImageClassifier) -> None:
+        confusion, path = model.test_metrics.total_confusion, "confusion_matrix.png"
+        if confusion is None or model.num_classes > MOST_CLASSES:
+            classes = f"{model.num_classes:,} classes"
+            show(f"{path}: not drawn, as {classes} are more than {MOST_CLASSES}")
+        else:
+            draw = partial(draw_confusion_matrix, confusion.cpu(), model.class_names)
+            _draw(trainer, "test/confusion_matrix", draw, f"../{path}")
+        if confusion is not None and model.num_classes > 1:
+            draw = partial(draw_class_accuracy, confusion.cpu(), model.class_names)
+            _draw(trainer, "test/class_accuracy", draw)
+
+    def _table(
+        self, trainer: L.Trainer, images: Images, names: Sequence[str]
+    ) -> list[tuple[Any, ...]]:
+        """Return rows of the table: mistakes first, each part by its loss."""
+        found = self.results.found
+        right = found["predictions"] == found["labels"]
+        worst = (found["losses"] - right * (found["losses"].max() + 1)).argsort(descending=True)
+        chosen = worst[:TABLE_ROWS]
+        indices = found["indices"][chosen]
+        pixels = _pixels(_data(trainer), images, indices).permute(0, 2, 3, 1)
+        shown = (pixels * 255).round().byte().numpy()
+        columns = ("labels", "predictions", "confidences", "losses", "indices")
+        rows = zip(
+            shown, right[chosen].tolist(), *(found[name][chosen].tolist() for name in columns)
+        )
+        return [
+            (
+                image[..., 0] if image.shape[2] == 1 else image,
+                *(names[label], names[predicted], round(sure, 6), round(loss, 6), is_right),
+                str(named(trainer, index)),
+            )
+            for image, is_right, label, predicted, sure, loss, index in rows
+        ]
+
+    def _draws(self, trainer: L.Trainer) -> bool:
+        return self.every > 0 and trainer.global_rank == 0
+
+    def _draws_validation(self, trainer: L.Trainer) -> bool:
+        if not self._draws(trainer) or trainer.sanity_checking:
+            return False
+        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every == 0
+
+
+def training_images(data: ImageDataModule) -> tuple[list[Row], str]:
+    """Return rows of training images as the network sees them, and their title.
+
+    With augmentation, each row is of one image in several epochs.
+    """
+    if data.augment is None:
+        seen, labels = sheet(data, 3 * COLUMNS, 0)
+        names = [short(data.class_names[label], 16) for label in labels.tolist()]
+        parts = range(0, len(names), COLUMNS)
+        rows = [Row(seen[x : x + COLUMNS, 0], names[x : x + COLUMNS]) for x in parts]
+        return rows, "Training images as the network sees them"
+    seen, labels = sheet(data, 6, SEEN_EPOCHS)
+    rows = [
+        Row(
+            images,
+            [
+                f"{short(data.class_names[label], 16)}\nnot augmented",
+                *(f"epoch {epoch}" for epoch in range(1, SEEN_EPOCHS + 1)),
+            ],
+        )
+        for images, label in zip(seen, labels.tolist())
+    ]
+    return rows, "Training images as the network sees them, augmented anew in each epoch"
+
+
+def predicted_images(
+    data: ImageDataModule, images: Images, found: dict[str, Tensor], names: Sequence[str]
+) -> list[Row]:
+    """Return a row of images that are predicted right, one of mistakes, and the surest of these.
+
+    Args:
+        data: The data.
+        images: The split.
+        found: ``indices``, ``labels``, ``predictions`` and ``confidences``, each ``[N]``.
+        names: Name of each class.
+    """
+    right = found["predictions"] == found["labels"]
+    well, badly = right.nonzero()[:, 0], (~right).nonzero()[:, 0]
+    sure = badly[found["confidences"][badly].argsort(descending=True)]
+    parts = (
+        (f"right: {len(well):,} images, some of them", _spread(well), RIGHT),
+        (f"wrong: {len(badly):,} images, some of them", _spread(badly), WRONG),
+        ("wrong, and the surest of it", sure[:COLUMNS], WRONG),
+    )
+    return [_row(data, images, found, names, *part) for part in parts if len(part[1])]
+
+
+def mistakes(
+    data: ImageDataModule, images: Images, found: dict[str, Tensor], names: Sequence[str]
+) -> list[Row]:
+    """Return rows of the mistakes that the model is surest of; arguments as before."""
+    badly = (found["predictions"] != found["labels"]).nonzero()[:, 0]
+    sure = badly[found["confidences"][badly].argsort(descending=True)][: 3 * COLUMNS]
+    parts = sure.split(COLUMNS)
+    headings = ["those that the model is surest of come first", *[""] * len(parts)]
+    return [
+        _row(data, images, found, names, heading, part, WRONG)
+        for heading, part in zip(headings, parts)
+    ]
+
+
+def _row(
+    data: ImageDataModule,
+    images: Images,
+    found: dict[str, Tensor],
+    names: Sequence[str],
+    heading: str,
+    places: Tensor,
+    color: str,
+) -> Row:
+    columns = ("labels", "predictions", "confidences")
+    captions = [
+        f"{short(names[label], 18)}\npredicted: {short(names[predicted], 12)} {sure:.0%}"
+        if label != predicted
+        else f"{short(names[label], 18)}\n{sure:.0%}"
+        for label, predicted, sure in zip(*(found[name][places].tolist() for name in columns))
+    ]
+    return Row(_pixels(data, images, found["indices"][places]), captions, heading, color)
+
+
+def _spread(places: Tensor) -> Tensor:
+    """Return a few places out of many, evenly spread."""
+    count = min(COLUMNS, len(places))
+    return places[torch.arange(count) * len(places) // max(count, 1)]
+
+
+def _pixels(data: ImageDataModule, images: Images, indices: Tensor) -> Tensor:
+    """Return images of a split as a test sees them, ``[B, C, H, W]`` with values in [0, 1]."""
+    return (data.resized(images[indices].images.cpu()).float() / 255).clamp(0, 1)
+
+
+def _data(trainer: L.Trainer) -> ImageDataModule:
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+    return data
+
+
+def _draw(
+    trainer: L.Trainer, key: str, draw: Callable[[Path], None], file: str | None = None
+) -> None:
+    """Draw a picture into the run directory, and give it to the loggers."""
+    path = Path(trainer.default_root_dir, FOLDER, file or f"{key.replace('/', '_')}.png")
+    with allowed_to_fail(path.name):
+        path.parent.mkdir(exist_ok=True)
+        render(draw, path.resolve())
+        log_picture(trainer, key, path.resolve())
+
+
+def render(draw: Callable[[Path], None], path: Path) -> None:
+    """Draw into a file; tests replace it, as drawing takes longer than their runs."""
+    draw(path)

@@ -36,6 +36,9 @@ class TestResults(L.Callback):
 
     Attributes:
         classes: Scores of each class, by its name and theirs; empty for very many classes.
+        found: What was predicted, in the order of the images: ``indices``, ``labels``,
+            ``predictions``, ``confidences``, ``losses``, ``places`` of the labels, each ``[N]``,
+            and ``logits`` ``[N, K]``, or ``[N, 0]`` for very many classes; empty before a test.
     """
 
     __test__ = False  # for pytest
@@ -43,7 +46,7 @@ class TestResults(L.Callback):
     def __init__(self) -> None:
         self.classes: dict[str, dict[str, float]] = {}
         self._batches: list[dict[str, Tensor]] = []
-        self._found: dict[str, Tensor] = {}
+        self.found: dict[str, Tensor] = {}
 
     def on_test_batch_end(
         self,
@@ -64,6 +67,7 @@ class TestResults(L.Callback):
                 "labels": labels,
                 "predictions": predictions,
                 "confidences": confidences,
+                "losses": functional.cross_entropy(logits, labels, reduction="none"),
                 "places": places(logits, labels),
                 "logits": logits if logits.shape[1] <= MAX_CLASSES else logits[:, :0],
             }
@@ -77,7 +81,7 @@ class TestResults(L.Callback):
         parts = of_all_ranks(mine, trainer.world_size)
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         order = whole["indices"].argsort()
-        self._found = {name: column[order] for name, column in whole.items()}
+        self.found = {name: column[order] for name, column in whole.items()}
         scores = self._scores(pl_module)
         known = pl_module.more_test_metrics  # of the config, which may have the same names
         pl_module.log_dict(
@@ -85,7 +89,7 @@ class TestResults(L.Callback):
         )
 
     def _scores(self, model: ImageClassifier) -> dict[str, float]:
-        found, scores = self._found, {}
+        found, scores = self.found, {}
         labels, logits = found["labels"], found["logits"]
         right = found["predictions"] == labels
         if model.num_classes > TOP:
@@ -114,7 +118,7 @@ class TestResults(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the tables, and name the classes that most is wrong in."""
         assert isinstance(pl_module, ImageClassifier)
-        found, self._found = self._found, {}
+        found = self.found
         if trainer.global_rank != 0 or not found:
             return
         folder, names = Path(trainer.default_root_dir), pl_module.class_names

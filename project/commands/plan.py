@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
 from project.approaches.pretrained import remove_weights
-from project.callbacks.figures import drawing
+from project.callbacks.plots import drawing
 from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from project.approaches.pretrained import remove_weights
-from project.callbacks.figures import drawing, short
+from project.callbacks.plots import drawing, short
 from project.console import show
-from project.data import ImageDataModule
-from project.data.base import augmentation_seed
+from project.data.sheet import sheet
 from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 
@@ -81,28 +79,6 @@ class PreviewCLI(ProjectCLI):
         remove_weights(config.model.init_args)
         if "cache" in config.data.init_args:
             config.data.init_args.cache = "off"
-
-
-def sheet(data: ImageDataModule, count: int, epochs: int) -> tuple[Tensor, Tensor]:
-    """Return training images without augmentation and in the first epochs, and their labels.
-
-    Args:
-        data: The data, after its ``setup``.
-        count: Number of images; they are spread evenly over the training images.
-        epochs: Number of epochs.
-
-    Returns:
-        Images, not normalised, ``[count, 1 + epochs, C, H, W]`` with values in [0, 1], and int64
-        ``[count]``.
-    """
-    assert data.train_images is not None
-    count = min(count, len(data.train_images))
-    index = torch.arange(count) * len(data.train_images) // count
-    images, labels, *_ = data.train_images[index]
-    seeds = [None, *(augmentation_seed(epoch) for epoch in range(epochs))]
-    seen = torch.stack([data.transform(images, index, seed) for seed in seeds], dim=1)
-    mean, std = (torch.tensor(data.normalization[name]) for name in ("mean", "std"))
-    return (seen * std.view(-1, 1, 1) + mean.view(-1, 1, 1)).clamp(0, 1), labels
 
 
 @drawing()

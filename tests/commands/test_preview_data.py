@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from project.cli import main
-from project.commands.preview_data import sheet
 from project.data import Digits
 from project.data.augment import HorizontalFlip, TrivialAugment
 from project.data.base import augmentation_seed
+from project.data.sheet import sheet
 from tests.conftest import CONFIGS
 
 

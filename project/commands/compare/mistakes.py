@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from project.callbacks.figures import short
+from project.callbacks.plots import short
 from project.commands.compare.plots import COLORS, WIDTH, figure_of
 from project.commands.compare.results import Row
 

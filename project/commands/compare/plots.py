@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.callbacks.figures import allowed_to_fail, drawing, short
+from project.callbacks.plots import allowed_to_fail, drawing, short
 from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.results import CURVES, Row
 from project.commands.compare.statistics import Crossing

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from project import config_text, csv_text
-from project.callbacks.figures import drawing, short
+from project.callbacks.plots import drawing, short
 from project.commands.durations import duration
 from project.commands.sweep.parameters import Parameter
 from project.commands.sweep.settings import Sweep

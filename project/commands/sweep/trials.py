@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project import signals
-from project.callbacks.figures import short
+from project.callbacks.plots import short
 from project.commands.child_runs import ChildRuns, end, error_in
 from project.commands.durations import duration
 from project.commands.sweep.settings import Sweep

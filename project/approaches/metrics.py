@@ -83,6 +83,15 @@ class EpochMetrics(Metric):
         names = ("loss_sum", "confusion" if self.has_confusion else "counts")
         return {name: getattr(self, name) for name in names}
 
+    def so_far(self) -> tuple[float, float]:
+        """Return loss and accuracy of the epoch so far, of this rank, and wait for the device."""
+        if self.has_confusion:
+            images, correct = self.confusion.sum(), self.confusion.diagonal().sum()
+        else:
+            images, correct = self.counts[0].sum(), self.counts[2].sum()
+        loss, accuracy = torch.stack([self.loss_sum.double(), correct.double()]) / images
+        return loss.item(), accuracy.item()
+
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue an epoch after a reset.
 

@@ -29,11 +29,13 @@ from project.callbacks.plots import (
     short,
 )
 from project.callbacks.predictions import named
+from project.callbacks.schedule_plot import draw_schedule
 from project.callbacks.tested import TestResults
 from project.console import show
 from project.data import ImageDataModule
 from project.data.batches import Images
 from project.data.sheet import sheet
+from project.finetuning import FineTuningSchedule
 
 FOLDER = "pictures"
 MOST_CLASSES = 100  # more can't be read
@@ -61,9 +63,14 @@ class Figures(L.Callback):
         self.every = every
         self._validated: list[dict[str, Tensor]] = []
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw training images as the network sees them, once in a run."""
-        if self._draws(trainer) and trainer.global_step == 0:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw training images as the network sees them, and a schedule, once in a run."""
+        if self._draws(trainer) and trainer.global_step == trainer.current_epoch == 0:
+            for schedule in trainer.callbacks:  # type: ignore[attr-defined]  # set late
+                if isinstance(schedule, FineTuningSchedule) and schedule.previews:
+                    groups = list(schedule.resolved.groups.layer_group)
+                    draw = partial(draw_schedule, schedule.previews, groups)
+                    _draw(trainer, "train/schedule", draw)
             with allowed_to_fail("train_images.png"):
                 rows, title = training_images(_data(trainer))
                 _draw(trainer, "train/images", partial(draw_rows, rows, title))
@@ -227,7 +234,7 @@ def mistakes(
     """Return rows of the mistakes that the model is surest of; arguments as before."""
     badly = (found["predictions"] != found["labels"]).nonzero()[:, 0]
     sure = badly[found["confidences"][badly].argsort(descending=True)][: 3 * COLUMNS]
-    parts = sure.split(COLUMNS)
+    parts = torch.split(sure, COLUMNS)
     headings = ["those that the model is surest of come first", *[""] * len(parts)]
     return [
         _row(data, images, found, names, heading, part, WRONG)

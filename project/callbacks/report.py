@@ -9,13 +9,14 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, Timer
 from lightning.pytorch.loggers import WandbLogger
 from rich.table import Table
 
 from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
+from project.callbacks.bar import Bar
 from project.callbacks.checkpoint import VALIDATION, best_and_last
 from project.callbacks.record import parameters
 from project.callbacks.resources import ResourceMonitor
@@ -42,7 +43,7 @@ def progress_bars(trainer: Namespace) -> list[L.Callback]:
         return []
     if trainer.enable_progress_bar is None:
         trainer.enable_progress_bar = sys.stderr.isatty()
-    return [TQDMProgressBar(refresh_rate=20)] if trainer.enable_progress_bar else []
+    return [Bar()] if trainer.enable_progress_bar else []
 
 
 class RunReport(L.Callback):

@@ -1,6 +1,7 @@
 """The callback that trains a model in phases."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,7 @@ from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning.features import FeatureCache, train_on_images, use_images
 from project.finetuning.phases import DEFAULT_EPOCHS, Phase, Preset, check_phases, preset_phases
-from project.finetuning.preview import preview, tables
+from project.finetuning.preview import PhasePreview, preview, tables
 from project.finetuning.progress import Position, Progress
 from project.finetuning.ranks import check_ranks, train_phase
 from project.finetuning.requirements import (
@@ -45,6 +46,7 @@ class FineTuningSchedule(L.Callback):
     """
 
     resolved: ResolvedSchedule  # from setup() on
+    previews: Sequence[PhasePreview] = ()  # on the first rank, from the start of training on
 
     def __init__(
         self,
@@ -136,6 +138,7 @@ class FineTuningSchedule(L.Callback):
             rows = preview(self.resolved, model, augmented, steps_per_epoch(trainer))
             for table in tables(rows, self.resolved):
                 print_table(table)
+            self.previews = rows
         batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         batch %= int(trainer.num_training_batches)  # at the end of an epoch, of the next one
         at = _position(trainer, batch)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from project.approaches import ImageClassifier
+from project.callbacks.cam import class_activation_maps, overlaid
 from project.callbacks.picture_logs import (
     log_confusion,
     log_picture,
@@ -129,6 +130,10 @@ class Figures(L.Callback):
                 rows = mistakes(_data(trainer), images, found, names)
                 title = f"{int((~right).sum()):,} of {len(right):,} test images are predicted wrong"
                 _draw(trainer, "test/mistakes", partial(draw_rows, rows, title))
+            with allowed_to_fail("test_attention.png"):
+                if rows := looked_at(_data(trainer), images, pl_module, found):
+                    title = "Where the network sees the class that it predicts wrong (Grad-CAM)"
+                    _draw(trainer, "test/attention", partial(draw_rows, rows, title))
         with allowed_to_fail("the table of test predictions"):
             if wandb_loggers(trainer):
                 log_table(trainer, "test/predictions", TABLE, self._table(trainer, images, names))
@@ -240,6 +245,24 @@ def mistakes(
         _row(data, images, found, names, heading, part, WRONG)
         for heading, part in zip(headings, parts)
     ]
+
+
+def looked_at(
+    data: ImageDataModule, images: Images, model: ImageClassifier, found: dict[str, Tensor]
+) -> list[Row]:
+    """Return the surest mistakes and their class activation maps; nothing without convolutions."""
+    badly = (found["predictions"] != found["labels"]).nonzero()[:, 0]
+    sure = badly[found["confidences"][badly].argsort(descending=True)][:COLUMNS]
+    indices = found["indices"][sure]
+    seen = data.transform(images[indices].images.to(model.device), indices, None)
+    maps = class_activation_maps(model, seen, found["predictions"][sure].to(model.device))
+    if maps is None:
+        return []
+    row = _row(
+        data, images, found, model.class_names, "the mistakes that it is surest of", sure, WRONG
+    )
+    over = overlaid(row.images, maps.cpu())
+    return [row, Row(over, [""] * len(over), "red speaks for the prediction")]
 
 
 def _row(

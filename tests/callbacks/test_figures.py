@@ -1,5 +1,9 @@
-"""The pictures show what they should."""
+"""The pictures show what they should, are logged once, and change nothing of a training."""
 
+import json
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +14,30 @@ import torch
 from PIL import Image
 
 from project.approaches import TrainFromScratch
-from project.callbacks.figures import Figures, draw_confusion_matrix
+from project.callbacks.cam import class_activation_maps
+from project.callbacks.figures import Figures, training_images
+from project.callbacks.plots import (
+    Row,
+    draw_class_accuracy,
+    draw_confusion_matrix,
+    draw_precision_recall,
+    draw_reliability,
+    draw_rows,
+)
+from project.callbacks.tested import TestResults
+from project.cli import main
+from project.data import Digits
+from project.networks import CNN
+from tests.test_exact import records
+
+FIT = (
+    *("fit", "--data=Digits", "--data.limit_per_class=10", "--trainer.max_epochs=2"),
+    *("--model.network=CNN", "--model.network.channels=[4]"),
+)
+PICTURES = {
+    *("train/images", "val/predictions", "test/class_accuracy", "test/confusion_matrix"),
+    *("test/mistakes", "test/attention", "test/precision_recall", "test/reliability"),
+}
 
 
 def test_confusion_matrix_is_dark_where_the_counts_are(tmp_path: Path) -> None:
@@ -25,11 +52,134 @@ def test_confusion_matrix_is_dark_where_the_counts_are(tmp_path: Path) -> None:
     assert blue(diagonal) > 2 * blue(diagonal.flip(0))
 
 
-def test_a_picture_of_too_many_classes_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_of_too_many_classes_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = TrainFromScratch(101, (1, 4, 4))
-    trainer: Any = SimpleNamespace(global_rank=0, default_root_dir="", loggers=[])
-    Figures().on_test_end(trainer, model)
+    trainer: Any = SimpleNamespace(global_rank=0, default_root_dir=str(tmp_path), loggers=[])
+    Figures(TestResults()).on_test_end(trainer, model)
     assert "confusion_matrix.png: not drawn, as 101 classes are more than 100\n" in (
         capsys.readouterr().out
     )
-    assert not Path("confusion_matrix.png").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.drawing
+@pytest.mark.parametrize("classes", [1, 40])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_class_many_classes_grey_and_rgb_are_drawn(
+    classes: int, channels: int, tmp_path: Path
+) -> None:
+    names = [f"a class with a long name, {label} $" for label in range(classes)]
+    labels = torch.arange(80) % classes
+    probabilities = torch.rand(80, classes, generator=torch.Generator().manual_seed(0))
+    confidences, predictions = probabilities.max(1)
+    confusion = torch.zeros(classes, classes).index_put_(
+        (labels, predictions), torch.ones(80), accumulate=True
+    )
+    draw_class_accuracy(confusion, names, tmp_path / "1.png")
+    draw_reliability(confidences, labels == predictions, tmp_path / "2.png")
+    draw_precision_recall(probabilities, labels, names, tmp_path / "3.png")
+    draw_rows([Row(torch.ones(3, channels, 4, 6), names[:1] * 3, "x")], "y", tmp_path / "4.png")
+    for path in tmp_path.iterdir():
+        width, height = Image.open(path).size
+        assert 200 < width < 1200 and 50 < height < 1200, path
+
+
+def test_training_images_are_not_normalised() -> None:
+    data = Digits(mean=0.9, std=0.1)
+    data.prepare_data()
+    data.setup("fit")
+    rows, _ = training_images(data)
+    seen = torch.cat([row.images for row in rows])
+    assert seen.min() == 0 and 0.9 < seen.max() <= 1
+    assert 0.2 < seen.mean() < 0.5  # normalised, most of it would be black
+
+
+def test_maps_show_where_the_class_is_seen_and_change_nothing() -> None:
+    model = TrainFromScratch(2, (1, 8, 8), network=lambda *shape: CNN(*shape, channels=(4,))).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        maps = class_activation_maps(model, torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1]))
+    assert maps is not None and maps.shape == (3, 1, 8, 8)
+    assert maps.min() >= 0 and maps.max() <= 1
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    torch.rand(3, 1, 8, 8)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert (
+        class_activation_maps(
+            TrainFromScratch(2, (1, 8, 8)), torch.rand(1, 1, 8, 8), torch.zeros(1).long()
+        )
+        is None
+    )
+    assert len(state) == len(torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A run with pictures and one without."""
+    found = {}
+    for every in (1, 0):
+        found[every] = tmp_path_factory.mktemp("pictures") / f"every_{every}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "project.callbacks.figures.render",
+                lambda draw, path: Image.new("RGB", (8, 8)).save(path),
+            )
+            main([*FIT, f"--pictures={every}", f"--run_dir={found[every]}"])
+    return found
+
+
+def logged(run: Path) -> Counter[str]:
+    """How often each key was logged that isn't a number, with its type."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found: Counter[str] = Counter()
+    for file in run.glob("wandb/offline-run-*/*.wandb"):
+        for content in records(file):
+            keys = Counter[str]()
+            for item in Record.FromString(content).history.item:
+                names = [*item.nested_key] or [item.key]
+                value = json.loads(item.value_json)
+                kind = value.get("_type") if isinstance(value, dict) else None
+                if names[-1] == "_type":
+                    keys[f"{names[0]}: {value}"] += 1
+                elif kind:
+                    keys[f"{names[0]}: {kind}"] += 1
+            found += keys
+    return found
+
+
+def test_each_picture_and_table_is_logged_once(runs: dict[int, Path]) -> None:
+    expected = {f"{key}: images/separated": 1 for key in PICTURES}
+    expected["val/predictions: images/separated"] = 2  # one an epoch
+    expected |= {"test/predictions: table-file": 1, "test/confusion_table: table-file": 1}
+    assert dict(logged(runs[1])) == expected
+    assert logged(runs[0]) == {}
+
+
+def test_images_of_the_table_are_in_the_run_directory(runs: dict[int, Path]) -> None:
+    staged = [path for path in runs[1].glob("wandb/artifacts/staging/**/*") if path.is_file()]
+    assert staged
+
+
+def test_weights_and_metrics_are_the_same_without_pictures(runs: dict[int, Path]) -> None:
+    one, other = (
+        torch.load(runs[every] / "checkpoints" / "last.ckpt", weights_only=True) for every in (1, 0)
+    )
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    drawn, plain = ((runs[every] / "test_predictions.csv").read_text() for every in (1, 0))
+    assert drawn == plain
+    assert not (runs[0] / "pictures").exists() and not (runs[0] / "confusion_matrix.png").exists()
+
+
+def test_a_run_without_pictures_has_no_matplotlib() -> None:
+    code = (
+        "import sys; from project import cli; import project.callbacks.figures; "
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

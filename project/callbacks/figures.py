@@ -130,10 +130,10 @@ class Figures(L.Callback):
                 rows = mistakes(_data(trainer), images, found, names)
                 title = f"{int((~right).sum()):,} of {len(right):,} test images are predicted wrong"
                 _draw(trainer, "test/mistakes", partial(draw_rows, rows, title))
-            with allowed_to_fail("test_attention.png"):
+            with allowed_to_fail("test_class_activation.png"):
                 if rows := looked_at(_data(trainer), images, pl_module, found):
                     title = "Where the network sees the class that it predicts wrong (Grad-CAM)"
-                    _draw(trainer, "test/attention", partial(draw_rows, rows, title))
+                    _draw(trainer, "test/class_activation", partial(draw_rows, rows, title))
         with allowed_to_fail("the table of test predictions"):
             if wandb_loggers(trainer):
                 log_table(trainer, "test/predictions", TABLE, self._table(trainer, images, names))

@@ -36,7 +36,7 @@ FIT = (
 )
 PICTURES = {
     *("train/images", "val/predictions", "test/class_accuracy", "test/confusion_matrix"),
-    *("test/mistakes", "test/attention", "test/precision_recall", "test/reliability"),
+    *("test/mistakes", "test/class_activation", "test/precision_recall", "test/reliability"),
 }
 
 

@@ -179,8 +179,8 @@ def history(run: Path) -> History:
             step = int(json.loads(row.get("trainer/global_step", "-1")))
             for name, text in row.items():
                 value = json.loads(text)
-                if name.startswith(("_", "resources/", "test/confusion_matrix")):
-                    continue  # times, and the size of a picture, which tests draw small
+                if name.startswith(("_", "resources/")) or name.count("/") > 1:
+                    continue  # times, and what W&B says of a picture, such as its size
                 if isinstance(value, int | float):
                     found.setdefault((name, step), []).append(value)
     return found

@@ -228,7 +228,7 @@ def predicted_images(
     parts = (
         (f"right: {len(well):,} images, some of them", _spread(well), RIGHT),
         (f"wrong: {len(badly):,} images, some of them", _spread(badly), WRONG),
-        ("wrong, and the surest of it", sure[:COLUMNS], WRONG),
+        ("the mistakes that the model is surest of", sure[:COLUMNS], WRONG),
     )
     return [_row(data, images, found, names, *part) for part in parts if len(part[1])]
 
@@ -259,7 +259,13 @@ def looked_at(
     if maps is None:
         return []
     row = _row(
-        data, images, found, model.class_names, "the mistakes that it is surest of", sure, WRONG
+        data,
+        images,
+        found,
+        model.class_names,
+        "the mistakes that the model is surest of",
+        sure,
+        WRONG,
     )
     over = overlaid(row.images, maps.cpu())
     return [row, Row(over, [""] * len(over), "red speaks for the prediction")]
@@ -276,9 +282,9 @@ def _row(
 ) -> Row:
     columns = ("labels", "predictions", "confidences")
     captions = [
-        f"{short(names[label], 18)}\npredicted: {short(names[predicted], 12)} {sure:.0%}"
+        f"label: {short(names[label], 16)}\npredicted: {short(names[predicted], 12)} ({sure:.0%})"
         if label != predicted
-        else f"{short(names[label], 18)}\n{sure:.0%}"
+        else f"{short(names[label], 16)}\n({sure:.0%})"
         for label, predicted, sure in zip(*(found[name][places].tolist() for name in columns))
     ]
     return Row(_pixels(data, images, found["indices"][places]), captions, heading, color)

@@ -42,7 +42,7 @@ def draw_schedule(phases: Sequence[PhasePreview], groups: Sequence[str], path: P
     axes = figure.subplots()
     axes.set_facecolor("lightgrey")
     mesh = axes.pcolormesh(edges, range(len(groups) + 1), values.numpy(), norm=norm, cmap="viridis")
-    figure.colorbar(mesh, label="learning rate")
+    figure.colorbar(mesh, label="learning rate", format=lambda rate, _: f"{rate:.0e}")
     for number, (phase, end) in enumerate(zip(phases, ends)):
         start = end - phase.resolved.steps
         axes.axvline(start, color="white", linewidth=1.5)

@@ -82,7 +82,8 @@ def test_one_class_many_classes_grey_and_rgb_are_drawn(
     draw_precision_recall(probabilities, labels, names, tmp_path / "3.png")
     draw_rows([Row(torch.ones(3, channels, 4, 6), names[:1] * 3, "x")], "y", tmp_path / "4.png")
     for path in tmp_path.iterdir():
-        width, height = Image.open(path).size
+        with Image.open(path) as image:
+            width, height = image.size
         assert 200 < width < 1200 and 50 < height < 1200, path
 
 

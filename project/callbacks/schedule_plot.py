@@ -47,7 +47,8 @@ def draw_schedule(phases: Sequence[PhasePreview], groups: Sequence[str], path: P
         start = end - phase.resolved.steps
         axes.axvline(start, color="white", linewidth=1.5)
         height = len(groups) * 1.02 + (number % 2) * 0.07 * len(groups)
-        label = f"{short(phase.resolved.phase.name, 14)}, {phase.resolved.phase.length_in_words()}"
+        words = phase.resolved.phase.length_in_words()
+        label = short(phase.resolved.phase.name, 14) + (f", {words} epochs" if words else "")
         wide = phase.resolved.steps > ends[-1] / 8
         shown = label if wide else short(phase.resolved.phase.name, 10)
         axes.text(start, height, shown, fontsize=8, va="bottom")

@@ -1,6 +1,6 @@
 """How pictures are drawn: rows of images, and what a test shows, each into a PNG file.
 
-Nothing here draws from a random state. matplotlib is imported by the first picture.
+Nothing here draws from a random state.
 """
 
 import warnings

@@ -1,8 +1,6 @@
 """The pictures show what they should, are logged once, and change nothing of a training."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,11 +169,3 @@ def test_weights_and_metrics_are_the_same_without_pictures(runs: dict[int, Path]
     drawn, plain = ((runs[every] / "test_predictions.csv").read_text() for every in (1, 0))
     assert drawn == plain
     assert not (runs[0] / "pictures").exists() and not (runs[0] / "confusion_matrix.png").exists()
-
-
-def test_a_run_without_pictures_has_no_matplotlib() -> None:
-    code = (
-        "import sys; from project import cli; import project.callbacks.figures; "
-        "sys.exit('matplotlib' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -8,7 +8,6 @@ pixels, so that four approaches are measured on all sets in about an hour of one
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +83,6 @@ def source_of(one: ImageSet, roots: Mapping[str, Path]) -> ImageDataModule:
         one: The set.
         roots: Folder of each source.
     """
-    shared: dict[str, Any] = {"val_fraction": 0.0, "cache": "off"}
     root = str(roots.get(one.source, ""))
     data: ImageDataModule
     if one.source == "digits":
@@ -92,8 +90,8 @@ def source_of(one: ImageSet, roots: Mapping[str, Path]) -> ImageDataModule:
     elif one.source == "fashion":
         data = MNIST("FashionMNIST", root=root, val_fraction=0.0)
     else:
-        data = ImageFolder(root=root, image_size=one.size, on_bad_image="skip", **shared)
-    data.setup("fit")
+        data = ImageFolder(root=root, image_size=one.size, val_fraction=0.0)
+    data.setup_lazily()
     return data
 
 

@@ -7,17 +7,14 @@ of all sets are written to ``benchmarks/sets.json``; ``python -m benchmarks.sets
 """
 
 import argparse
-import json
-import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sets import SETS, SIZE, ImageSet, make, source_of
+from benchmarks.sets import SETS, SIZE, make, source_of
 from project import config_text
 from project.cli import main
 from project.commands.preparation import find_images
-from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, config_of
+from project.commands.recommend.candidates import CANDIDATES, Task, config_of
 from project.data import ImageFolder
 
 FOLDER = Path("runs/sets")

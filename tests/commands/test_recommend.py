@@ -65,6 +65,8 @@ def measured(**changes: Any) -> Measured:
         probe=curve(0.9),
         scratch=curve(0.6),
         distance=0.3,
+        images=300,
+        classes=3,
     )
     return replace(found, **changes)
 
@@ -249,7 +251,14 @@ def test_duplicates_are_found_at_another_size_and_brightness(tmp_path: Path) -> 
 
 FOUND = {
     **{"train": 1000, "val": 100, "test": 200, "train_cut": 70, "val_cut": 30, "test_cut": 30},
-    **{"batch_size": 10, "decode": 0.0, "image_bytes": 0, "memory_gb": 4.0},
+    **{
+        "batch_size": 10,
+        "decode": 0.0,
+        "decoded": 0,
+        "slowdown": 1.0,
+        "image_bytes": 0,
+        "memory_gb": 4.0,
+    },
     **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "peak_memory_mb": 500.0},
 }
 
@@ -265,8 +274,9 @@ def test_prediction_of_one_phase() -> None:
 def test_prediction_of_phases_and_features() -> None:
     """Images that have to be decoded take that once, in the trial as in the run."""
     steps = {"steps": [0.5, 1.0], "between": 1.0, "decode": 0.02, "image_bytes": 1000}
+    steps |= {"decoded": 90}
     found = predict({**FOUND, **steps}, [(3, True), (7, False)])
-    fixed = 50 - (5 * 0.5 + 1 + 10) - (5 + 1 + 3) - 3 - 130 * 0.02
+    fixed = 50 - (5 * 0.5 + 1 + 10) - (5 + 1 + 3) - 3 - 90 * 0.02
     cached, uncached = 110 + 3 * (50 + 1), 7 * (100 + 1 + 10)
     assert found.seconds == pytest.approx(fixed + cached + uncached + 20 + 1300 * 0.02)
     assert found.memory_mb == pytest.approx(500 + 1.3)

@@ -27,6 +27,8 @@ from project.console import show
 from project.environment import COMMAND, versions
 from project.errors import UserError
 
+SAMPLE_EPOCHS = 10  # most epochs of the network from scratch on a sample
+
 
 def recommend(arguments: Sequence[str]) -> None:
     """Look at data and machine, choose an approach and write a config for it.
@@ -58,8 +60,9 @@ def recommend(arguments: Sequence[str]) -> None:
         bfloat16=machine.bfloat16,
     )
     configs = {one.name: config_of(one, task) for one in CANDIDATES}
-    small = config_of(CANDIDATES[0], replace(task, images=request.sample))
-    measured = measure(request, no_weights, found, machine, configs, small)
+    epochs = min(request.epochs, SAMPLE_EPOCHS)
+    small = config_of(CANDIDATES[0], replace(task, images=request.sample, epochs=epochs))
+    measured = measure(request, no_weights, found, machine, configs, small, start)
     rules = rules_of(measured)
     decision = decide(rules, measured)
     show_decision(decision, rules, measured, config.explain)

@@ -45,6 +45,8 @@ class Measured:
         scratch: Learning curve of a small network from scratch on the same images; None if not
             measured.
         distance: Distance of the data from the pretraining data; None if not measured.
+        images: Number of images of the sample that these three were measured on.
+        classes: Number of classes of the sample.
     """
 
     scan: Scan
@@ -57,6 +59,13 @@ class Measured:
     probe: Curve | None
     scratch: Curve | None
     distance: float | None
+    images: int = 0
+    classes: int = 0
+
+    @property
+    def all_images(self) -> float:
+        """Training images of the classes of the sample, if all classes are of the same size."""
+        return self.scan.images * self.classes / len(self.scan.class_names)
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,10 @@ def _data_rules(measured: Measured) -> list[Rule]:
             f"{probe.accuracies[1]:.3f} against {scratch.accuracies[1]:.3f}, by "
             f"{mean:+.3f} ± {error:.3f}, on {probe.sizes[1]:.0f} images"
         )
-        expected = [curve.at(scan.images) for curve in (probe, scratch)]
+        expected = [curve.at(measured.all_images) for curve in (probe, scratch)]
         catches_up = expected[1] > expected[0] - LARGEST_TIE
         ahead = f"{expected[0]:.3f} against {expected[1]:.3f} on all {scan.images:,}"
-        if scan.images > FAR_AHEAD * probe.sizes[1]:
+        if measured.all_images > FAR_AHEAD * probe.sizes[1]:
             ahead += ", a guess"
     far = None if measured.distance is None else measured.distance > FAR
     away = "not measured" if measured.distance is None else f"{measured.distance:.2f}"
@@ -330,7 +339,7 @@ def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]
         if behind < CLOSE:
             doubts += ["the runner-up has as many points", "so the shorter time decides"]
     probe = measured.probe
-    if probe and measured.scan.images > FAR_AHEAD * probe.sizes[1]:
+    if probe and measured.all_images > FAR_AHEAD * probe.sizes[1]:
         doubts.append(
             f"the learning curves were measured on {probe.sizes[1]:.0f} images, and there are "
             f"{measured.scan.images:,}"

@@ -23,7 +23,7 @@ from project import config_text
 from project.commands.duplicates import spread
 from project.commands.preparation import data_class
 from project.data import Batch, ImageDataModule
-from project.environment import PACKAGE
+from project.environment import PACKAGE, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
@@ -33,6 +33,7 @@ from project.parsing import ProjectParser
 STEPS = 5  # optimizer steps of each phase
 WARM_UP = 2  # first steps of each phase, in which kernels are chosen; their time isn't counted
 EVAL_BATCHES = 3  # batches of each evaluation; the time of the first isn't counted
+MOST_DECODED = 96  # files of a split that are decoded; more images are the same ones again
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
 
@@ -50,6 +51,7 @@ class Trial(L.Callback):
         self._ends: list[list[float]] = []  # times at which the steps of each epoch ended
         self._evaluated: list[tuple[float, int]] = []  # end and images of each test batch
         self._epoch_starts: list[float] = []
+        self._processor = (0.0, 0.0)  # seconds that threads ran and waited when it began
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep a few batches of each split, at equal distances, and decode them."""
@@ -63,19 +65,25 @@ class Trial(L.Callback):
             self.found[split] = len(images or ())
             if not images:
                 continue
-            chosen = spread(len(images), STEPS * data.batch_size if split == "train" else evaluated)
-            part = images.subset(chosen)
-            if not part.in_memory:
+            count = STEPS * data.batch_size if split == "train" else evaluated
+            count = min(count, len(images))
+            if images.in_memory:
+                part = images.subset(spread(len(images), count))
+            else:
+                chosen = spread(len(images), min(count, MOST_DECODED))
                 start = time.perf_counter()
-                part = part.decoded()
+                files = images.subset(chosen).decoded()
                 seconds += time.perf_counter() - start
-                decoded += len(part)
+                decoded += len(files)
+                part = files.subset(torch.arange(count) % len(files))
             setattr(data, f"{split}_images", part)
-            self.found[f"{split}_cut"] = len(chosen)
+            self.found[f"{split}_cut"] = count
         self.found["batch_size"] = data.batch_size * trainer.world_size
         self.found["memory_gb"] = data.memory_gb
         self.found["image_bytes"] = math.prod(data.image_shape) if decoded else 0
+        self.found["decoded"] = decoded
         self.found["decode"] = seconds / max(decoded, 1)
+        self._processor = processor_seconds()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a list of the times of this epoch."""
@@ -130,6 +138,8 @@ class Trial(L.Callback):
         per_image = seconds / sum(images for _, images in timed[1:])
         between = [start - ends[-1] for ends, start in zip(self._ends, self._epoch_starts[1:])]
         self.found |= {"steps": steps, "per_image": per_image, "between": min(between)}
+        ran, waited = (now - then for then, now in zip(self._processor, processor_seconds()))
+        self.found["slowdown"] = 1 + max(waited, 0.0) / ran if ran > 0 else 1.0
         if trainer.global_rank == 0:
             Path(self.output).write_text(json.dumps(self.found))
 
@@ -142,11 +152,14 @@ class Prediction:
         seconds: Seconds from the start to the end of the process.
         memory_mb: Peak memory in 10^6 bytes.
         images_per_second: Training throughput in the slowest phase.
+        slowdown: How many times as long as alone it took, because other processes had the
+            processor; 1 where the system doesn't tell.
     """
 
     seconds: float
     memory_mb: float
     images_per_second: float
+    slowdown: float = 1.0
 
 
 def try_out(config: Mapping[str, Any]) -> Prediction:
@@ -240,7 +253,7 @@ def predict(
         between = max(between - cut["val"] * found["per_image"], 0.0)
     found = {**found, "between": between}
     decoding = found["decode"]
-    fixed = found["process_seconds"] - decoding * sum(cut.values())
+    fixed = found["process_seconds"] - decoding * found["decoded"]
     fixed -= _parts(found, cut, STEPS, tried, steps)
     images = sum(whole.values())
     length = steps_per_epoch or math.ceil(whole["train"] / found["batch_size"])
@@ -249,6 +262,7 @@ def predict(
         seconds=max(fixed, 0.0) + decoding * images + _parts(found, whole, length, phases, steps),
         memory_mb=found["peak_memory_mb"] + (0 if torch.cuda.is_available() else resident / 1e6),
         images_per_second=found["batch_size"] / max(steps),
+        slowdown=found["slowdown"],
     )
 
 

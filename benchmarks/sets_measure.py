@@ -76,8 +76,11 @@ if __name__ == "__main__":
     for name in ("clipart", "stamps", "fashion", "weights"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[one.name for one in SETS])
     given = vars(parser.parse_args())
     for one in SETS:
+        if one.name not in given["only"]:
+            continue
         place = FOLDER / one.name
         make(one, source_of(one, given), place)
         compare(place, given["weights"], given["seeds"])

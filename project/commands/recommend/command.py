@@ -11,7 +11,14 @@ from project.approaches.pretrained import is_checkpoint
 from project.commands.durations import duration
 from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
+from project.commands.recommend.checking import (
+    findings_of,
+    read_comparison,
+    refuse_other_data,
+    show_check,
+)
 from project.commands.recommend.display import (
+    on_suspects,
     on_unequal_classes,
     show_decision,
     show_facts,
@@ -26,8 +33,6 @@ from project.commands.recommend.trial import Prediction
 from project.console import show
 from project.environment import COMMAND, versions
 from project.errors import UserError
-
-SAMPLE_EPOCHS = 10  # most epochs of the network from scratch on a sample
 
 
 def recommend(arguments: Sequence[str]) -> None:
@@ -46,9 +51,14 @@ def recommend(arguments: Sequence[str]) -> None:
     given = parser.parse(arguments, defaults=False)
     objects = parser.instantiate(config)
     request = Request(**{field.name: objects[field.name] for field in fields(Request)})
+    compared = read_comparison(Path(request.check)) if request.check else None
+    if compared and compared.epochs:
+        request = replace(request, epochs=compared.epochs)
     no_weights = why_no_weights(request.backbone, request.weights)
     found = scan(find_images(objects.data))
     machine = find_machine()
+    if compared:
+        refuse_other_data(compared, found)
     show_facts(found, machine)
     task = Task(
         data=given.data.as_dict(),
@@ -60,15 +70,18 @@ def recommend(arguments: Sequence[str]) -> None:
         bfloat16=machine.bfloat16,
     )
     configs = {one.name: config_of(one, task) for one in CANDIDATES}
-    epochs = min(request.epochs, SAMPLE_EPOCHS)
-    small = config_of(CANDIDATES[0], replace(task, images=request.sample, epochs=epochs))
-    measured = measure(request, no_weights, found, machine, configs, small, start)
+    measured = measure(request, no_weights, found, machine, configs, start)
     rules = rules_of(measured)
     decision = decide(rules, measured)
     show_decision(decision, rules, measured, config.explain)
+    if suspects := on_suspects(measured, arguments):
+        show(suspects)
     if not decision.choice:
         raise UserError("no approach is left; give more --time, or see --explain")
-    write(Path(request.output), configs[decision.choice], decision, measured, arguments)
+    if compared:
+        show_check(findings_of(decision, measured, compared), compared)
+    else:
+        write(Path(request.output), configs[decision.choice], decision, measured, arguments)
     show(f"measured in {duration(time.perf_counter() - start)}")
 
 

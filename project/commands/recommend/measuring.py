@@ -5,9 +5,12 @@ trials leave of it decides how many images the learning curves are measured on.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from project.commands.durations import seconds_of
 from project.commands.probing import features_of
@@ -26,14 +29,17 @@ from project.commands.recommend.request import Request
 from project.commands.recommend.rules import Measured, unfit
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction, try_out
+from project.commands.suspects import judge_features
 from project.console import show
 from project.data import ImageDataModule
 from project.errors import UserError
 from project.parsing import build
 
-SECONDS = 52.0  # from the start of the command until the learning curves are to be known
-LEAST_SECONDS = 10.0  # for the learning curves, however long the trials took
+SECONDS = 50.0  # from the start of the command until the learning curves are to be known
+LEAST_SECONDS = 18.0  # for the learning curves, however long the trials took
+LARGEST = 32  # height and width in pixels that the network from scratch gets of the sample
 FOR_FEATURES, FOR_SCRATCH = 0.4, 0.5  # shares of what is left
+EPOCHS = 10  # at most, of the network from scratch on the sample
 BUSY = 1.15  # from this slowdown on, the machine counts as busy
 
 Config = dict[str, Any]
@@ -49,6 +55,7 @@ class Curves:
         probe: Of a linear probe on pretrained features.
         scratch: Of a small network from scratch.
         distance: Distance of the images from the pretraining data.
+        suspects: Those whose label is probably wrong, the surest first, in words.
     """
 
     images: int = 0
@@ -56,6 +63,7 @@ class Curves:
     probe: Curve | None = None
     scratch: Curve | None = None
     distance: float | None = None
+    suspects: Sequence[str] = ()
 
 
 def measure(
@@ -64,7 +72,6 @@ def measure(
     found: Scan,
     machine: Machine,
     configs: Mapping[str, Config],
-    small: Config,
     start: float,
 ) -> Measured:
     """Measure what the rules need.
@@ -75,7 +82,6 @@ def measure(
         found: Facts about the data.
         machine: Facts about the machine.
         configs: Config of each candidate, by name.
-        small: Config of ``scratch`` for as many images as the sample has.
         start: When the command began, by ``time.perf_counter``.
     """
     pretrained = None
@@ -87,7 +93,7 @@ def measure(
             no_weights = f"the weights of {request.backbone} could not be had"
     predictions = _try_out(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
-    curves = _curves(request, pretrained, small, predictions.get("scratch"), left)
+    curves = _curves(request, pretrained, configs["scratch"], predictions.get("scratch"), left)
     return Measured(
         scan=found,
         objective=request.objective,
@@ -123,7 +129,7 @@ def _try_out(configs: Mapping[str, Config], out: set[str]) -> dict[str, Predicti
 def _curves(
     request: Request,
     pretrained: tuple[Any, ImageDataModule] | None,
-    small: Config,
+    scratch: Config,
     trial: Prediction | str | None,
     seconds: float,
 ) -> Curves:
@@ -132,19 +138,21 @@ def _curves(
     Args:
         request: What the user asks for.
         pretrained: A model with the backbone, and the data as it gets it.
-        small: Config of the network from scratch.
+        scratch: Config of the network from scratch.
         trial: What the trial of ``scratch`` predicts.
         seconds: The time that there is.
     """
+    small, shrunk = _small(scratch)
     own = _built(small)[1]
+    assert own.train_images is not None
     count = request.sample
     if isinstance(trial, Prediction):  # a fold trains on two thirds of the images, and on one third
         epochs = FOLDS * small["trainer"]["max_epochs"]
-        count = min(count, int(FOR_SCRATCH * seconds * trial.images_per_second / epochs))
-    chosen, features, distance = sample(own, count), None, None
-    assert own.train_images is not None
-    total, every = len(own.train_images), own.num_classes
-    curve = scratch = None
+        affordable = FOR_SCRATCH * seconds * trial.images_per_second * shrunk / epochs
+        count = min(count, int(affordable))
+    chosen = sample(own, count)
+    features = distance = None
+    found = Curves()
     try:
         if pretrained is not None:
             show(f"features of {request.backbone} …")
@@ -153,19 +161,60 @@ def _curves(
             subset = data.train_images.subset(chosen)
             features, distance = features_of(model, data, subset, FOR_FEATURES * seconds)
             chosen = chosen[: len(features)]
-        images = decoded(own, chosen)
+        labels = own.train_images.labels[chosen]
+        found = Curves(len(chosen), len(set(labels.tolist())), distance=distance)
+        show(f"learning curves on {_share(found, own)} …")
         if features is not None:
-            curve = cross_validate(
-                on_features(features, images.labels, own.num_classes), images.labels
-            )
-        show("a small network on the same images …")
-        scratch = cross_validate(from_scratch(small, images), images.labels)
+            probe = cross_validate(on_features(features, labels, own.num_classes), labels)
+            found = replace(found, probe=probe, suspects=_suspects(own, chosen, features))
+        learn = from_scratch(small, decoded(own, chosen))
+        found = replace(found, scratch=cross_validate(learn, labels))
     except UserError as error:
         show(f"learning curves not measured: {error}")
-    classes = len(set(own.train_images.labels[chosen].tolist()))
-    of = f"{classes} of {every:,} classes" if classes < every else f"{classes:,} classes"
-    show(f"learning curves on {len(chosen):,} of {total:,} training images, of {of}")
-    return Curves(len(chosen), classes, curve, scratch, distance)
+    return found
+
+
+def _small(scratch: Config) -> tuple[Config, float]:
+    """Return the config of the network for a sample, and by which factor the images are smaller.
+
+    It gets small images, at most :data:`EPOCHS` epochs, and no average of the weights, which so
+    few steps are too short for.
+    """
+    small = deepcopy(scratch)
+    shape = build(scratch)[1].image_shape
+    small["trainer"]["max_epochs"] = min(small["trainer"]["max_epochs"], EPOCHS)
+    small["trainer"].pop("callbacks", None)
+    if max(shape[1:]) <= LARGEST:
+        return small, 1.0
+    small["data"]["init_args"]["image_size"] = LARGEST
+    return small, shape[1] * shape[2] / LARGEST**2
+
+
+def _share(found: Curves, data: ImageDataModule) -> str:
+    """Return in words how many images and classes a sample has of all."""
+    assert data.train_images is not None
+    classes = f", {found.classes:,} of {data.num_classes:,} classes"
+    return f"{found.images:,} of {len(data.train_images):,} training images" + (
+        classes if found.classes < data.num_classes else ""
+    )
+
+
+def _suspects(data: ImageDataModule, chosen: Tensor, features: Tensor) -> list[str]:
+    """Return images whose label is probably wrong, with label and the more probable class."""
+    assert data.train_images is not None
+    images, labels = data.train_images, data.train_images.labels[chosen]
+    try:
+        known, classes, judged = judge_features(features, labels)
+    except UserError:  # the classes are too small
+        return []
+    names = data.class_names
+    found = []
+    for one in judged.suspects.tolist():
+        place = int(chosen[known[one]])
+        name = images.path(place) or f"training image {place}"
+        label, other = int(images.labels[place]), int(classes[judged.suggested[one]])
+        found.append(f"{name} ({names[label]}, more probably {names[other]})")
+    return found
 
 
 def _built(config: Config) -> tuple[Any, ImageDataModule]:

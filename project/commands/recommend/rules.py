@@ -47,6 +47,7 @@ class Measured:
         distance: Distance of the data from the pretraining data; None if not measured.
         images: Number of images of the sample that these three were measured on.
         classes: Number of classes of the sample.
+        suspects: Images of the sample whose label is probably wrong, the surest first, in words.
     """
 
     scan: Scan
@@ -61,6 +62,7 @@ class Measured:
     distance: float | None
     images: int = 0
     classes: int = 0
+    suspects: Sequence[str] = ()
 
     @property
     def all_images(self) -> float:

@@ -12,7 +12,7 @@ from project.data.batches import Images
 from project.errors import UserError
 
 MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances
-SECONDS = 8.0  # for opening them; those at random places that were opened by then have to do
+SECONDS = 6.0  # for opening them; those at random places that were opened by then have to do
 SHOWN = 5  # broken files that a message names
 
 

@@ -23,16 +23,18 @@ from project import config_text
 from project.commands.duplicates import spread
 from project.commands.preparation import data_class
 from project.data import Batch, ImageDataModule
-from project.environment import PACKAGE, processor_seconds
+from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
 from project.mistakes import explain
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, build
 
-STEPS = 5  # optimizer steps of each phase
-WARM_UP = 2  # first steps of each phase, in which kernels are chosen; their time isn't counted
-EVAL_BATCHES = 3  # batches of each evaluation; the time of the first isn't counted
+STEPS = 4  # optimizer steps of each phase
+WARM_UP = 2 if torch.cuda.is_available() else 1  # first ones, in which kernels are chosen
+PIXELS = 64 * 64**2  # of a batch on a CPU; with more, a smaller batch tells the time as well
+SMALL_BATCH = 16  # which has that many images at least
+EVAL_BATCHES = {"val": 1, "test": 2}  # of each evaluation; the first of the test isn't counted
 MOST_DECODED = 96  # files of a split that are decoded; more images are the same ones again
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
@@ -58,14 +60,15 @@ class Trial(L.Callback):
         if self.found:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
-        evaluated = EVAL_BATCHES * data.fitting_eval_batch_size
         decoded, seconds = 0, 0.0
         for split in SPLITS:
             images = getattr(data, f"{split}_images")
             self.found[split] = len(images or ())
             if not images:
                 continue
-            count = STEPS * data.batch_size if split == "train" else evaluated
+            count = STEPS * data.batch_size
+            if split in EVAL_BATCHES:
+                count = EVAL_BATCHES[split] * data.fitting_eval_batch_size
             count = min(count, len(images))
             if images.in_memory:
                 part = images.subset(spread(len(images), count))
@@ -87,6 +90,7 @@ class Trial(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a list of the times of this epoch."""
+        self.found.setdefault("memory_before_mb", peak_memory_mb(pl_module.device))
         self._ends.append([])
 
     def on_train_batch_start(
@@ -171,9 +175,14 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
     Raises:
         UserError: If the run fails; the message says why.
     """
+    _, data = build(config)
+    batch = data.batch_size
+    if not torch.cuda.is_available():
+        pixels = math.prod(data.image_shape[1:])
+        batch = min(batch, max(PIXELS // pixels, SMALL_BATCH))
     with tempfile.TemporaryDirectory() as folder:
-        found = _run(config, Path(folder))
-    return predict(found, phases_of(config), config["data"]["init_args"].get("steps_per_epoch"))
+        found = _run(config, Path(folder), batch)
+    return predict(found, phases_of(config), data.steps_per_epoch, data.batch_size / batch)
 
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
@@ -200,7 +209,7 @@ def _callbacks(given: Sequence[Mapping[str, Any]]) -> list[Namespace]:
     return found
 
 
-def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     file, output, run_dir = folder / "config.yaml", folder / "trial.json", folder / "run"
     file.write_text(config_text.dump(dict(config)), encoding="utf-8")
     words = [
@@ -208,6 +217,7 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         f"--trainer.max_epochs={max(len(phases_of(config)), 2)}",
         f"--data.cache_dir={folder / 'cache'}",
         f"--data.steps_per_epoch={STEPS}",
+        f"--data.batch_size={batch_size}",
         f"--trainer.callbacks+={Trial.__module__}.{Trial.__name__}",
         f"--trainer.callbacks.init_args.output={output}",
     ]
@@ -234,7 +244,10 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def predict(
-    found: Mapping[str, Any], phases: Sequence[tuple[int, bool]], steps_per_epoch: int | None = None
+    found: Mapping[str, Any],
+    phases: Sequence[tuple[int, bool]],
+    steps_per_epoch: int | None = None,
+    larger: float = 1.0,
 ) -> Prediction:
     """Predict time and memory of a run from those of its trial.
 
@@ -242,6 +255,8 @@ def predict(
         found: The output of :class:`Trial`, with ``process_seconds`` and ``peak_memory_mb``.
         phases: Phases as :func:`phases_of` returns them.
         steps_per_epoch: Steps of an epoch; None goes through the images once.
+        larger: How many times as large as in the trial the batches are. Time and memory of a step
+            are in proportion to them.
     """
     one = len(phases) == 1  # the trial of a single phase has two epochs
     steps = found["steps"][-1:] if one else found["steps"]
@@ -256,11 +271,17 @@ def predict(
     fixed = found["process_seconds"] - decoding * found["decoded"]
     fixed -= _parts(found, cut, STEPS, tried, steps)
     images = sum(whole.values())
-    length = steps_per_epoch or math.ceil(whole["train"] / found["batch_size"])
+    length = steps_per_epoch or math.ceil(whole["train"] / (found["batch_size"] * larger))
+    whole_steps = [step * larger for step in steps]
+    before, peak = found["memory_before_mb"], found["peak_memory_mb"]
     resident = min(found["image_bytes"] * images, found["memory_gb"] * 1e9)
     return Prediction(
-        seconds=max(fixed, 0.0) + decoding * images + _parts(found, whole, length, phases, steps),
-        memory_mb=found["peak_memory_mb"] + (0 if torch.cuda.is_available() else resident / 1e6),
+        seconds=max(fixed, 0.0)
+        + decoding * images
+        + _parts(found, whole, length, phases, whole_steps),
+        memory_mb=before
+        + (peak - before) * larger
+        + (0 if torch.cuda.is_available() else resident / 1e6),
         images_per_second=found["batch_size"] / max(steps),
         slowdown=found["slowdown"],
     )

@@ -264,9 +264,9 @@ FOUND = {
 
 
 def test_prediction_of_one_phase() -> None:
-    """The trial: 2 epochs of 5 steps of 1 s and 30 images of validation, then 30 of the test."""
+    """The trial: 2 epochs of 4 steps of 1 s and 30 images of validation, then 30 of the test."""
     found = predict({**FOUND, "steps": [3.0, 1.0]}, [(10, False)])
-    fixed = 50 - 2 * (5 + 2 + 3) - 3
+    fixed = 50 - 2 * (4 + 2 + 3) - 3
     assert found.seconds == pytest.approx(fixed + 10 * (100 + 2 + 10) + 20)
     assert (found.memory_mb, found.images_per_second) == (500, 10)
 
@@ -276,7 +276,7 @@ def test_prediction_of_phases_and_features() -> None:
     steps = {"steps": [0.5, 1.0], "between": 1.0, "decode": 0.02, "image_bytes": 1000}
     steps |= {"decoded": 90}
     found = predict({**FOUND, **steps}, [(3, True), (7, False)])
-    fixed = 50 - (5 * 0.5 + 1 + 10) - (5 + 1 + 3) - 3 - 90 * 0.02
+    fixed = 50 - (4 * 0.5 + 1 + 10) - (4 + 1 + 3) - 3 - 90 * 0.02
     cached, uncached = 110 + 3 * (50 + 1), 7 * (100 + 1 + 10)
     assert found.seconds == pytest.approx(fixed + cached + uncached + 20 + 1300 * 0.02)
     assert found.memory_mb == pytest.approx(500 + 1.3)

@@ -34,6 +34,8 @@ from project.console import show
 from project.environment import COMMAND, versions
 from project.errors import UserError
 
+SAMPLE_EPOCHS = 10  # at most, of the network from scratch on a sample
+
 
 def recommend(arguments: Sequence[str]) -> None:
     """Look at data and machine, choose an approach and write a config for it.
@@ -70,7 +72,9 @@ def recommend(arguments: Sequence[str]) -> None:
         bfloat16=machine.bfloat16,
     )
     configs = {one.name: config_of(one, task) for one in CANDIDATES}
-    measured = measure(request, no_weights, found, machine, configs, start)
+    few = replace(task, images=request.sample, epochs=min(request.epochs, SAMPLE_EPOCHS))
+    small = config_of(CANDIDATES[0], few)
+    measured = measure(request, no_weights, found, machine, configs, small, start)
     rules = rules_of(measured)
     decision = decide(rules, measured)
     show_decision(decision, rules, measured, config.explain)

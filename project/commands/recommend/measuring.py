@@ -39,7 +39,6 @@ SECONDS = 50.0  # from the start of the command until the learning curves are to
 LEAST_SECONDS = 18.0  # for the learning curves, however long the trials took
 LARGEST = 32  # height and width in pixels that the network from scratch gets of the sample
 FOR_FEATURES, FOR_SCRATCH = 0.4, 0.5  # shares of what is left
-EPOCHS = 10  # at most, of the network from scratch on the sample
 BUSY = 1.15  # from this slowdown on, the machine counts as busy
 
 Config = dict[str, Any]
@@ -72,6 +71,7 @@ def measure(
     found: Scan,
     machine: Machine,
     configs: Mapping[str, Config],
+    small: Config,
     start: float,
 ) -> Measured:
     """Measure what the rules need.
@@ -82,6 +82,7 @@ def measure(
         found: Facts about the data.
         machine: Facts about the machine.
         configs: Config of each candidate, by name.
+        small: Config of ``scratch`` for as many images as the sample has.
         start: When the command began, by ``time.perf_counter``.
     """
     pretrained = None
@@ -93,7 +94,7 @@ def measure(
             no_weights = f"the weights of {request.backbone} could not be had"
     predictions = _try_out(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
-    curves = _curves(request, pretrained, configs["scratch"], predictions.get("scratch"), left)
+    curves = _curves(request, pretrained, small, predictions.get("scratch"), left)
     return Measured(
         scan=found,
         objective=request.objective,
@@ -129,7 +130,7 @@ def _try_out(configs: Mapping[str, Config], out: set[str]) -> dict[str, Predicti
 def _curves(
     request: Request,
     pretrained: tuple[Any, ImageDataModule] | None,
-    scratch: Config,
+    small: Config,
     trial: Prediction | str | None,
     seconds: float,
 ) -> Curves:
@@ -138,11 +139,11 @@ def _curves(
     Args:
         request: What the user asks for.
         pretrained: A model with the backbone, and the data as it gets it.
-        scratch: Config of the network from scratch.
+        small: Config of the network from scratch.
         trial: What the trial of ``scratch`` predicts.
         seconds: The time that there is.
     """
-    small, shrunk = _small(scratch)
+    small, shrunk = _shrunk(small)
     own = _built(small)[1]
     assert own.train_images is not None
     count = request.sample
@@ -174,20 +175,14 @@ def _curves(
     return found
 
 
-def _small(scratch: Config) -> tuple[Config, float]:
-    """Return the config of the network for a sample, and by which factor the images are smaller.
-
-    It gets small images, at most :data:`EPOCHS` epochs, and no average of the weights, which so
-    few steps are too short for.
-    """
-    small = deepcopy(scratch)
-    shape = build(scratch)[1].image_shape
-    small["trainer"]["max_epochs"] = min(small["trainer"]["max_epochs"], EPOCHS)
-    small["trainer"].pop("callbacks", None)
-    if max(shape[1:]) <= LARGEST:
-        return small, 1.0
-    small["data"]["init_args"]["image_size"] = LARGEST
-    return small, shape[1] * shape[2] / LARGEST**2
+def _shrunk(config: Config) -> tuple[Config, float]:
+    """Return a config with images of :data:`LARGEST` pixels at most, and the ratio of the areas."""
+    height, width = build(config)[1].image_shape[1:]
+    if max(height, width) <= LARGEST:
+        return config, 1.0
+    smaller = deepcopy(config)
+    smaller["data"]["init_args"]["image_size"] = LARGEST
+    return smaller, height * width / LARGEST**2
 
 
 def _share(found: Curves, data: ImageDataModule) -> str:

@@ -23,6 +23,7 @@ from project import config_text
 from project.commands.duplicates import spread
 from project.commands.preparation import data_class
 from project.data import Batch, ImageDataModule
+from project.data.batches import Images, TensorImages
 from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
@@ -36,6 +37,7 @@ PIXELS = 64 * 64**2  # of a batch on a CPU; with more, a smaller batch tells the
 SMALL_BATCH = 16  # which has that many images at least
 EVAL_BATCHES = {"val": 1, "test": 2}  # of each evaluation; the first of the test isn't counted
 MOST_DECODED = 96  # files of a split that are decoded; more images are the same ones again
+DECODING = 2.0  # seconds, after which no more of them are
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
 
@@ -73,9 +75,8 @@ class Trial(L.Callback):
             if images.in_memory:
                 part = images.subset(spread(len(images), count))
             else:
-                chosen = spread(len(images), min(count, MOST_DECODED))
                 start = time.perf_counter()
-                files = images.subset(chosen).decoded()
+                files = _decoded(images, min(count, MOST_DECODED))
                 seconds += time.perf_counter() - start
                 decoded += len(files)
                 part = files.subset(torch.arange(count) % len(files))
@@ -146,6 +147,19 @@ class Trial(L.Callback):
         self.found["slowdown"] = 1 + max(waited, 0.0) / ran if ran > 0 else 1.0
         if trainer.global_rank == 0:
             Path(self.output).write_text(json.dumps(self.found))
+
+
+def _decoded(images: Images, count: int) -> TensorImages:
+    """Return images at about equal distances: as many as can be decoded in a short time."""
+    end = time.perf_counter() + DECODING
+    chosen = spread(len(images), count)
+    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+    parts = []
+    for part in shuffled.split(SMALL_BATCH):
+        parts.append(images[part])
+        if time.perf_counter() > end:
+            break
+    return TensorImages(*(torch.cat(tensors) for tensors in list(zip(*parts))[:2]))
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,19 @@ from project.commands.duplicates import count_duplicates
 from project.commands.probing import features_of, folds
 from project.commands.recommend import candidates, measuring
 from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, config_of
-from project.commands.recommend.display import on_unequal_classes
-from project.commands.recommend.evidence import FOLDS, Curve, cross_validate, gap, on_features
+from project.commands.recommend.display import on_suspects, on_unequal_classes
+from project.commands.recommend.evidence import (
+    FOLDS,
+    Curve,
+    cross_validate,
+    gap,
+    on_features,
+    sample,
+)
 from project.commands.recommend.rules import Measured, decide, rules_of, score
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction, phases_of, predict, try_out
-from project.data import ImageFolder
+from project.data import Digits, ImageFolder
 from project.data.batches import TensorImages
 from project.errors import UserError
 from project.parsing import build
@@ -119,6 +126,30 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
     ]
 
 
+def test_suspect_labels_are_said() -> None:
+    """In one line, with the command that lists them."""
+    words = ["--data=ImageFolder", "--data.root", "a b", "--time", "5m", "--weights=w.pt"]
+    assert on_suspects(measured(), words) == ""
+    line = on_suspects(measured(suspects=["x.png (cat, more probably dog)", "y.png (…)"]), words)
+    assert line == (
+        "2 of 300 labels that were looked at may be wrong, first of all x.png (cat, more probably "
+        "dog); python -m project inspect --data=ImageFolder --data.root 'a b' --weights=w.pt lists "
+        "them and the others"
+    )
+
+
+def test_busy_machine_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configs = {one.name: config_of(one, TASK) for one in CANDIDATES}
+    for slowdown, said in ((1.05, False), (1.9, True)):
+        monkeypatch.setattr(measuring, "try_out", lambda config: replace(FAST, slowdown=slowdown))
+        assert set(measuring.try_all(configs, {"lp_ft"})) == {"scratch", "complete", "probe"}
+        assert (
+            "the machine is busy: these steps took up to 1.9 times" in capfd.readouterr().out
+        ) is said
+
+
 def test_unequal_classes_are_said() -> None:
     assert on_unequal_classes(facts()) == []
     assert on_unequal_classes(replace(facts(), class_sizes=[50, 20, 17])) == []
@@ -186,6 +217,31 @@ def test_folds_are_equal_also_where_classes_are_small() -> None:
         cross_validate(lambda train, held_out: labels[held_out], torch.arange(30) % 10)
 
 
+def test_sample_has_as_many_of_each_class_however_short_it_is() -> None:
+    labels = torch.cat([torch.full((size,), label) for label, size in enumerate((40, 9, 5, 90))])
+    data = Digits()
+    data.train_images = TensorImages(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), labels)
+    chosen = sample(data, 60)
+    assert len(chosen) == len(set(chosen.tolist())) == 60
+    assert torch.bincount(labels[chosen]).tolist() == [23, 9, 5, 23]
+    assert torch.bincount(labels[chosen[:20]]).tolist() == [5, 5, 5, 5]
+    few = labels[sample(data, 16)]  # for two classes of eight
+    assert sorted(torch.bincount(few).tolist(), reverse=True)[:2] == [8, 8]
+    assert len(sample(data, 1)) == 8  # of each of two classes enough for all folds
+
+
+def test_features_take_no_longer_than_they_may(backbone: Path) -> None:
+    config = {
+        "data": {"class_path": "Digits", "init_args": {"eval_batch_size": 20}},
+        "model": {"class_path": "FineTuning", "init_args": {"backbone": str(backbone)}},
+    }
+    model, data = build(config)
+    data.setup("fit")
+    assert data.train_images is not None
+    images = data.train_images.subset(torch.arange(100))
+    assert len(features_of(model, data, images, seconds=0.0)[0]) == 20
+
+
 def test_gap_takes_pairs() -> None:
     one, other = curve(0.75), curve(0.5)
     difference, error = gap(one, other)
@@ -227,7 +283,9 @@ def test_distance_is_that_to_the_statistics_of_batch_norm(backbone: Path) -> Non
     assert same < 0.2 < other
 
 
-def test_duplicates_are_found_at_another_size_and_brightness(tmp_path: Path) -> None:
+def test_duplicates_are_found_at_another_size_and_brightness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(0)
     pictures = generator.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
     for split, chosen in (("train", (0, 1, 2, 3)), ("test", (3, 4))):
@@ -244,6 +302,9 @@ def test_duplicates_are_found_at_another_size_and_brightness(tmp_path: Path) -> 
     found = scan(data)
     assert (found.duplicates, found.compared, found.opened) == (1, (2, 4), 6)
     assert found.sizes == (90, 200)
+    monkeypatch.setattr("project.commands.recommend.scan.SECONDS", 0.0)
+    monkeypatch.setattr("project.commands.duplicates.FILES", 1)
+    assert scan(data).opened == 2  # one of each split, and no further one after that time
     assert (found.class_names, found.class_sizes) == (("a", "b"), [2, 2])
     blank = torch.full((3, 3, 32, 32), 255, dtype=torch.uint8)
     assert count_duplicates(blank, blank) == 0
@@ -251,15 +312,9 @@ def test_duplicates_are_found_at_another_size_and_brightness(tmp_path: Path) -> 
 
 FOUND = {
     **{"train": 1000, "val": 100, "test": 200, "train_cut": 70, "val_cut": 30, "test_cut": 30},
-    **{
-        "batch_size": 10,
-        "decode": 0.0,
-        "decoded": 0,
-        "slowdown": 1.0,
-        "image_bytes": 0,
-        "memory_gb": 4.0,
-    },
-    **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "peak_memory_mb": 500.0},
+    **{"batch_size": 10, "decode": 0.0, "decoded": 0, "image_bytes": 0, "memory_gb": 4.0},
+    **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "slowdown": 1.0},
+    **{"memory_before_mb": 300.0, "peak_memory_mb": 500.0},
 }
 
 
@@ -269,6 +324,15 @@ def test_prediction_of_one_phase() -> None:
     fixed = 50 - 2 * (4 + 2 + 3) - 3
     assert found.seconds == pytest.approx(fixed + 10 * (100 + 2 + 10) + 20)
     assert (found.memory_mb, found.images_per_second) == (500, 10)
+
+
+def test_prediction_of_larger_batches() -> None:
+    """As many images in half the steps, which take twice the time and what memory they add."""
+    trial = {**FOUND, "steps": [3.0, 1.0]}
+    found = predict(trial, [(10, False)], larger=2.0)
+    same = predict(trial, [(10, False)])
+    assert found.seconds == pytest.approx(same.seconds)
+    assert (found.memory_mb, found.images_per_second) == (700, same.images_per_second)
 
 
 def test_prediction_of_phases_and_features() -> None:

@@ -92,7 +92,7 @@ def measure(
         except UserError as error:
             show(_with_own_key(error))
             no_weights = f"the weights of {request.backbone} could not be had"
-    predictions = _try_out(configs, unfit(found, no_weights))
+    predictions = try_all(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
     curves = _curves(request, pretrained, small, predictions.get("scratch"), left)
     return Measured(
@@ -107,7 +107,7 @@ def measure(
     )
 
 
-def _try_out(configs: Mapping[str, Config], out: set[str]) -> dict[str, Prediction | str]:
+def try_all(configs: Mapping[str, Config], out: set[str]) -> dict[str, Prediction | str]:
     """Return the prediction for each candidate that isn't out, or why its trial failed."""
     found: dict[str, Prediction | str] = {}
     for one in CANDIDATES:

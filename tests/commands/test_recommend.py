@@ -138,16 +138,18 @@ def test_suspect_labels_are_said() -> None:
     )
 
 
+@pytest.mark.parametrize(("slowdown", "said"), [(1.05, False), (1.9, True)])
 def test_busy_machine_is_said(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    slowdown: float,
+    said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(measuring, "try_out", lambda config: replace(FAST, slowdown=slowdown))
     configs = {one.name: config_of(one, TASK) for one in CANDIDATES}
-    for slowdown, said in ((1.05, False), (1.9, True)):
-        monkeypatch.setattr(measuring, "try_out", lambda config: replace(FAST, slowdown=slowdown))
-        assert set(measuring.try_all(configs, {"lp_ft"})) == {"scratch", "complete", "probe"}
-        assert (
-            "the machine is busy: these steps took up to 1.9 times" in capfd.readouterr().out
-        ) is said
+    assert set(measuring.try_all(configs, {"lp_ft"})) == {"scratch", "complete", "probe"}
+    message = f"the machine is busy: these steps took up to {slowdown} times as long as alone"
+    assert (message in capfd.readouterr().out) is said
 
 
 def test_unequal_classes_are_said() -> None:

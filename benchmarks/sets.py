@@ -1,3 +1,4 @@
+# part: compare recommend
 """Sixteen small data sets of several kinds, each a folder of images, made of those at hand.
 
 They differ in what decides between approaches: how many images there are, how many classes, how far
@@ -130,3 +131,6 @@ def _regrouped(
     rest = wanted.index(REST) if REST in wanted else -1
     new = [wanted.index(name) if name in wanted else rest for name in known]
     return wanted, torch.tensor(new)[labels]
+
+
+# end

@@ -155,7 +155,7 @@ def _decoded(images: Images, count: int) -> TensorImages:
     chosen = spread(len(images), count)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     parts = []
-    for part in shuffled.split(SMALL_BATCH):
+    for part in torch.split(shuffled, SMALL_BATCH):
         parts.append(images[part])
         if time.perf_counter() > end:
             break

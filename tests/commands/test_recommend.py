@@ -542,7 +542,6 @@ def test_recommend_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(subprocess, "run", wait)
-    config = {"trainer": {"max_epochs": 1}, "data": {"class_path": "Digits", "init_args": {}}}
     with stopped():
-        try_out(config)
+        try_out(config_of(SCRATCH, TASK))
     assert not list((tmp_path / "tmp").iterdir())

@@ -29,8 +29,8 @@ from project.data import ImageDataModule, ImageFolder
 FOLDER = Path("runs/sets")
 RESULTS = Path(__file__).parent / "sets.json"
 EPOCHS = 10
-TRAINED = ("scratch", "probe", "lp_ft")
-FULL = "full"  # is lp_ft with another preset
+TRAINED = ("scratch", "probe", "full")
+LP_FT = "lp_ft"  # is full with another preset
 
 Config = dict[str, Any]
 
@@ -70,8 +70,8 @@ def compare(folder: Path, configs: dict[str, Config], seeds: int) -> None:
         file = folder / f"{name}.yaml"
         file.write_text(config_text.dump(configs[name]))
         contenders[name] = {"config": str(file)}
-    preset = {"trainer.callbacks.init_args.preset": FULL}
-    contenders[FULL] = {**contenders["lp_ft"], "options": preset}
+    preset = {"trainer.callbacks.init_args.preset": LP_FT}
+    contenders[LP_FT] = {**contenders["full"], "options": preset}
     config = {
         "data": {"class_path": "ImageFolder", "init_args": {"root": str(folder)}},
         "epochs": EPOCHS,

@@ -59,7 +59,7 @@ def measured(**changes: Any) -> Measured:
         "scratch": replace(FAST, seconds=30.0),
         "complete": replace(FAST, seconds=200.0),
         "probe": FAST,
-        "lp_ft": replace(FAST, seconds=300.0),
+        "full": replace(FAST, seconds=300.0),
     }
     found = Measured(
         scan=facts(),
@@ -85,18 +85,19 @@ def choice(**changes: Any) -> str:
 
 CHOICES: list[tuple[Mapping[str, Any], str]] = [
     ({}, "probe"),
-    ({"distance": 1.5}, "lp_ft"),
+    ({"distance": 1.5}, "full"),
     ({"distance": 1.5, "scan": facts(50)}, "probe"),
     ({"distance": 1.5, "seconds": 100.0}, "probe"),
-    ({"distance": 1.5, "experience": "expert"}, "lp_ft"),
-    ({"probe": curve(0.5), "scratch": curve(0.9)}, "scratch"),
+    ({"distance": 1.5, "experience": "expert"}, "full"),
+    ({"probe": curve(0.5), "scratch": curve(0.9)}, "full"),
+    ({"probe": curve(0.5), "scratch": curve(0.9), "seconds": 100.0}, "scratch"),
     ({"no_weights": "no network", "probe": None, "distance": None}, "scratch"),
     ({"objective": "research"}, "scratch"),
     ({"objective": "foundation"}, "probe"),  # there are too few images for one
     ({"objective": "foundation", "scan": facts(600)}, "complete"),
     ({"scan": facts(5000), "scratch": curve(0.9), "distance": 1.5, "seconds": 250.0}, "complete"),
     ({"memory_mb": 800.0}, ""),
-    ({"predictions": {"probe": "it crashed", "lp_ft": FAST}}, "lp_ft"),
+    ({"predictions": {"probe": "it crashed", "full": FAST}}, "full"),
 ]
 
 
@@ -108,15 +109,18 @@ def test_choice(changes: Mapping[str, Any], expected: str) -> None:
 def test_runner_up_confidence_and_what_would_change_it() -> None:
     found = measured()
     decision = decide(rules_of(found), found)
-    assert (decision.choice, decision.runner_up) == ("probe", "lp_ft")
-    assert decision.points == {"probe": 4, "lp_ft": 3, "scratch": 0}
-    assert decision.confidence == "medium"
-    assert decision.reasons == ["the runner-up is only 1 point behind"]
+    assert (decision.choice, decision.runner_up) == ("probe", "full")
+    assert decision.points == {"probe": 4, "full": 2, "scratch": 0}
+    assert (decision.confidence, decision.reasons) == ("high", [])
     assert any(
-        change.startswith("lp_ft, if the images are unlike those of the pretraining")
+        change.startswith("full, if the probe doesn't beat the small network")
         for change in decision.changes
     )
     assert "scratch, if the aim is research on an architecture (task)" in decision.changes
+    close = replace(found, probe=curve(0.63))
+    decision = decide(rules_of(close), close)
+    assert (decision.choice, decision.confidence) == ("probe", "medium")
+    assert decision.reasons == ["probe and small network are close: +0.030 ± 0.012 in accuracy"]
     unknown = replace(found, no_weights="no network", probe=None, distance=None)
     decision = decide(rules_of(unknown), unknown)
     assert decision.confidence == "low"
@@ -147,7 +151,7 @@ def test_busy_machine_is_said(
 ) -> None:
     monkeypatch.setattr(measuring, "try_out", lambda config: replace(FAST, slowdown=slowdown))
     configs = {one.name: config_of(one, TASK) for one in CANDIDATES}
-    assert set(measuring.try_all(configs, {"lp_ft"})) == {"scratch", "complete", "probe"}
+    assert set(measuring.try_all(configs, {"full"})) == {"scratch", "complete", "probe"}
     message = f"the machine is busy: these steps took up to {slowdown} times as long as alone"
     assert (message in capfd.readouterr().out) is said
 
@@ -163,9 +167,9 @@ def test_unequal_classes_are_said() -> None:
 
 
 def test_equal_points_are_a_doubt() -> None:
-    found = measured(distance=1.5, scan=facts(50))
+    found = measured(distance=1.5, scan=facts(50), experience="expert")
     decision = decide(rules_of(found), found)
-    assert decision.points["probe"] == decision.points["lp_ft"]
+    assert decision.points["probe"] == decision.points["full"]
     assert decision.reasons == ["the runner-up has as many points", "so the shorter time decides"]
 
 
@@ -178,7 +182,7 @@ def test_an_aim_that_cannot_be_met_is_a_doubt() -> None:
 
 def test_of_equals_the_faster_one() -> None:
     rules = [rule for rule in rules_of(measured()) if not rule.points]
-    assert list(score(rules, measured())) == ["scratch", "probe", "lp_ft"]
+    assert list(score(rules, measured())) == ["scratch", "probe", "full"]
 
 
 def test_curve_goes_on_as_a_power() -> None:
@@ -358,7 +362,7 @@ def test_phases_of_configs() -> None:
         "scratch": [(10, False)],
         "complete": [(10, False)],
         "probe": [(10, True)],
-        "lp_ft": [(3, False), (7, False)],
+        "full": [(10, False)],
     }
 
 
@@ -385,7 +389,7 @@ def test_no_augmentation_is_none() -> None:
     task = replace(TASK, data={"class_path": "Digits", "init_args": {"augment": None}})
     probe_config, tuned_config = (config_of(one, task) for one in CANDIDATES[2:])
     assert phases_of(probe_config) == [(10, True)]
-    assert phases_of(tuned_config) == [(3, True), (7, False)]
+    assert phases_of(tuned_config) == [(10, False)]
 
 
 def test_candidate_with_phases_of_its_own_is_refused() -> None:

@@ -16,7 +16,7 @@ from tests.commands.test_recommend import FAST, curve, measured
 SCORES = {
     "scratch": (0.62, 35.0),
     "probe": (0.91, 50.0),
-    "lp_ft": (0.90, 900.0),
+    "full": (0.90, 900.0),
     "own": (0.95, 9.0),
 }
 
@@ -53,11 +53,11 @@ def test_what_was_right_and_what_was_not() -> None:
     assert decision.choice == "probe"
     told = {one.what: one for one in findings_of(decision, found, compared(**SCORES))}
     assert told["use"].right is False and told["use"].measured == "own is the best, 0.040 ahead"
-    assert told["probe before lp_ft"].right is None
-    assert told["probe before scratch"].right and told["lp_ft before scratch"].right
+    assert told["probe before full"].right is None
+    assert told["probe before scratch"].right and told["full before scratch"].right
     assert told["accuracy of probe"].right and not told["accuracy of scratch"].right
     assert told["time of scratch"].right and told["time of scratch"].measured == "35 s: ×0.86"
-    assert told["time of lp_ft"].right is False  # 5 min, and it took 15
+    assert told["time of full"].right is False  # 5 min, and it took 15
     without = {name: score for name, score in SCORES.items() if name in ("scratch", "probe")}
     alone = findings_of(decision, found, compared(**without))
     assert alone[0].measured == "it is the best" and alone[0].right

@@ -17,14 +17,14 @@ Factor = Literal["data", "resources", "objective", "experience"]
 
 PRETRAINED = tuple(one.name for one in CANDIDATES if one.pretrained)
 
-LEAST_STANDARD_ERRORS = 2.0  # a gap of accuracy is real if it is larger than that many of them
+LEAST_STANDARD_ERRORS = 1.0  # a gap of accuracy counts if it is larger than that many of them
 # Distance from the pretraining data, see evidence.features_of. For EfficientNet-Lite0 it is 0.42
 # with pictures of many kinds, and 0.64 with Fashion-MNIST.
 FAR = 0.5
 FEW, ENOUGH, MANY = 20, 100, 1000  # training images in the smallest class
 FOUNDATION = 500  # with fewer images in the smallest class, no backbone for other tasks results
 DECISIVE = 10  # points that all other rules together can't outweigh
-CLEAR, CLOSE = 3, 1  # points between the choice and the runner-up
+SURE = 2.0  # standard errors that a gap of accuracy is away from where the choice would change
 FAR_AHEAD = 10  # beyond that many times the images of the sample, a learning curve is a guess
 
 
@@ -120,11 +120,11 @@ def unfit(scan: Scan, no_weights: str) -> set[str]:
 
 def _data_rules(measured: Measured) -> list[Rule]:
     scan, probe, scratch = measured.scan, measured.probe, measured.scratch
-    better = worse = catches_up = None
+    better = catches_up = None
     seen = ahead = "not measured"
     if probe and scratch:
         mean, error = gap(probe, scratch)
-        better, worse = mean > LEAST_STANDARD_ERRORS * error, -mean > LEAST_STANDARD_ERRORS * error
+        better = mean > LEAST_STANDARD_ERRORS * error
         seen = (
             f"{probe.accuracies[1]:.3f} against {scratch.accuracies[1]:.3f}, by "
             f"{mean:+.3f} ± {error:.3f}, on {probe.sizes[1]:.0f} images"
@@ -143,14 +143,14 @@ def _data_rules(measured: Measured) -> list[Rule]:
             "a linear probe on pretrained features beats a small network on the same images",
             seen,
             better,
-            {"probe": 3, "lp_ft": 3},
+            {"probe": 3, "full": 2},
         ),
         Rule(
             "data",
-            "the small network beats the probe on the same images",
+            "the probe doesn't beat the small network, so all layers have to learn these images",
             seen,
-            worse,
-            {"scratch": 3, "complete": 3},
+            None if better is None else not better,
+            {"full": 4, "scratch": 1, "complete": 1},
         ),
         Rule(
             "data",
@@ -165,7 +165,7 @@ def _data_rules(measured: Measured) -> list[Rule]:
             f"smallest class has {ENOUGH} training images or more to adapt all layers to",
             f"{away}; {smallest}",
             None if far is None else far and scan.smallest >= ENOUGH,
-            {"lp_ft": 2},
+            {"full": 2},
         ),
         Rule(
             "data",
@@ -259,7 +259,7 @@ def _experience_rules(measured: Measured) -> list[Rule]:
             "the user is an expert, who can make use of more settings",
             measured.experience,
             measured.experience == "expert",
-            {"lp_ft": 1, "complete": 1},
+            {"full": 1, "complete": 1},
         ),
     ]
 
@@ -332,15 +332,15 @@ def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]
         for name, given in rule.points.items()
         if rule.fired and given == DECISIVE and name not in points
     ]
-    if len(points) > 1:
-        first, second = list(points.values())[:2]
-        behind = first - second
-        if CLOSE <= behind < CLEAR:
-            points_behind = "1 point" if behind == 1 else f"{behind} points"
-            doubts.append(f"the runner-up is only {points_behind} behind")
-        if behind < CLOSE:
-            doubts += ["the runner-up has as many points", "so the shorter time decides"]
-    probe = measured.probe
+    if len(points) > 1 and len({*list(points.values())[:2]}) == 1:
+        doubts += ["the runner-up has as many points", "so the shorter time decides"]
+    probe, scratch = measured.probe, measured.scratch
+    if probe and scratch:
+        mean, error = gap(probe, scratch)
+        if abs(mean - LEAST_STANDARD_ERRORS * error) < SURE * error:
+            doubts.append(
+                f"probe and small network are close: {mean:+.3f} ± {error:.3f} in accuracy"
+            )
     if probe and measured.all_images > FAR_AHEAD * probe.sizes[1]:
         doubts.append(
             f"the learning curves were measured on {probe.sizes[1]:.0f} images, and there are "

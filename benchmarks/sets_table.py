@@ -19,8 +19,9 @@ from benchmarks.sets import SETS, ImageSet
 from benchmarks.sets_measure import RESULTS
 from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
+from project.commands.recommend.decision import Decision, decide
 from project.commands.recommend.evidence import Curve
-from project.commands.recommend.rules import Decision, Measured, decide, rules_of
+from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
 

@@ -20,7 +20,9 @@ from project.cli import main
 from project.commands.duplicates import count_duplicates
 from project.commands.probing import features_of, folds
 from project.commands.recommend import candidates, measuring
+from project.commands.recommend import decision as decision_rules
 from project.commands.recommend.candidates import CANDIDATES, Candidate, Task, config_of
+from project.commands.recommend.decision import decide, record, score
 from project.commands.recommend.display import on_suspects, on_unequal_classes
 from project.commands.recommend.evidence import (
     FOLDS,
@@ -30,7 +32,7 @@ from project.commands.recommend.evidence import (
     on_features,
     sample,
 )
-from project.commands.recommend.rules import Measured, decide, rules_of, score
+from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction, phases_of, predict, try_out
 from project.data import Digits, ImageFolder
@@ -128,6 +130,14 @@ def test_runner_up_confidence_and_what_would_change_it() -> None:
         "not all of the data rules could be measured: no network",
         "with pretrained weights the answer may differ: --weights FILE",
     ]
+
+
+def test_confidence_is_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its uncertainty: of few data sets, little is known."""
+    monkeypatch.setattr(decision_rules, "RIGHT", {"high": (9, 10), "low": (0, 0)})
+    found = "right on 9 of 10 data sets, so in 65% to 98% of all like these"
+    assert record("high") == found
+    assert record("low") == "no data set was tried on which it was so"
 
 
 def test_suspect_labels_are_said() -> None:

@@ -10,7 +10,8 @@ import pytest
 from project.cli import main
 from project.commands.recommend import measuring
 from project.commands.recommend.checking import Compared, Trained, findings_of, read_comparison
-from project.commands.recommend.rules import decide, rules_of
+from project.commands.recommend.decision import decide
+from project.commands.recommend.rules import rules_of
 from tests.commands.test_recommend import FAST, curve, measured
 
 SCORES = {

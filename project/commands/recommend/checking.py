@@ -11,7 +11,8 @@ from rich.table import Table
 
 from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
-from project.commands.recommend.rules import Decision, Measured
+from project.commands.recommend.decision import Decision
+from project.commands.recommend.rules import Measured
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
 from project.console import print_table, show

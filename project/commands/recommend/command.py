@@ -17,6 +17,7 @@ from project.commands.recommend.checking import (
     refuse_other_data,
     show_check,
 )
+from project.commands.recommend.decision import Decision, decide
 from project.commands.recommend.display import (
     on_suspects,
     on_unequal_classes,
@@ -27,7 +28,7 @@ from project.commands.recommend.display import (
 from project.commands.recommend.machine import Machine, find_machine
 from project.commands.recommend.measuring import measure
 from project.commands.recommend.request import Request, request_parser
-from project.commands.recommend.rules import Decision, Measured, decide, rules_of
+from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction
 from project.console import show

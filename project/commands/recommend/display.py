@@ -8,8 +8,9 @@ from rich.table import Table
 from project.commands.durations import duration
 from project.commands.preparation import UNEQUAL
 from project.commands.recommend.candidates import CANDIDATES, Candidate
+from project.commands.recommend.decision import Decision, record
 from project.commands.recommend.machine import Machine, weights_at_hand
-from project.commands.recommend.rules import Decision, Measured, Rule
+from project.commands.recommend.rules import Measured, Rule
 from project.commands.recommend.scan import Scan
 from project.console import print_table, readable, show
 from project.environment import COMMAND
@@ -64,8 +65,8 @@ def words(decision: Decision) -> list[str]:
     """Return the decision as lines of text."""
     named = {one.name: one.what for one in CANDIDATES}
     lines = [f"Use {decision.choice}: {named[decision.choice]}."]
-    doubts = f" ({'; '.join(decision.reasons)})" if decision.reasons else ""
-    lines.append(f"Confidence: {decision.confidence}{doubts}.")
+    lines.append(f"Confidence: {decision.confidence} ({record(decision.confidence)}).")
+    lines += [f"  {reason}" for reason in decision.reasons]
     if decision.runner_up:
         lines.append(f"Runner-up: {decision.runner_up}.")
     if decision.changes:

@@ -17,7 +17,7 @@ Factor = Literal["data", "resources", "objective", "experience"]
 
 PRETRAINED = tuple(one.name for one in CANDIDATES if one.pretrained)
 
-LEAST_STANDARD_ERRORS = 1.0  # a gap of accuracy counts if it is larger than that many of them
+LEAST_STANDARD_ERRORS = 3.0  # a gap of accuracy counts if it is larger than that many of them
 # Distance from the pretraining data, see evidence.features_of. For EfficientNet-Lite0 it is 0.42
 # with pictures of many kinds, and 0.64 with Fashion-MNIST.
 FAR = 0.5

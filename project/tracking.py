@@ -1,5 +1,6 @@
 """The loggers of a run, and where W&B keeps it: online if the user is logged in, else offline."""
 
+import configparser
 import os
 import shlex
 import socket
@@ -16,6 +17,7 @@ from project.class_paths import is_a, listed
 from project.errors import UserError
 from project.runs import RunDir
 from project.upstream import logged_in_to_wandb, wandb_url
+from project.wandb_logger import RunLogger
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
@@ -68,7 +70,7 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
         options = logger.get("init_args") or Namespace()
         wandb = is_a(logger, WandbLogger)
         if options.get("save_dir") == RUN_DIR:
-            elsewhere = os.environ.get("WANDB_DIR") if wandb else None
+            elsewhere = os.environ.get("WANDB_DIR") or str(run.tracked) if wandb else None
             options.save_dir = elsewhere or str(run.path)
             for kind, folder in FOLDERS.items():
                 if is_a(logger, kind) and options.get("name", "own") is None:
@@ -76,12 +78,17 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
                     options.version = options.get("version") or ""
         if wandb:
             tracking = _configure_wandb(options, run, name)
+            if logger.class_path == _path(WandbLogger):  # not a class of one's own
+                logger.class_path = _path(RunLogger)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
         in_run_dir = Namespace(save_dir=str(run.path), name="", version="")
-        class_path = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
-        loggers.append(Namespace(class_path=class_path, init_args=in_run_dir))
+        loggers.append(Namespace(class_path=_path(CSVLogger), init_args=in_run_dir))
     trainer.logger = loggers
     return tracking
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
@@ -106,13 +113,31 @@ def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
 
 
 def given_by_environment() -> dict[str, str]:
-    """Return the options of W&B that the environment gives in place of a default of this package.
+    """Return the options of W&B that are given outside of the config, in place of own defaults.
 
-    An option beats the environment, and the environment beats a default, as in W&B itself:
-    https://docs.wandb.ai/guides/track/environment-variables
+    An option beats the environment, that beats W&B's settings file, and that beats a default, as in
+    W&B itself: https://docs.wandb.ai/guides/track/environment-variables. What this package has no
+    default for is left to W&B, which reads both itself.
     """
-    project = os.environ.get("WANDB_PROJECT")
+    project = _given("project")
     return {"project": project} if project else {}
+
+
+def _given(name: str) -> str | None:
+    """Return a setting of W&B by the environment, or else by one of its two settings files.
+
+    ``wandb init``, ``wandb offline`` and ``wandb login --host`` write these.
+    """
+    if value := os.environ.get(f"WANDB_{name.upper()}"):
+        return value
+    config_dir = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    own = Path(os.environ.get("WANDB_DIR", "."), "wandb")
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([Path(config_dir, "settings").expanduser(), own / "settings"])
+    except (configparser.Error, OSError, RuntimeError, UnicodeDecodeError):
+        return None  # W&B says what is wrong with it
+    return parser.get("default", name, fallback=None)
 
 
 def wandb_mode() -> tuple[Mode, str]:
@@ -127,12 +152,13 @@ def wandb_mode() -> tuple[Mode, str]:
     Raises:
         UserError: If ``WANDB_MODE`` is not a mode.
     """
-    if chosen := os.environ.get("WANDB_MODE"):
+    if chosen := _given("mode"):
         chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)
+        source = "WANDB_MODE" if os.environ.get("WANDB_MODE") else "the settings file of W&B"
         if chosen not in get_args(Mode):
-            raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", "WANDB_MODE")
-        return cast(Mode, chosen), f"{chosen}, by WANDB_MODE"
-    url = os.environ.get("WANDB_BASE_URL") or wandb_url()
+            raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", source)
+        return cast(Mode, chosen), f"{chosen}, by {source}"
+    url = _given("base_url") or wandb_url()
     if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
         raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
     has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))

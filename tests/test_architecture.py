@@ -29,6 +29,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("exported",),
     ("decoding",),
     ("tracking", "metrics_file"),
+    ("wandb_logger",),
     ("runs",),
     ("class_paths", "failures"),
     ("trust",),

@@ -30,7 +30,7 @@ from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import equal
 from tests.ranks import ROOT, Ranks
 
-TIMES = ("resources/", "fit_seconds", "best_epoch_seconds", "process_seconds", "peak_memory_mb")
+TIMES = ("workload/", "fit_seconds", "best_epoch_seconds", "process_seconds", "peak_memory_mb")
 TIMES += ("train_images_per_second", "best_checkpoint")
 OF_WANDB = 32768  # bytes of a block in a .wandb file, which has LevelDB's log format
 
@@ -179,7 +179,7 @@ def history(run: Path) -> History:
             step = int(json.loads(row.get("trainer/global_step", "-1")))
             for name, text in row.items():
                 value = json.loads(text)
-                if name.startswith(("_", "resources/", "test/confusion_matrix")):
+                if name.startswith(("_", "workload/", "test/confusion_matrix")):
                     continue  # times, and the size of a picture, which tests draw small
                 if isinstance(value, int | float):
                     found.setdefault((name, step), []).append(value)

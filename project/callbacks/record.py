@@ -3,13 +3,14 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from project import config_text
 from project.approaches import ImageClassifier
 from project.console import readable
 from project.environment import git_commit, versions
 from project.runs import RunDir
+from project.wandb_logger import RunLogger
 
 
 class RunRecord(L.Callback):
@@ -27,7 +28,12 @@ class RunRecord(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Log and write, once, on the first rank, before anything is trained."""
-        if trainer.global_rank != 0 or self._logged:
+        if trainer.global_rank != 0:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.begin(trains=stage == "fit", by_epoch=_validates_once(trainer))
+        if self._logged:
             return
         self._logged = True
         trainer.datamodule.write_notes(self.directory.path)  # type: ignore[attr-defined]  # set late
@@ -38,9 +44,11 @@ class RunRecord(L.Callback):
             "git": git_commit(),
             "parameters": parameters(pl_module),
         }
+        known = self.directory.tracked != self.directory.path  # W&B has that of the training
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # config.yaml is beside it already
-                logger.log_hyperparams(_readable(record))
+            if isinstance(logger, CSVLogger) or (known and isinstance(logger, WandbLogger)):
+                continue  # config.yaml is beside the file already
+            logger.log_hyperparams(_readable(record))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -51,6 +59,13 @@ class RunRecord(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do the same where only the end of an epoch was left."""
         self.directory.go_on(self.config)
+
+
+def _validates_once(trainer: Any) -> bool:
+    """Return whether an epoch has one validation at most."""
+    interval = trainer.val_check_interval
+    whole = isinstance(interval, float) and interval == 1
+    return whole and trainer.check_val_every_n_epoch is not None
 
 
 def _readable(value: Any) -> Any:

@@ -57,6 +57,7 @@ LIMITS = {
     "predict": "limit_predict_batches",
 }
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
+DEFAULTS = {"project": "image-classification", "log_model": True}  # of W&B
 PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
 
@@ -209,7 +210,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "model": {"class_path": TrainFromScratch.__name__},
                 "trainer.logger": {
                     "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
-                    "init_args": {"project": "image-classification"} | given_by_environment(),
+                    "init_args": DEFAULTS | given_by_environment(),
                 },
             }
         )

@@ -18,6 +18,7 @@ from project.callbacks import (
     StopOnSignal,
     TestResults,
 )
+from project.callbacks.artifacts import Artifacts
 from project.callbacks.calibration import TemperatureScaling
 from project.callbacks.destinations import send_into
 from project.callbacks.finite import FiniteSteps
@@ -74,6 +75,7 @@ def open_run(
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
         RunRecord(saved, directory),
+        Artifacts(),
         Resume(config_text.plain(config_text.load(saved))),
         LoggedOnce(),
         resources,

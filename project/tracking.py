@@ -6,18 +6,20 @@ import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from project.class_paths import is_a, listed
+from project import config_text
+from project.class_paths import is_a, listed, named
 from project.errors import UserError
-from project.runs import RunDir
+from project.run_files import CONFIG
+from project.runs import RunDir, identity
 from project.upstream import logged_in_to_wandb, wandb_url
-from project.wandb_logger import RunLogger
+from project.wandb_logger import RunLogger, model_name
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
@@ -78,7 +80,7 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
                     options.version = options.get("version") or ""
         if wandb:
             tracking = _configure_wandb(options, run, name)
-            if logger.class_path == _path(WandbLogger):  # not a class of one's own
+            if named(logger.class_path) is WandbLogger:  # not a class of one's own
                 logger.class_path = _path(RunLogger)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
         in_run_dir = Namespace(save_dir=str(run.path), name="", version="")
@@ -93,6 +95,8 @@ def _path(kind: type) -> str:
 
 def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     chosen = "offline" if options.get("offline") else options.get("mode")
+    if "mode" in options and options.get("offline"):  # which Lightning would make that of all runs
+        options.offline, options.mode = False, "offline"
     if chosen is None:
         mode, reason = wandb_mode()
         if "mode" in options:
@@ -112,15 +116,19 @@ def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
 
 
-def given_by_environment() -> dict[str, str]:
+def given_by_environment() -> dict[str, Any]:
     """Return the options of W&B that are given outside of the config, in place of own defaults.
 
     An option beats the environment, that beats W&B's settings file, and that beats a default, as in
     W&B itself: https://docs.wandb.ai/guides/track/environment-variables. What this package has no
     default for is left to W&B, which reads both itself.
     """
-    project = _given("project")
-    return {"project": project} if project else {}
+    given: dict[str, Any] = {}
+    if project := _given("project"):
+        given["project"] = project
+    if kept := os.environ.get("WANDB_LOG_MODEL"):  # as other libraries have it, too
+        given["log_model"] = kept.lower() not in ("false", "0", "no")
+    return given
 
 
 def _given(name: str) -> str | None:
@@ -173,6 +181,30 @@ def wandb_mode() -> tuple[Mode, str]:
     except OSError:
         return "offline", f"offline, because {address.hostname} can't be reached"
     return "online", "online"
+
+
+def model_of(run: Path) -> str | None:
+    """Return the name in W&B of the model of a run directory, None if it has none.
+
+    Args:
+        run: The run directory.
+    """
+    known = identity(run).get("wandb_id")
+    for logger in _written(run):
+        options = logger.get("init_args") or {}
+        if known and options.get("log_model"):
+            path = (options.get("entity"), options.get("project"), f"{model_name(known)}:best")
+            return "/".join(part for part in path if part)
+    return None
+
+
+def _written(run: Path) -> list[dict[str, Any]]:
+    """Return the loggers that the config of a run has."""
+    if not (run / CONFIG).is_file():
+        return []
+    trainer = config_text.mapping(run / CONFIG).get("trainer") or {}
+    loggers = trainer.get("logger") or []
+    return [one for one in (loggers if isinstance(loggers, list) else [loggers]) if one is not True]
 
 
 def how_to_view(run_dir: Path) -> str:

@@ -1,10 +1,17 @@
 """Lightning's logger for W&B, with the charts that a person wants to see first."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from project.console import show
+from project.saving import copy
+from project.upstream import keeps_model
 
 STEP = "trainer/global_step"  # as Lightning names it there
 EPOCH = "trainer/epoch"
@@ -36,6 +43,18 @@ class RunLogger(WandbLogger):
         self.trains, self.by_epoch = trains, by_epoch
 
     @rank_zero_only
+    def carry_on(self, values: Mapping[str, float]) -> None:
+        """Repeat values of the run that this is a part of, where W&B would forget them.
+
+        ``wandb sync`` continues the charts and the config of a run with several parts, and replaces
+        its values by those of the last part. Online they stay.
+        """
+        if self.experiment.offline:
+            self.experiment.summary.update(
+                {name: value for name, value in values.items() if name not in AXES}
+            )
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers.
 
@@ -63,6 +82,70 @@ class RunLogger(WandbLogger):
             self.experiment.define_metric(name, step_metric=EPOCH)
         else:
             self.experiment.define_metric(name, step_metric=STEP)
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Leave it to :meth:`keep_model`, which logs the best one alone, unless it is ``all``."""
+        if not keeps_model(self):
+            super().after_save_checkpoint(checkpoint_callback)
+
+    @rank_zero_only
+    def keep_model(self, files: Mapping[str, Path], metadata: Mapping[str, Any]) -> None:
+        """Log the files of a model as an artifact, if the config says so.
+
+        Online they are uploaded. Offline they stay beside the log of the run, as links where there
+        can be any, for ``wandb sync``; what a resumed run replaces is still there.
+
+        Args:
+            files: The place of each file in the artifact, and where it is now.
+            metadata: What W&B shows of it.
+        """
+        if not keeps_model(self) or self.experiment.disabled:
+            return
+        from wandb import Artifact
+
+        run = self.experiment
+        artifact = Artifact(model_name(run.id), "model", metadata=dict(metadata))
+        for name, path in files.items():
+            kept = Path(run.sync_dir, "model", name)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.unlink(missing_ok=True)
+            try:
+                os.link(path, kept)
+            except OSError:  # another file system, or one without links
+                copy(path, kept)
+            artifact.add_file(str(kept), name, policy="immutable", skip_cache=True)
+        run.log_artifact(artifact, aliases=["best", "latest"])
+
+    @rank_zero_only
+    def uses(self, artifact: Any) -> None:
+        """Say that the run uses an artifact, or one of a name. W&B can't offline."""
+        if self.experiment.offline or self.experiment.disabled:
+            return
+        try:
+            self.experiment.use_artifact(artifact)
+        except Exception as error:  # of many kinds; the training doesn't depend on it
+            show(f"W&B: {artifact} isn't linked: {(str(error) or repr(error)).splitlines()[0]}")
+
+    @rank_zero_only
+    def uses_images(self, name: str, place: Path | None, splits: Mapping[str, Any]) -> None:
+        """Say which images a training uses; W&B gets no image, only what identifies them.
+
+        Args:
+            name: What they are.
+            place: Where they are, None if they are in no file.
+            splits: Number and SHA-256 of those of each split.
+        """
+        from wandb import Artifact
+
+        artifact = Artifact(name, "dataset", metadata=dict(splits))
+        if place is not None:
+            artifact.add_reference(place.resolve().as_uri(), "images", checksum=False)
+        self.uses(artifact)
+
+
+def model_name(wandb_id: str) -> str:
+    """Return the name of the model of a run in W&B, as Lightning would call it."""
+    return f"model-{wandb_id}"
 
 
 def _is_value(name: str, value: Any) -> bool:

@@ -34,7 +34,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("class_paths", "failures"),
     ("trust",),
     ("checkpoints", "csv_text"),
-    ("checkpoint_format", "saving", "upstream"),
+    ("artifacts", "checkpoint_format", "saving", "upstream"),
     ("run_files",),
     ("console", "environment", "config_text"),
     ("errors", "randomness", "signals"),

@@ -1,5 +1,8 @@
 """Records the config and the environment of a run in every logger, and notes on its data."""
 
+import json
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,7 +11,10 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from project import config_text
 from project.approaches import ImageClassifier
 from project.console import readable
+from project.data import ImageDataModule
 from project.environment import git_commit, versions
+from project.metrics_file import last_values
+from project.run_files import SUMMARY
 from project.runs import RunDir
 from project.wandb_logger import RunLogger
 
@@ -30,9 +36,12 @@ class RunRecord(L.Callback):
         """Log and write, once, on the first rank, before anything is trained."""
         if trainer.global_rank != 0:
             return
+        known = self.directory.tracked != self.directory.path  # W&B has the config of the training
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.begin(trains=stage == "fit", by_epoch=_validates_once(trainer))
+                if known and stage != "predict":
+                    logger.carry_on(_of_training(self.directory.tracked))
         if self._logged:
             return
         self._logged = True
@@ -44,7 +53,8 @@ class RunRecord(L.Callback):
             "git": git_commit(),
             "parameters": parameters(pl_module),
         }
-        known = self.directory.tracked != self.directory.path  # W&B has that of the training
+        if stage == "fit":
+            record["images"] = images_of(trainer.datamodule)  # type: ignore[attr-defined]  # set late
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) or (known and isinstance(logger, WandbLogger)):
                 continue  # config.yaml is beside the file already
@@ -61,6 +71,15 @@ class RunRecord(L.Callback):
         self.directory.go_on(self.config)
 
 
+def _of_training(run: Path) -> dict[str, float]:
+    """Return the last values that a training has logged, and the scores of its best checkpoint."""
+    values = last_values(run)
+    with suppress(OSError, ValueError):  # a training that was killed has no summary
+        summary = json.loads((run / SUMMARY).read_text())
+        values |= {f"best/{name}": summary[name] for name in summary if name.startswith("val/")}
+    return values
+
+
 def _validates_once(trainer: Any) -> bool:
     """Return whether an epoch has one validation at most."""
     interval = trainer.val_check_interval
@@ -75,6 +94,16 @@ def _readable(value: Any) -> Any:
     if isinstance(value, list):
         return [_readable(item) for item in value]
     return readable(value) if isinstance(value, str) else value
+
+
+def images_of(data: ImageDataModule) -> dict[str, dict[str, Any]]:
+    """Return the number of images of each split, and the SHA-256 that identifies them."""
+    splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
+    return {
+        split: {"images": len(images), "sha256": images.identity()}
+        for split, images in splits.items()
+        if images is not None
+    }
 
 
 def parameters(pl_module: L.LightningModule) -> dict[str, int]:

@@ -18,7 +18,7 @@ from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import VALIDATION, best_and_last
-from project.callbacks.record import parameters
+from project.callbacks.record import images_of, parameters
 from project.callbacks.resources import ResourceMonitor
 from project.callbacks.tested import MOST_IN_SUMMARY, TestResults
 from project.class_paths import those_of
@@ -72,14 +72,10 @@ class RunReport(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         count = parameters(pl_module)
         trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
-        splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
-        self.summary["data"] = {
-            split: {"images": len(images), "sha256": images.identity()}
-            for split, images in splits.items()
-            if images is not None
-        }
+        splits = self.summary["data"] = images_of(data)
         names = {"train": "training", "val": "validation", "test": "test"}
-        sizes = ", ".join(f"{len(splits[name] or ()):,} {word}" for name, word in names.items())
+        counts = {split: found["images"] for split, found in splits.items()}
+        sizes = ", ".join(f"{counts.get(name, 0):,} {word}" for name, word in names.items())
         shape = "×".join(str(length) for length in data.image_shape)
         network = getattr(pl_module.network, "name", type(pl_module.network).__name__)
         rows = {

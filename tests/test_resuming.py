@@ -29,7 +29,7 @@ def rows(run: Path) -> list[dict[str, str]]:
             {name: value for name, value in row.items() if value and "workload/" not in name}
             for row in csv.DictReader(file)
         ]
-    return [row for row in found if row.keys() - {"step", "epoch"} - {"lr-Adam"}]
+    return [row for row in found if row.keys() - {"step", "epoch"} - {"weights/lr"}]
 
 
 def scores(run: Path) -> dict[str, object]:

@@ -3,7 +3,10 @@
 import csv
 import fcntl
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ from project.wandb_logger import RunLogger
 from tests.conftest import Run
 from tests.finetuning.schedules import SCHEDULE
 from tests.wandb_log import Part, parts
+from tests.wandb_server import serving
 
 FIT = ("fit", "--data.limit_per_class=10", "--data.batch_size=15", "--trainer.log_every_n_steps=2")
 NO_DECAY = ("--model.optimizer=AdamW", "--model.decay_norm_and_bias=false")
@@ -320,3 +324,24 @@ def test_validated_often(run: Callable[..., Run]) -> None:
     assert log.axes["val/loss"] == STEP
     steps = [row[STEP] for row in log.rows if "val/loss" in row]
     assert len(set(steps)) == 2
+
+
+@pytest.mark.slow
+def test_all_logs_are_uploaded_as_one_run(tracked: Tracked, tmp_path: Path) -> None:
+    """Also the first, as if its process had been killed: it doesn't say that it has ended."""
+    run = shutil.copytree(tracked.path, tmp_path / "run", symlinks=True)
+    first = min(run.glob("wandb/offline-run-*/*.wandb"))
+    first.write_bytes(first.read_bytes()[:-200])
+    with serving() as server:
+        own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
+        command = [Path(sys.executable).parent / "wandb", "sync", *run.glob("wandb/*run-*")]
+        subprocess.run(command, env=os.environ | own, check=True, timeout=100, capture_output=True)
+        losses = [row["val/loss"] for row in server.rows.values() if "val/loss" in row]
+        assert len(losses) == 3
+        assert [row["_step"] for row in server.rows.values()] == list(range(len(server.rows)))
+        known = tracked.logs[1].summary | tracked.logs[2].summary
+        assert {name: server.summary[name] for name in known} == pytest.approx(known)
+        assert server.config["trainer"]["value"]["max_epochs"] == 3
+        assert set(server.aliases) == {"best", "latest"}
+        best = tracked.path / "checkpoints" / "best.ckpt"
+        assert server.files["checkpoints/best.ckpt"] == best.stat().st_size

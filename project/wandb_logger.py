@@ -29,7 +29,7 @@ class RunLogger(WandbLogger):
 
     trains = True
     by_epoch = True
-    _defined = frozenset({STEP})
+    _defined: frozenset[str] = frozenset()  # the charts that have their axes
 
     def begin(self, trains: bool, by_epoch: bool = True) -> None:
         """Say what follows.
@@ -69,14 +69,16 @@ class RunLogger(WandbLogger):
             if not metrics:
                 return
         metrics = {AXES.get(name, name): value for name, value in metrics.items()}
-        for name in metrics.keys() - self._defined:
+        for name in {STEP, *metrics} - self._defined:
             self._define(name)
         super().log_metrics(metrics, step)
 
     def _define(self, name: str) -> None:
         """Choose the axis of a chart. W&B takes any one of several patterns that match a name."""
         self._defined |= {name}
-        if name in (EPOCH, AXES["images"]):
+        if "*" in name:  # of a layer group that a glob cuts; the pattern of Lightning's matches it
+            return
+        if name in (STEP, EPOCH, AXES["images"]):
             self.experiment.define_metric(name, hidden=True)
         elif name.startswith(OF_EPOCHS) and not name.endswith(EXCEPT) and self.by_epoch:
             self.experiment.define_metric(name, step_metric=EPOCH)
@@ -118,7 +120,7 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def uses(self, artifact: Any) -> None:
-        """Say that the run uses an artifact, or one of a name. W&B can't offline."""
+        """Say that the run uses an artifact, or one of a name; W&B takes that online only."""
         if self.experiment.offline or self.experiment.disabled:
             return
         try:
@@ -132,13 +134,13 @@ class RunLogger(WandbLogger):
 
         Args:
             name: What they are.
-            place: Where they are, None if they are in no file.
+            place: Where they are, if they are in files.
             splits: Number and SHA-256 of those of each split.
         """
         from wandb import Artifact
 
         artifact = Artifact(name, "dataset", metadata=dict(splits))
-        if place is not None:
+        if place is not None and place.exists():
             artifact.add_reference(place.resolve().as_uri(), "images", checksum=False)
         self.uses(artifact)
 

@@ -86,9 +86,9 @@ def test_charts(tracked: Tracked) -> None:
         logged = {name for row in log.rows for name in row}
         assert logged - {EPOCH, STEP, "trainer/images"} == LOGGED.keys()
         assert {name: log.axes[name] for name in LOGGED} == LOGGED
-        assert log.hidden == {EPOCH, "trainer/images"}
+        assert log.hidden == {EPOCH, STEP, "trainer/images"}
         images = [name for name in sorted(logged) if name.startswith(("train/", "val/"))]
-        assert sorted(logged - log.hidden - {STEP})[: len(images)] == images
+        assert sorted(logged - log.hidden)[: len(images)] == images
     every = Counter(
         (name, row[STEP])
         for log in tracked.logs
@@ -315,6 +315,16 @@ def test_a_running_training_is_not_added_to(tracked: Tracked) -> None:
     with (tracked.path / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run_of(best) is None
+
+
+def test_a_name_that_wandb_takes_for_a_pattern() -> None:
+    """A layer group that the globs of a schedule cut is named by them."""
+    logged: list[dict[str, Any]] = []
+    run: Any = SimpleNamespace(log=logged.append, define_metric=lambda name, **_: defined.add(name))
+    defined: set[str] = set()
+    name = "weights/lr/stage1:backbone.*.bn*"
+    RunLogger(experiment=run).log_metrics({name: 0.1}, step=3)
+    assert logged == [{name: 0.1, STEP: 3}] and defined == {STEP}
 
 
 def test_validated_often(run: Callable[..., Run]) -> None:

@@ -1,6 +1,7 @@
 """What W&B has written to its log of an offline run."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,21 @@ class Part:
     axes: dict[str, str] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     artifacts: list[Any] = field(default_factory=list)
+    ended: bool = False
 
 
 def parts(run: Path) -> list[Part]:
     """Return what is in the logs of a run directory, in the order in which they began."""
-    return [part(file) for file in sorted(run.glob("wandb/offline-run-*/*.wandb"))]
+    return [whole(file) for file in sorted(run.glob("wandb/offline-run-*/*.wandb"))]
+
+
+def whole(file: Path) -> Part:
+    """Return what is in a log, whose last lines W&B writes a moment after it has finished."""
+    for _ in range(50):
+        if (found := part(file)).ended:
+            break
+        time.sleep(0.02)
+    return found
 
 
 def part(file: Path) -> Part:
@@ -49,6 +60,8 @@ def part(file: Path) -> Part:
                 found.hidden.add(record.metric.name)
         elif kind == "artifact":
             found.artifacts.append(record.artifact)
+        elif kind == "exit":
+            found.ended = True
     return found
 
 

@@ -123,20 +123,19 @@ def given_by_environment() -> dict[str, Any]:
     W&B itself: https://docs.wandb.ai/guides/track/environment-variables. What this package has no
     default for is left to W&B, which reads both itself.
     """
-    given: dict[str, Any] = {}
-    if project := _given("project"):
-        given["project"] = project
+    known = _given("WANDB_PROJECT")
+    given: dict[str, Any] = {"project": known} if known else {}
     if kept := os.environ.get("WANDB_LOG_MODEL"):  # as other libraries have it, too
         given["log_model"] = kept.lower() not in ("false", "0", "no")
     return given
 
 
-def _given(name: str) -> str | None:
-    """Return a setting of W&B by the environment, or else by one of its two settings files.
+def _given(variable: str) -> str | None:
+    """Return a variable of W&B, or else what one of its two settings files has in its place.
 
     ``wandb init``, ``wandb offline`` and ``wandb login --host`` write these.
     """
-    if value := os.environ.get(f"WANDB_{name.upper()}"):
+    if value := os.environ.get(variable):
         return value
     config_dir = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
     own = Path(os.environ.get("WANDB_DIR", "."), "wandb")
@@ -145,7 +144,7 @@ def _given(name: str) -> str | None:
         parser.read([Path(config_dir, "settings").expanduser(), own / "settings"])
     except (configparser.Error, OSError, RuntimeError, UnicodeDecodeError):
         return None  # W&B says what is wrong with it
-    return parser.get("default", name, fallback=None)
+    return parser.get("default", variable.removeprefix("WANDB_").lower(), fallback=None)
 
 
 def wandb_mode() -> tuple[Mode, str]:
@@ -160,13 +159,13 @@ def wandb_mode() -> tuple[Mode, str]:
     Raises:
         UserError: If ``WANDB_MODE`` is not a mode.
     """
-    if chosen := _given("mode"):
+    if chosen := _given("WANDB_MODE"):
         chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)
         source = "WANDB_MODE" if os.environ.get("WANDB_MODE") else "the settings file of W&B"
         if chosen not in get_args(Mode):
             raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", source)
         return cast(Mode, chosen), f"{chosen}, by {source}"
-    url = _given("base_url") or wandb_url()
+    url = _given("WANDB_BASE_URL") or wandb_url()
     if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
         raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
     has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
@@ -193,7 +192,8 @@ def model_of(run: Path) -> str | None:
     for logger in _written(run):
         options = logger.get("init_args") or {}
         if known and options.get("log_model"):
-            path = (options.get("entity"), options.get("project"), f"{model_name(known)}:best")
+            place = {"entity": None, "project": None}  # in this order
+            path = [*(options.get(name) for name in place), f"{model_name(known)}:best"]
             return "/".join(part for part in path if part)
     return None
 

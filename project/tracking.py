@@ -4,6 +4,7 @@ import configparser
 import os
 import shlex
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -137,13 +138,11 @@ def _given(variable: str) -> str | None:
     """
     if value := os.environ.get(variable):
         return value
-    config_dir = os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")
-    own = Path(os.environ.get("WANDB_DIR", "."), "wandb")
+    of_user = os.environ.get("WANDB_CONFIG_DIR") or os.path.expanduser("~/.config/wandb")  # noqa: PTH111
     parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read([Path(config_dir, "settings").expanduser(), own / "settings"])
-    except (configparser.Error, OSError, RuntimeError, UnicodeDecodeError):
-        return None  # W&B says what is wrong with it
+    for folder in (of_user, Path(os.environ.get("WANDB_DIR") or ".", "wandb")):
+        with suppress(configparser.Error, OSError, UnicodeDecodeError):  # W&B says what is wrong
+            parser.read(Path(folder, "settings"))
     return parser.get("default", variable.removeprefix("WANDB_").lower(), fallback=None)
 
 

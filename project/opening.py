@@ -71,11 +71,12 @@ def open_run(
     tracking = configure_loggers(config.trainer, directory, name)
     resources = ResourceMonitor()
     results = TestResults()
-    run = Run(directory, saved, RunReport(resources, results, tracking), asked)
+    record = RunRecord(saved, directory)
+    run = Run(directory, saved, RunReport(resources, results, tracking, record), asked)
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
-        RunRecord(saved, directory),
-        Artifacts(),
+        record,
+        Artifacts(record),
         Resume(config_text.plain(config_text.load(saved))),
         LoggedOnce(),
         resources,

@@ -1,7 +1,8 @@
 """Lightning's logger for W&B, with the charts that a person wants to see first."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +107,26 @@ class RunLogger(WandbLogger):
         from wandb import Artifact
 
         run = self.experiment
-        artifact = Artifact(model_name(run.id), "model", metadata=dict(metadata))
-        for name, path in files.items():
-            kept = Path(run.sync_dir, "model", name)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.unlink(missing_ok=True)
-            try:
-                os.link(path, kept)
-            except OSError:  # another file system, or one without links
-                copy(path, kept)
-            artifact.add_file(str(kept), name, policy="immutable", skip_cache=True)
-        run.log_artifact(artifact, aliases=["best", "latest"])
+        with _allowed_to_fail("the best model isn't logged"):
+            artifact = Artifact(model_name(run.id), "model", metadata=dict(metadata))
+            for name, path in files.items():
+                kept = Path(run.sync_dir, "model", name)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.unlink(missing_ok=True)
+                try:
+                    os.link(path, kept)
+                except OSError:  # another file system, or one without links
+                    copy(path, kept)
+                artifact.add_file(str(kept), name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact, aliases=["best", "latest"])
 
     @rank_zero_only
     def uses(self, artifact: Any) -> None:
         """Say that the run uses an artifact, or one of a name; W&B takes that online only."""
         if self.experiment.offline or self.experiment.disabled:
             return
-        try:
+        with _allowed_to_fail(f"{getattr(artifact, 'name', artifact)} isn't linked"):
             self.experiment.use_artifact(artifact)
-        except Exception as error:  # of many kinds; the training doesn't depend on it
-            show(f"W&B: {artifact} isn't linked: {(str(error) or repr(error)).splitlines()[0]}")
 
     @rank_zero_only
     def uses_images(self, name: str, place: Path | None, splits: Mapping[str, Any]) -> None:
@@ -143,6 +143,15 @@ class RunLogger(WandbLogger):
         if place is not None and place.exists():
             artifact.add_reference(place.resolve().as_uri(), "images", checksum=False)
         self.uses(artifact)
+
+
+@contextmanager
+def _allowed_to_fail(what: str) -> Iterator[None]:
+    """Say in a line what W&B has not, whatever the reason: a training doesn't depend on it."""
+    try:
+        yield
+    except Exception as error:
+        show(f"W&B: {what}: {(str(error) or repr(error)).splitlines()[0]}")
 
 
 def model_name(wandb_id: str) -> str:

@@ -6,7 +6,7 @@ import lightning as L
 
 from project.artifacts import PREFIX, is_artifact
 from project.callbacks.checkpoint import best_and_last
-from project.callbacks.record import images_of
+from project.callbacks.record import RunRecord
 from project.checkpoints import find_checkpoint
 from project.data import ImageDataModule
 from project.run_files import CHECKPOINTS, CONFIG
@@ -15,7 +15,14 @@ from project.wandb_logger import RunLogger
 
 
 class Artifacts(L.Callback):
-    """Logs the best checkpoint, with its config, and what the training has used."""
+    """Logs the best checkpoint, with its config, and what the training has used.
+
+    Args:
+        record: What identifies the images.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Say which images and which run of one's own the training starts from."""
@@ -25,7 +32,7 @@ class Artifacts(L.Callback):
         root = getattr(data, "root", None)
         source = _source(str(pl_module.hparams.get("backbone") or ""))
         for logger in _loggers(trainer):
-            logger.uses_images(type(data).__name__, root and Path(root), images_of(data))
+            logger.uses_images(type(data).__name__, root and Path(root), self.record.images)
             if source:
                 logger.uses(source)
 

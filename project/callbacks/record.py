@@ -25,11 +25,15 @@ class RunRecord(L.Callback):
     Args:
         config: The complete config as YAML, without the paths of this run.
         directory: The run directory.
+
+    Attributes:
+        images: Number of images of each split of a training, and the SHA-256 that identifies them.
     """
 
     def __init__(self, config: str, directory: RunDir) -> None:
         self.config = config
         self.directory = directory
+        self.images: dict[str, dict[str, Any]] = {}
         self._logged = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -54,7 +58,7 @@ class RunRecord(L.Callback):
             "parameters": parameters(pl_module),
         }
         if stage == "fit":
-            record["images"] = images_of(trainer.datamodule)  # type: ignore[attr-defined]  # set late
+            self.images = record["images"] = _images(trainer.datamodule)  # type: ignore[attr-defined]  # set late
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) or (known and isinstance(logger, WandbLogger)):
                 continue  # config.yaml is beside the file already
@@ -96,8 +100,7 @@ def _readable(value: Any) -> Any:
     return readable(value) if isinstance(value, str) else value
 
 
-def images_of(data: ImageDataModule) -> dict[str, dict[str, Any]]:
-    """Return the number of images of each split, and the SHA-256 that identifies them."""
+def _images(data: ImageDataModule) -> dict[str, dict[str, Any]]:
     splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
     return {
         split: {"images": len(images), "sha256": images.identity()}

@@ -18,7 +18,7 @@ from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import VALIDATION, best_and_last
-from project.callbacks.record import images_of, parameters
+from project.callbacks.record import RunRecord, parameters
 from project.callbacks.resources import ResourceMonitor
 from project.callbacks.tested import MOST_IN_SUMMARY, TestResults
 from project.class_paths import those_of
@@ -53,14 +53,20 @@ class RunReport(L.Callback):
         resources: Where times and throughput come from.
         results: Where the scores of single classes come from.
         tracking: What there is to say of W&B.
+        record: What identifies the images.
     """
 
     def __init__(
-        self, resources: ResourceMonitor, results: TestResults, tracking: Tracking
+        self,
+        resources: ResourceMonitor,
+        results: TestResults,
+        tracking: Tracking,
+        record: RunRecord,
     ) -> None:
         self.resources = resources
         self.results = results
         self.tracking = tracking
+        self.record = record
         self.summary: dict[str, Any] = {}
         self._epoch: int | None = None  # that is not reported yet
         self._validated = False  # since the last report
@@ -72,7 +78,7 @@ class RunReport(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         count = parameters(pl_module)
         trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
-        splits = self.summary["data"] = images_of(data)
+        splits = self.summary["data"] = self.record.images
         names = {"train": "training", "val": "validation", "test": "test"}
         counts = {split: found["images"] for split, found in splits.items()}
         sizes = ", ".join(f"{counts.get(name, 0):,} {word}" for name, word in names.items())

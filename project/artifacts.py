@@ -11,7 +11,7 @@ PLACE = Path("artifacts")  # where W&B itself would put it
 
 
 def is_artifact(path: str | Path) -> bool:
-    """Return whether a path is the name of an artifact, such as ``wandb:entity/project/x:best``."""
+    """Return whether a path is the name of one, such as ``wandb:me/flowers/model-x:best``."""
     return str(path).startswith(PREFIX)
 
 

@@ -235,11 +235,11 @@ def test_settings_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Those of the folder beat those of the user, and the environment beats both."""
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "user"))
     assert given_by_environment() == {}
-    for folder, project in (("user", "of the user"), ("wandb", "of the folder")):
+    for folder, value in (("user", "of the user"), ("wandb", "of the folder")):
         (tmp_path / folder).mkdir()
-        text = f"[default]\nproject = {project}\nmode = disabled\nbase_url = ftp://x\n"
+        text = f"[default]\nproject={value}\nmode = disabled\nbase_url = ftp://x\n"
         (tmp_path / folder / "settings").write_text(text)
-        assert given_by_environment() == {"project": project}
+        assert given_by_environment() == {"project": value}
     assert wandb_mode() == ("disabled", "disabled, by the settings file of W&B")
     monkeypatch.setenv("WANDB_PROJECT", "of the environment")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -41,12 +41,12 @@ class Server(ThreadingHTTPServer):
 
     def answer(self, operation: str, given: dict[str, Any]) -> Any:
         """Answer what is asked by GraphQL."""
-        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}}
+        place = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}}
         if operation == "RunResumeStatus":
-            return {"model": {**project, "bucket": self._run() if self.config else None}}
+            return {"model": {**place, "bucket": self._run() if self.config else None}}
         if operation == "UpsertBucket":
             self.config |= json.loads(given.get("config") or "{}")
-            return {"upsertBucket": {"bucket": {**self._run(), "project": project}}}
+            return {"upsertBucket": {"bucket": {**self._run(), "project": place}}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": self._place(name)} for name in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}

@@ -25,6 +25,7 @@ from project.wandb_logger import RunLogger, model_name
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
 RUN_DIR = "."  # as save_dir of a logger
+WHERE = {"entity": "whose it is", "project": "what it is part of"}  # options for a run in W&B
 FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of version_0, …
 
 
@@ -191,9 +192,8 @@ def model_of(run: Path) -> str | None:
     for logger in _written(run):
         options = logger.get("init_args") or {}
         if known and options.get("log_model"):
-            place = {"entity": None, "project": None}  # in this order
-            path = [*(options.get(name) for name in place), f"{model_name(known)}:best"]
-            return "/".join(part for part in path if part)
+            place = [options.get(name) for name in WHERE]
+            return "/".join(filter(None, [*place, f"{model_name(known)}:best"]))
     return None
 
 

@@ -63,8 +63,6 @@ class Server(ThreadingHTTPServer):
             return {"createArtifactFiles": {"files": {"edges": edges}}}
         if operation == "CommitArtifact":
             return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
-        if operation == "ArtifactType":  # of a name that is new
-            return {"project": None}
         if operation == "Viewer":
             return {"viewer": {"id": "u", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
         return {}

@@ -1,5 +1,6 @@
 """Lightning's logger for W&B, with the charts that a person wants to see first."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -121,28 +122,34 @@ class RunLogger(WandbLogger):
             run.log_artifact(artifact, aliases=["best", "latest"])
 
     @rank_zero_only
-    def uses(self, artifact: Any) -> None:
-        """Say that the run uses an artifact, or one of a name; W&B takes that online only."""
+    def uses(self, artifact: str) -> None:
+        """Say that the run uses the artifact of a name; W&B takes that online only."""
         if self.experiment.offline or self.experiment.disabled:
             return
-        with _allowed_to_fail(f"{getattr(artifact, 'name', artifact)} isn't linked"):
+        with _allowed_to_fail(f"{artifact} isn't linked"):
             self.experiment.use_artifact(artifact)
 
     @rank_zero_only
     def uses_images(self, name: str, place: Path | None, splits: Mapping[str, Any]) -> None:
         """Say which images a training uses; W&B gets no image, only what identifies them.
 
+        A reference of W&B's to a folder would list every file in it.
+
         Args:
             name: What they are.
             place: Where they are, if they are in files.
             splits: Number and SHA-256 of those of each split.
         """
+        if self.experiment.offline or self.experiment.disabled:
+            return
         from wandb import Artifact
 
-        artifact = Artifact(name, "dataset", metadata=dict(splits))
-        if place is not None and place.exists():
-            artifact.add_reference(place.resolve().as_uri(), "images", checksum=False)
-        self.uses(artifact)
+        with _allowed_to_fail(f"{name} isn't linked"):
+            uri = place.resolve().as_uri() if place is not None else None
+            artifact = Artifact(name, "dataset", metadata={"place": uri, **splits})
+            with artifact.new_file("images.json", encoding="utf-8") as file:
+                json.dump(splits, file)  # other images make another version
+            self.experiment.use_artifact(artifact)
 
 
 @contextmanager

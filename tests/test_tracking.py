@@ -292,8 +292,8 @@ def test_what_a_training_uses(tracked: Tracked) -> None:
     assert source == f"me/flowers/model-{tracked.logs[0].run.run_id}:best"
     assert used[0] == source and used[1].type == "dataset"
     assert used[1].metadata["train"] == {"images": 80, "sha256": "ab"}
-    (reference,) = used[1].manifest.entries.values()
-    assert reference.ref == tracked.path.resolve().as_uri()
+    assert used[1].metadata["place"] == tracked.path.resolve().as_uri()
+    assert list(used[1].manifest.entries) == ["images.json"]
     for nothing in ("", "vgg16", "timm/vit_small_patch14_dinov2"):
         assert _source(nothing) is None
 

@@ -140,7 +140,7 @@ LEAVES = {  # a line that is printed, or a file
     "early_stopping": "EarlyStopping: ended after step",
     "ema": "checkpoints/best.ckpt",
     "lr_finder": "LearningRateFinder: model.optimizer.lr",
-    "batch_size_finder": "BatchSizeFinder: data.batch_size 32",
+    "batch_size_finder": "BatchSizeFinder: data.batch_size",
     "gradient_norms": "weights/update_ratio/head",
     "gradient_clipping": "checkpoints/best.ckpt",
     "accumulation": "checkpoints/best.ckpt",
@@ -150,7 +150,7 @@ LEAVES = {  # a line that is printed, or a file
     "mlflow": "metrics.csv",
 }
 OPTIONS = {
-    "early_stopping": ("--trainer.callbacks.patience=0", "--model.optimizer.lr=5"),
+    "early_stopping": ("--trainer.callbacks.stopping_threshold=100",),
     "lr_finder": ("--trainer.callbacks.num_training_steps=20",),
     "batch_size_finder": ("--trainer.callbacks.max_trials=1", "--data.batch_size=16"),
     "mlflow": ("--trainer.max_epochs=1",),

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from PIL import Image
 from torch import nn
 
@@ -72,12 +73,14 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
             patch.setenv(f"WANDB_{name}", value)
         draw = "project.callbacks.figures.draw_confusion_matrix"
         patch.setattr(draw, lambda _, __, path: Image.new("RGB", (8, 8)).save(path))
+        wandb.teardown()  # it keeps the variables and the folder in which it was started
         main([*FIT, *NO_DECAY, "--trainer.max_epochs=2", "--run_dir=run"])
         for name in ENVIRONMENT:
             patch.delenv(f"WANDB_{name}")
         main(["fit", "--resume=run", "--trainer.max_epochs=3"])
         main(["test", "--ckpt_path=run", "--run_dir=again"])
         main(["predict", "--ckpt_path=run", "--run_dir=predicted"])
+        wandb.teardown()
     tested = json.loads((folder / "again" / "summary.json").read_text())
     yield Tracked(folder / "run", parts(folder / "run"), tested)
 
@@ -159,14 +162,14 @@ def test_the_file_has_the_same_names(tracked: Tracked) -> None:
     assert tested
 
 
-def test_groups(backbone: Path, tmp_path: Path) -> None:
+def test_groups(run: Callable[..., Run], backbone: Path, tmp_path: Path) -> None:
     """Each layer group has one learning rate, and its norms while it trains."""
     (tmp_path / "schedule.yaml").write_text(SCHEDULE)
     norms = "--trainer.callbacks+=GradientNorms"
     own = (norms, f"--model.backbone={backbone}", "--model.decay_norm_and_bias=false")
     logger = ("--trainer.logger=WandbLogger", "--trainer.log_every_n_steps=1")
-    main(["fit", f"--config={tmp_path / 'schedule.yaml'}", *own, *logger, "--run_dir=run"])
-    (log,) = parts(Path("run"))
+    finished = run("fit", f"--config={tmp_path / 'schedule.yaml'}", *own, *logger)
+    (log,) = parts(finished.path)
     groups = ("stage1", "stage2", "head")
     rates = {f"weights/lr/{group}" for group in groups}
     logged = {name for row in log.rows for name in row}
@@ -258,8 +261,6 @@ def test_settings_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_model_that_wandb_keeps(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:
-    import wandb
-
     artifacts.fetched.cache_clear()
 
     def download(root: str) -> str:
@@ -290,7 +291,7 @@ def test_what_a_training_uses(tracked: Tracked) -> None:
     logger = RunLogger(experiment=online)
     logger.uses(source := _source(str(tracked.path)))
     logger.uses_images("Digits", tracked.path, {"train": {"images": 80, "sha256": "ab"}})
-    assert source == f"me/flowers/model-{tracked.logs[0].run.run_id}:best"
+    assert source == f"flowers/model-{tracked.logs[0].run.run_id}:best"
     assert used[0] == source and used[1].type == "dataset"
     assert used[1].metadata["train"] == {"images": 80, "sha256": "ab"}
     assert used[1].metadata["place"] == tracked.path.resolve().as_uri()

@@ -35,7 +35,7 @@ from project.tracking import given_by_environment, wandb_mode
 from project.wandb_logger import RunLogger
 from tests.conftest import Run
 from tests.finetuning.schedules import SCHEDULE
-from tests.wandb_log import Part, parts
+from tests.wandb_log import HEADER, Part, parts, records
 from tests.wandb_server import serving
 
 FIT = ("fit", "--data.limit_per_class=10", "--data.batch_size=15", "--trainer.log_every_n_steps=2")
@@ -343,7 +343,9 @@ def test_all_logs_are_uploaded_as_one_run(tracked: Tracked, tmp_path: Path) -> N
     """Also the first, as if its process had been killed: it doesn't say that it has ended."""
     run = shutil.copytree(tracked.path, tmp_path / "run", symlinks=True)
     first = min(run.glob("wandb/offline-run-*/*.wandb"))
-    first.write_bytes(first.read_bytes()[:-200])
+    *_, end = records(first)
+    content = first.read_bytes()
+    first.write_bytes(content[: content.rindex(end) - HEADER])
     with serving() as server:
         own = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
         command = [Path(sys.executable).parent / "wandb", "sync", *run.glob("wandb/*run-*")]

@@ -40,7 +40,7 @@ from project.opening import Run, open_run
 from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
 from project.runs import RunDir, experiment_name, run_of
-from project.tracking import given_by_environment
+from project.tracking import given_by_environment, leave_out_wandb
 from project.upstream import (
     CheckpointsDecideNothing,
     drop_anonymous,
@@ -270,7 +270,10 @@ class ProjectCLI(CheckpointsDecideNothing):
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
         asked = self._search(config)
         of = run_of(config.ckpt_path) if self.subcommand != "fit" else None
-        self.opened = open_run(config, self._saved(config), asked, of)
+        saved = self._saved(config)
+        if self.subcommand == "predict":
+            leave_out_wandb(config.trainer)
+        self.opened = open_run(config, saved, asked, of)
         self.trainer_defaults["callbacks"] = self.opened.callbacks
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them

@@ -56,6 +56,16 @@ def check_loggers(trainer: Namespace) -> None:
             options.save_dir = RUN_DIR
 
 
+def leave_out_wandb(trainer: Namespace) -> None:
+    """Don't start W&B for a command that has nothing to log.
+
+    Args:
+        trainer: Config of the trainer; it is changed.
+    """
+    others = [logger for logger in listed(trainer.logger) if not is_a(logger, WandbLogger)]
+    trainer.logger = others or False
+
+
 def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
     """Send the loggers into the run directory, and add a CSV file to them.
 

@@ -111,7 +111,7 @@ class RunLogger(WandbLogger):
         with _allowed_to_fail("the best model isn't logged"):
             artifact = Artifact(model_name(run.id), "model", metadata=dict(metadata))
             for name, path in files.items():
-                kept = Path(run.sync_dir, "model", name)
+                kept = Path(run.sync_dir, "model", name).absolute()
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.unlink(missing_ok=True)
                 try:

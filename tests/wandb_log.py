@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 32768  # bytes of a .wandb file, which has LevelDB's log format
+HEADER = 7  # of the file, and of each part of a record
 
 
 @dataclass
@@ -72,14 +73,15 @@ def values(items: Any) -> dict[str, Any]:
 
 def records(file: Path) -> Iterator[bytes]:
     """Yield what is in a ``.wandb`` file."""
-    content, place, record = file.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        if BLOCK - place % BLOCK < 7:
+    content, place, record = file.read_bytes(), HEADER, b""
+    while place + HEADER <= len(content):
+        if BLOCK - place % BLOCK < HEADER:
             place += BLOCK - place % BLOCK
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        record += content[place + 7 : place + 7 + length]
-        place += 7 + length
+        place += HEADER
+        record += content[place : place + length]
+        place += length
         if kind in (1, 4):  # the whole record, or the last part of one
             yield record
             record = b""

@@ -44,7 +44,7 @@ class RunRecord(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.begin(trains=stage == "fit", by_epoch=_validates_once(trainer))
-                if known and stage != "predict":
+                if known:
                     logger.carry_on(_of_training(self.directory.tracked))
         if self._logged:
             return

@@ -13,7 +13,8 @@ from fastapi import FastAPI, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse
 from PIL import Image
 
-sys.path.append(os.environ.get("CLASSIFY", str(Path(__file__).parents[2] / "project" / "exported")))
+os.environ.setdefault("MODEL", "model.onnx")
+sys.path.insert(0, str(Path(os.environ["MODEL"]).resolve().parent))  # an export has classify.py
 from classify import Model
 
 MOST_PICTURES = 32  # of a request
@@ -21,7 +22,7 @@ MOST_BYTES = 10 * 2**20  # of a picture
 Image.MAX_IMAGE_PIXELS = 2 * 10**7  # Pillow refuses twice as many, before it decodes any
 AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # requests that hold pictures in memory
 
-model = Model(os.environ.get("MODEL", "model.onnx"))
+model = Model(os.environ["MODEL"])
 app = FastAPI(title="Classifier")
 
 

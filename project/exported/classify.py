@@ -70,12 +70,13 @@ class Model:
         image.load()  # after which a TIFF is turned already
         turn = _orientation(image)
         if image.mode[0] in "IF":  # greys of 16 bits or more
-            values = np.nan_to_num(np.asarray(image, np.float64), posinf=1e9)
+            values = np.asarray(image, np.float32)
+            highest = values.max(initial=0, where=np.isfinite(values))
             if image.mode == "F":
-                values = values * (255 if values.max() <= 2 else 1)
-            elif image.mode.startswith("I;16") or values.max() > 255:
+                values = values * (255 if highest <= 2 else 1)
+            elif image.mode.startswith("I;16") or highest > 255:
                 values = values // 256
-            image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+            image = Image.fromarray(np.nan_to_num(values).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:  # becomes white
             ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(ground, image.convert("RGBA"))

@@ -20,7 +20,7 @@ from PIL import Image
 from project import Classifier
 from project.cli import main
 from project.commands.export import command
-from project.commands.export.graph import Pipeline, Resize
+from project.commands.export.graph import Resize
 from project.decoding.decode import Decoder
 from project.environment import PACKAGE
 from project.errors import UserError
@@ -103,33 +103,6 @@ def test_the_file_beside_it_classifies_alone(onnx: Path, backbone: Path) -> None
     assert float(probability) == pytest.approx(found.probabilities.max().item(), abs=1e-4)
     text = (onnx / "classify.py").read_text()
     assert PACKAGE + "." not in text and "torch" not in text
-
-
-def swapped(*args: Any) -> Pipeline:
-    """A pipeline whose mean is the std and the other way round."""
-    model, decoder, constants, dtype = args
-    return Pipeline(model, decoder, {"mean": constants["std"], "std": constants["mean"]}, dtype)
-
-
-def of_other_size(*args: Any) -> Pipeline:
-    """A pipeline that sees the whole picture, where the training saw the centre."""
-    model, decoder, constants, dtype = args
-    return Pipeline(model, Decoder(decoder.mode, decoder.size, "squash"), constants, dtype)
-
-
-def test_a_wrong_export_is_refused_and_nothing_is_left(
-    pets: Path,
-    run: Callable[..., Run],
-    fails: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    done = run(*FOLDER, f"--data.root={pets}", "--data.mean=0.4", "--data.std=0.2")
-    for wrong, said in ((swapped, "something else than"), (of_other_size, "another way than")):
-        monkeypatch.setattr(command, "Pipeline", wrong)
-        monkeypatch.setattr("project.commands.export.check.WHOLE", 1e-4)
-        message = fails("export", done.path, "--format=torch_export")
-        assert said in message and "nothing is left of it" in message
-        assert not (done.path / "export").exists()
 
 
 @pytest.mark.parametrize("format_", ["torch_export", "safetensors"])

@@ -1,14 +1,16 @@
 """The server answers pictures with classes, and everything else with 4xx."""
 
+import asyncio
 import importlib
 import io
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -117,6 +119,33 @@ def test_any_bytes_are_answered(client: TestClient) -> None:
         for place in generator.integers(0, len(content), 1 + number):
             content[place] = generator.integers(256)
         assert send(client, bytes(content)).status_code in (200, 400)
+
+
+async def endless() -> AsyncIterator[bytes]:
+    yield b"--b\r\n"
+    await asyncio.sleep(60)
+
+
+def test_slow_clients_are_left_and_hold_up_nobody(client: TestClient) -> None:
+    async def talk() -> tuple[int, list[int]]:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://it") as other:
+            files = [("pictures", ("a.png", png()))]
+            sent = [asyncio.create_task(other.post("/predict", files=files)) for _ in range(45)]
+            await asyncio.sleep(0.3)
+            health = await asyncio.wait_for(other.get("/health"), 5)  # not behind the others
+            for _ in range(2):
+                app.AT_ONCE.release()
+            codes = {answer.status_code for answer in await asyncio.gather(*sent)}
+            app.SECONDS = 0.2
+            form = {"content-type": "multipart/form-data; boundary=b", "content-length": "99"}
+            slow = await other.post("/predict", content=endless(), headers=form)
+            return health.status_code, [*codes, slow.status_code]
+
+    app = sys.modules["app"]
+    for _ in range(2):
+        app.AT_ONCE.acquire()
+    assert asyncio.run(talk()) == (200, [200, 408])
 
 
 def test_the_image_has_no_torch(onnx: Path) -> None:

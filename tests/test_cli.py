@@ -97,6 +97,7 @@ class Darken(Augment):
         return super().__call__(images, keys, seed) * self.share
 
 
+@pytest.mark.slow
 def test_augmentation_may_be_a_class_of_ones_own(run: Callable[..., Run]) -> None:
     own = ("--data.augment", f"{__name__}.Darken", "--data.augment.share", 0.0)
     first = run("fit", "--config", CONFIGS / "quickstart.yaml", *QUICK, *own)
@@ -275,6 +276,7 @@ def test_resumed_run_equals_uninterrupted_run(run: Callable[..., Run]) -> None:
         assert torch.equal(value, found["state_dict"][key]), key
 
 
+@pytest.mark.slow
 def test_resume_changes_weight_decay_only_where_there_was_one(run: Callable[..., Run]) -> None:
     args = (*QUICK, "--model.decay_norm_and_bias=false")
     decay = "--model.optimizer.weight_decay"

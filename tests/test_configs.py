@@ -10,8 +10,6 @@ import yaml
 from project.cli import main
 from tests.conftest import CONFIGS, Run
 
-pytestmark = pytest.mark.drawing
-
 REFERENCE_JOBS = {  # parameters in total and trained
     "scratch_mnist": (109_386, 109_386),
     "scratch_mnist_fast": (109_386, 109_386),
@@ -19,6 +17,7 @@ REFERENCE_JOBS = {  # parameters in total and trained
     "finetune_folder": (16_812_353, 2_097_665),
 }
 COMPARISONS = {path.stem for path in CONFIGS.glob("compare*.yaml")}  # tests/commands/ has these
+SMALL = "timm/test_efficientnet"  # 0.4 M parameters, for a backbone that only costs time here
 EXPERIMENTS = sorted(
     {path.stem for path in CONFIGS.glob("*.yaml")} - COMPARISONS
     | {f"compare/{path.stem}" for path in (CONFIGS / "compare").glob("*.yaml")}
@@ -54,13 +53,17 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> l
         args += ["--data.table", table_of(pets)]
     if config["model"]["class_path"] == "FineTuning":
         args += ["--model.weights", "null"]
-    if config["model"]["init_args"].get("backbone") == "RUN":
+    of_config = config["model"]["init_args"].get("backbone", "")
+    if of_config == "RUN":
         args += ["--model.backbone", backbone]
+    elif of_config.startswith("timm/"):
+        args += ["--model.backbone", SMALL]
     if "steps_per_epoch" in config["data"]["init_args"]:
         args += ["--data.steps_per_epoch", 2, "--data.batch_size", 2]
     return args
 
 
+@pytest.mark.drawing
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(
     name: str,
@@ -113,7 +116,7 @@ def test_schedule(name: str, run: Callable[..., Run], pets: Path) -> None:
     first, schedule = CONFIGS / "finetune_folder_best.yaml", CONFIGS / "schedules" / f"{name}.yaml"
     finished = run(
         *("fit", "--config", first, "--config", schedule, "--data.root", pets),
-        *("--model.weights", "null", "--data.image_size", 32),
+        *("--model.weights", "null", "--data.image_size", 32, "--model.backbone", SMALL),
     )
     assert "phase 4/4 all: trains all" in finished.out
 

@@ -61,6 +61,7 @@ STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5"]
 BLOCKS = ["stem", "blocks1", "blocks2", "blocks3", "blocks4"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("backbone", "shape", "features", "groups"),
     [

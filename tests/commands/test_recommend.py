@@ -286,6 +286,7 @@ def test_phases_of_configs() -> None:
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda one: one.name)
 def test_candidate_is_a_config_of_fit(
     candidate: Candidate, run: Callable[..., Run], pets: Path, backbone: Path

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 
 TURNS = [
     Image.Transpose[name]
@@ -48,8 +48,8 @@ class Model:
         with Image.open(file, formats=FORMATS) as opened:
             image = self._decoded(opened)
         if not whole and self.how == "crop":
-            image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
-        elif not whole and self.how == "squash":
+            image = image.crop(_centred(image.size, self.size))
+        if not whole and self.how != "pad":
             image = image.resize(self.size, Image.Resampling.BILINEAR)
         elif not whole:
             inner = _within(image.size, self.size)
@@ -107,6 +107,14 @@ def _orientation(image: Any) -> int:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # an image with broken EXIF is taken as it is
         return 1
+
+
+def _centred(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest part in the centre of an image that has the aspect ratio of a size."""
+    scale = min(image[0] / size[0], image[1] / size[1])
+    width, height = (max(round(side * scale), 1) for side in size)
+    left, top = (image[0] - width) // 2, (image[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def _within(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

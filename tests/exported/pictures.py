@@ -104,8 +104,8 @@ def of_other_formats(folder: Path) -> Iterator[Path]:
         "animated.png": (frames[0], {"save_all": True, "append_images": frames[1:]}),
         "animated.webp": (frames[0], {"save_all": True, "append_images": frames[1:]}),
         "other.avif": (rgb, {}),
-        "camera.mpo": (frames[0], {"save_all": True, "append_images": frames[1:]}),
         "pages.tif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
+        "camera.mpo": (frames[0], {"save_all": True, "append_images": frames[1:]}),
     }
     for name, (image, options) in written.items():
         image.save(folder / name, **options)

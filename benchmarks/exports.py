@@ -25,6 +25,7 @@ from project.commands.export.formats import Format, Precision, check_possible
 from project.errors import UserError
 
 DOCS = PAGE.with_name("exporting.md")
+IMAGES = 2000  # of a test set, at most
 PACKAGES = ("torch", "onnxruntime", "lightning")
 QUIETLY = ("--trainer.logger=false", "--trainer.enable_progress_bar=false")
 COLUMNS = (
@@ -77,8 +78,8 @@ def lines_of(run: Path) -> Iterator[str]:
     for format_, precision in exports():
         folder = run / "export" / f"{format_}-{precision}"
         if not folder.exists():
-            options = (f"--format={format_}", f"--precision={precision}", "--max_loss=1")
-            project(["export", str(run), *options, f"--output={folder}"])
+            options = (f"--format={format_}", f"--precision={precision}", f"--check={IMAGES}")
+            project(["export", str(run), *options, "--max_loss=1", f"--output={folder}"])
         found = json.loads((folder / "check.json").read_text(encoding="utf-8"))
         yield row([f"`{format_}` {precision}", *cells(found)])
 

@@ -120,9 +120,15 @@ def test_other_formats(format_: str, backbone: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
+PRECISIONS = (("fp16", "torch_export", 1e-5), ("bf16", "safetensors", 1e-4))
+
+
 def test_the_checkpoint_stays_in_full_precision_beside_it(backbone: Path) -> None:
-    for precision, least in (("fp16", 1e-5), ("bf16", 1e-4)):
-        options = ("--format=torch_export", f"--precision={precision}", f"--output={precision}")
+    for format_, precision, least in (
+        ("torch_export", "fp16", 1e-5),
+        ("safetensors", "bf16", 1e-4),
+    ):
+        options = (f"--format={format_}", f"--precision={precision}", f"--output={precision}")
         main(["export", str(backbone), *options, "--max_loss=1"])
         same = json.loads(Path(precision, "check.json").read_text())["same_pixels"]
         assert least < same["logit"] < 0.1

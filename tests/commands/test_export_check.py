@@ -15,6 +15,7 @@ from project.classifier import Classifier, load_run
 from project.cli import main
 from project.commands.export import command
 from project.commands.export.check import check, images_to_check, refuse_difference
+from project.commands.export.formats import write_safetensors
 from project.commands.export.graph import Pipeline, Resize
 from project.decoding.decode import Decoder
 from project.errors import UserError
@@ -47,17 +48,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def swapped(*args: Any) -> Pipeline:
-    """A pipeline whose mean is the std and the other way round."""
-    model, decoder, constants, dtype = args
-    return Pipeline(model, decoder, {"mean": constants["std"], "std": constants["mean"]}, dtype)
-
-
 def test_a_wrong_export_is_refused_and_nothing_is_left(
     photos: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "Pipeline", swapped)
-    message = fails("export", photos, "--format=torch_export")
+    def write_wrong(model: Any, *args: Any) -> None:
+        wrong = deepcopy(model)
+        perturb(wrong)
+        write_safetensors(wrong, *args)
+
+    monkeypatch.setattr(command, "write_safetensors", write_wrong)
+    message = fails("export", photos, "--format=safetensors")
     assert "something else than" in message and "nothing is left of it" in message
     assert not (photos / "export").exists()
 
@@ -93,9 +93,15 @@ class Filtered(nn.Module):
 Change = Callable[[Pipeline], object]
 
 
-def perturb(pipeline: Pipeline) -> None:
-    for parameter in pipeline.network.parameters():
+def perturb(module: nn.Module) -> None:
+    for parameter in module.parameters():
         parameter.data *= 1.01
+
+
+def swap(pipeline: Pipeline) -> None:
+    """Take the mean of the photos, 0.4, for their std, 0.2, and the other way round."""
+    pipeline.shift.fill_(-0.2 / 0.4)
+    pipeline.scale.fill_(1 / (255 * 0.4))
 
 
 def before(change: Callable[[Tensor], Tensor]) -> Change:
@@ -116,6 +122,7 @@ WRONG: dict[str, tuple[str, Change]] = {
     "BGR": ("computes", before(lambda images: images.flip(1))),
     "the other order of classes": ("computes", after(lambda logits: logits.flip(1))),
     "values up to 255": ("computes", before(lambda images: images * 255)),
+    "mean and std swapped": ("computes", swap),
     "the mean left out": ("computes", lambda one: one.shift.zero_()),
     "rows for columns": ("computes", before(lambda images: images.mT)),
     "mirrored": ("computes", before(lambda images: images.flip(3))),

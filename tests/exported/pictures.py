@@ -13,7 +13,7 @@ MODES = (
 SUFFIXES = {"CMYK": "jpg", "YCbCr": "jpg", "I;16": "png"}
 TIFFS = ("PA", "I;16B", "I", "F", "F of 255", "F with NaN")
 ODD = np.array([np.nan, np.inf, -np.inf, -1, 0, 0.3, 0.5, 0.9, 1.2], np.float32)
-SIZES = ((40, 30), (30, 41), (224, 224), (300, 17), (5, 90), (640, 480), (1, 1))
+SIZES = ((40, 30), (30, 41), (224, 224), (300, 17), (5, 90), (640, 480), (97, 64), (1, 1))
 ORIENTED = range(10)  # 0 and 9 mean nothing
 
 

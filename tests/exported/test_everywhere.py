@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,12 @@ def by_classifier(run: Path, paths: list[Path]) -> Found:
 
 
 def by_classifier_of_pictures(run: Path, paths: list[Path]) -> Found:
-    return Classifier.load(run)(map(Image.open, paths)).probabilities.numpy()
+    def opened() -> Iterator[Image.Image]:
+        for path in paths:
+            with Image.open(path) as picture:
+                yield picture
+
+    return Classifier.load(run)(opened(), batch_size=1).probabilities.numpy()
 
 
 def by_predict(run: Path, paths: list[Path]) -> Found:
@@ -98,8 +103,8 @@ def by_server(run: Path, paths: list[Path]) -> Found:
         patch.setattr(sys, "path", [str(SERVE), *sys.path])
         patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
         client = TestClient(importlib.import_module("app").app)
-        for name in ("app", "classify"):
-            patch.delitem(sys.modules, name)
+    for name in ("app", "classify"):
+        del sys.modules[name]
     found: list[Any] = []
     for start in range(0, len(paths), AT_ONCE):
         contents = [path.read_bytes() for path in paths[start : start + AT_ONCE]]
@@ -142,7 +147,7 @@ def test_some_pictures_everywhere(
     linear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = list(files(tmp_path / "pictures"))
-    for path in [path for number, path in enumerate(paths) if number % 7]:
+    for path in [path for number, path in enumerate(paths) if number % 9]:
         path.unlink()
     check_everywhere(linear, [path for path in paths if path.exists()], monkeypatch)
 

@@ -87,6 +87,10 @@ HOSTILE = {
     "script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "zip": b"PK\x03\x04" + b"\0" * 100,
+    "html": b"<script>alert(1)</script>",
+    "text bomb": b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+    + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 10**7)),
     "zeros": b"\0" * 1000,
     "long": b"x" * (10 * 2**20 + 1),
 }
@@ -100,6 +104,11 @@ def test_what_is_no_picture_is_refused(name: str, client: TestClient) -> None:
     assert send(client, png()).status_code == 200  # and it goes on
 
 
+def test_what_is_also_a_picture_is_one(client: TestClient) -> None:
+    """A file that is a picture, and something else for another program."""
+    assert send(client, png() + HOSTILE["zip"]).json()[0]["class"] in "0123456789"
+
+
 def test_limits(client: TestClient) -> None:
     assert send(client, *[png()] * 32).status_code == 200
     assert send(client, *[png()] * 33).status_code == 413
@@ -107,6 +116,13 @@ def test_limits(client: TestClient) -> None:
     assert client.post("/predict", json={"pictures": "x"}).status_code == 422
     huge = client.post("/predict", content=b"", headers={"content-length": "999999999999"})
     assert huge.status_code == 413
+    assert send(client, *[b"x"] * 1001).status_code == 400
+    many = {f"field {number}": "x" for number in range(5000)}
+    files = [("pictures", ("a.png", png()))]
+    assert client.post("/predict", data=many, files=files).status_code == 400
+    for kind, code in (("image/png", 422), ("multipart/form-data", 400), ("text/html", 422)):
+        answer = client.post("/predict", content=png(), headers={"content-type": kind})
+        assert answer.status_code == code, kind
     endless = client.post("/predict", content=iter([b"x"]))
     assert endless.status_code == 411
     assert client.get("/predict").status_code == 405

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.io import encode_png
-from torchvision.transforms.v2.functional import rgb_to_grayscale
+from torchvision.transforms.v2.functional import to_pil_image
 
 from project.data import MNIST, Digits, ImageDataModule, ImageFolder
 from project.data.batches import Images
@@ -116,11 +115,10 @@ def make(one: ImageSet, data: ImageDataModule, folder: Path) -> None:
         for name in names:
             (unfinished / name).mkdir(parents=True, exist_ok=True)
         for place in chosen.tolist():
-            picture = images[torch.tensor([place])].images[0]
+            picture = to_pil_image(images[torch.tensor([place])].images[0])
             if one.grey:
-                picture = rgb_to_grayscale(picture)
-            file = unfinished / names[labels[place]] / f"{place:05}.png"
-            file.write_bytes(encode_png(picture).numpy().tobytes())
+                picture = picture.convert("L")
+            picture.save(unfinished / names[labels[place]] / f"{place:05}.png")
         unfinished.rename(folder / split)
 
 

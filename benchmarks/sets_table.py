@@ -19,11 +19,14 @@ from benchmarks.sets import SETS, ImageSet
 from benchmarks.sets_measure import RESULTS
 from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
+from project.commands.recommend.checking import TIMES
 from project.commands.recommend.decision import Decision, decide
 from project.commands.recommend.evidence import Curve
 from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
+
+CONFIDENCES = ("high", "medium", "low")
 
 
 @dataclass(frozen=True)
@@ -142,26 +145,43 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def calibration(outcomes: Sequence[Outcome]) -> str:
-    """Return how often a choice of each confidence was right."""
-    lines = ["| confidence | right |", "|---|--:|"]
-    for confidence in ("high", "medium", "low"):
+def record(outcomes: Sequence[Outcome]) -> dict[str, tuple[int, int]]:
+    """Return for each confidence how often such a choice was right, and how often there was one."""
+    found = {}
+    for confidence in CONFIDENCES:
         mine = [one for one in outcomes if one.decision.confidence == confidence]
-        right = sum(one.is_right(one.decision.choice) for one in mine)
-        lines.append(f"| {confidence} | {right} of {len(mine)} |")
+        found[confidence] = (sum(one.is_right(one.decision.choice) for one in mine), len(mine))
+    return found
+
+
+def calibration(outcomes: Sequence[Outcome]) -> str:
+    """Return how often a choice of each confidence was right, on either half of the sets."""
+    halves = [
+        record([one for one in outcomes if one.of.sets_rules is half]) for half in (True, False)
+    ]
+    lines = ["| confidence | right, where the rules were set | tested |", "|---|--:|--:|"]
+    for confidence in CONFIDENCES:
+        cells = ["{} of {}".format(*half[confidence]) for half in halves]
+        lines.append(f"| {confidence} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    everything = read(RESULTS)
-    for sets_rules, title in (
-        (True, "Rules were set on these"),
-        (False, "Rules were tested on these"),
-    ):
-        half = [one for one in everything if one.of.sets_rules == sets_rules]
-        print(f"## {title}\n\n{table(half)}\n\n{summary(half)}\n\n{calibration(half)}\n")
-    ratios = [ratio for one in everything for ratio in times(one).values()]
-    took = [json.loads(RESULTS.read_text())[one.of.name]["measured"]["took"] for one in everything]
-    print(f"times: ×{min(ratios):.2f} to ×{max(ratios):.2f}, {len(ratios)} of them")
+def main() -> None:
+    """Print the tables."""
+    outcomes = read(RESULTS)
+    for half in (True, False):
+        print(table([one for one in outcomes if one.of.sets_rules is half]) + "\n")
+    print(f"{summary(outcomes)}\n\n{calibration(outcomes)}\n")
+    ratios = [ratio for one in outcomes for ratio in times(one).values()]
+    right = sum(1 / TIMES <= ratio <= TIMES for ratio in ratios)
+    print(
+        f"{right} of {len(ratios)} times within ×{TIMES}, all ×{min(ratios):.2f}–{max(ratios):.2f}"
+    )
+    content = json.loads(RESULTS.read_text())
+    took = [content[one.of.name]["measured"]["took"] for one in outcomes]
     print(f"`recommend` took {duration(min(took))} to {duration(max(took))}")
+
+
+if __name__ == "__main__":
+    main()
 # end

@@ -137,18 +137,18 @@ def test_a_run_runs_no_code_that_is_not_trusted(
     tmp_path: Path,
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    Path("my_tiny.py").write_text(
-        "from project.networks import MLP\n\n\nclass Tiny(MLP):\n    pass\n".replace(
+    Path("my_small.py").write_text(
+        "from project.networks import MLP\n\n\nclass Small(MLP):\n    pass\n".replace(
             "project", PACKAGE
         )
     )
-    done = run("fit", "--model.network=my_tiny.Tiny", "--trainer.max_epochs=1", *FOLDER[-2:])
-    sys.modules.pop("my_tiny")
-    with pytest.raises(UserError, match="names my_tiny.Tiny .*--trust my_tiny"):
+    done = run("fit", "--model.network=my_small.Small", "--trainer.max_epochs=1", *FOLDER[-2:])
+    sys.modules.pop("my_small")
+    with pytest.raises(UserError, match="names my_small.Small .*--trust my_small"):
         load(done.path)
-    assert "my_tiny" not in sys.modules
-    assert load(done.path, trust_packages=["my_tiny"])
-    del sys.modules["my_tiny"]
+    assert "my_small" not in sys.modules
+    assert load(done.path, trust_packages=["my_small"])
+    del sys.modules["my_small"]
 
 
 def test_the_base_class_loads_a_checkpoint(run: Callable[..., Run], backbone: Path) -> None:
@@ -160,6 +160,12 @@ def test_the_base_class_loads_a_checkpoint(run: Callable[..., Run], backbone: Pa
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     with pytest.raises(UserError, match="is of TrainFromScratch, not of FullTraining"):
         FullTraining.load_from_checkpoint(done.path)
+    checkpoint = done.best
+    del checkpoint["hyper_parameters"]["_class_path"]
+    torch.save(checkpoint, "old.ckpt")
+    with pytest.raises(UserError, match=r"old.ckpt doesn't say of which class it is; call load_"):
+        ImageClassifier.load_from_checkpoint("old.ckpt")
+    assert isinstance(TrainFromScratch.load_from_checkpoint("old.ckpt"), TrainFromScratch)
 
 
 def test_the_package_is_imported_quickly() -> None:

@@ -175,6 +175,7 @@ def test_dump_and_load_are_inverse(value: Any) -> None:
     assert repr(again) == repr({"key": value})
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", ["77950e8", "null", "#1", "a: b", "ümlaut", "x\ty"], ids=["number", *"nabut"]
 )

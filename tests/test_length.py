@@ -40,7 +40,7 @@ def test_a_time_that_is_none(limit: Any, reason: str) -> None:
     assert raised.value.key == "trainer.max_time"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

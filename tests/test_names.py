@@ -370,6 +370,7 @@ def test_directories_that_cannot_be_used(
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["RANK", "NODE_RANK", "SLURM_PROCID", "LOCAL_RANK", "GROUP_RANK"])
 def test_a_rank_in_the_environment_does_not_lose_a_run(
     name: str, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch

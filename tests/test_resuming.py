@@ -26,10 +26,10 @@ def rows(run: Path) -> list[dict[str, str]]:
     """What metrics.csv holds, but for times and for learning rates, which are logged anew."""
     with (run / "metrics.csv").open(newline="") as file:
         found = [
-            {name: value for name, value in row.items() if value and "resources/" not in name}
+            {name: value for name, value in row.items() if value and "workload/" not in name}
             for row in csv.DictReader(file)
         ]
-    return [row for row in found if row.keys() - {"step", "epoch"} - {"lr-Adam"}]
+    return [row for row in found if row.keys() - {"step", "epoch"} - {"weights/lr"}]
 
 
 def scores(run: Path) -> dict[str, object]:
@@ -51,7 +51,7 @@ def test_the_same_command_goes_on(run: Callable[..., Run], tmp_path: Path, stop:
     assert len(ended.summary["epoch_seconds"]) == 3
     assert equal(ended.best["state_dict"], whole.best["state_dict"])
     folders = sorted(path.name for path in (ended.path / "wandb").glob("offline-run-*"))
-    ids = {name.rpartition("-")[2] for name in folders}
+    ids = {name.split("-")[3] for name in folders}  # -1 follows in the same second
     assert ids == {json.loads((ended.path / IDENTITY).read_text())["wandb_id"]}
 
 

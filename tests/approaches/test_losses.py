@@ -169,6 +169,7 @@ APPROACHES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", APPROACHES)
 def test_only_the_training_loss_is_weighted(name: str, run: Callable[..., Run]) -> None:
     """The weights are nowhere in the checkpoint, so that any can be resumed or tested."""

@@ -16,6 +16,7 @@ UNSURE = ("fit", "--trainer.logger=false", "--model.optimizer=Adam", "--trainer.
 UNSURE += ("--model.label_smoothing=0.4", "--test_after_fit=false")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("classes", [2, 10, 300])
 @pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
 def test_the_temperature_is_what_logits_were_multiplied_by(classes: int, factor: float) -> None:

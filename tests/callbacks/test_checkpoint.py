@@ -31,7 +31,7 @@ STOP = "--trainer.callbacks+={class_path: tests.test_stops.StopAfter, init_args:
 PLATEAU = "plateau: {max_epochs: 5, patience: 1, min_delta: 9, monitor: val/accuracy, mode: max}"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     "options",
     [
@@ -56,11 +56,12 @@ def test_reported_is_measured(options: list[str], run: Callable[..., Run]) -> No
     fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=3", *SGD, *options)
     assert val(run("validate", "--ckpt_path", fitted.path)) == val(fitted) != {}
     for name, value in fitted.best["callbacks"]["BestAndLast"]["scores"].items():
-        assert name.startswith("resources/") or fitted.summary[name] == value
+        assert name.startswith("workload/") or fitted.summary[name] == value
     assert {"train/loss", "train/accuracy", "test/accuracy"} <= fitted.summary.keys()
     assert fitted.summary["best_epoch_seconds"] > 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "phase",
     [
@@ -85,7 +86,7 @@ def test_an_average_that_has_not_begun_is_the_weights(run: Callable[..., Run]) -
     assert equal(last(late.path)["state_dict"], last(plain.path)["state_dict"])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -111,7 +112,7 @@ def test_without_validation_the_last_weights_are_tested(
     assert fitted.summary["train/loss"] > 0
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
@@ -132,7 +133,7 @@ def test_a_finished_run_has_nothing_to_train(run: Callable[..., Run]) -> None:
     assert equal(last(again.path), last(first.path))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -202,6 +203,7 @@ def test_a_validation_at_the_step_of_a_stop_is_not_skipped(run: Callable[..., Ru
     assert one["BestAndLast"]["step"] == other["BestAndLast"]["step"]
 
 
+@pytest.mark.slow
 def test_a_state_that_no_callback_takes_is_named(run: Callable[..., Run]) -> None:
     stopping = "{class_path: EarlyStopping, init_args: {monitor: val/loss}}"
     first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", f"--trainer.callbacks={stopping}")
@@ -211,6 +213,7 @@ def test_a_state_that_no_callback_takes_is_named(run: Callable[..., Run]) -> Non
     assert "the checkpoint has a state of EarlyStopping" in resumed.out
 
 
+@pytest.mark.slow
 def test_without_its_average_a_run_goes_on_from_the_weights(run: Callable[..., Run]) -> None:
     args = ("fit", *QUIET, *DATA)
     first = run(*args, "--trainer.max_epochs=1", EMA % "update_starting_at_step: 0")
@@ -228,7 +231,7 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("before", "after", "lr"),
     [
@@ -284,7 +287,7 @@ def test_restoring_the_best_can_be_switched_while_resuming(
     assert equal(resumed["state_dict"], straight) != restore
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("option", "said", "step"),
     [
@@ -333,6 +336,7 @@ def test_an_unknown_monitor_is_refused_before_the_training(fails: Callable[..., 
     assert message.startswith("checkpoint.monitor: there is no 'val/acc'; known are ")
 
 
+@pytest.mark.slow
 def test_limits_are_saved_as_they_were_asked_for(run: Callable[..., Any]) -> None:
     first = run("fit", *QUIET, *DATA, "--trainer.max_steps=5")
     more = run("fit", "--ckpt_path", first.path, "--trainer.max_steps=100")
@@ -366,7 +370,7 @@ RESUMED: list[tuple[str, list[str], list[str], str]] = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("before", "after", "said"), [pytest.param(*case[1:], id=case[0]) for case in RESUMED]
 )
@@ -427,7 +431,7 @@ def test_mode_follows_from_a_built_in_metric(run: Callable[..., Run]) -> None:
 ACCURACY = "monitor=val/accuracy"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -474,6 +478,7 @@ def test_what_is_not_tested_is_said(run: Callable[..., Run], fails: Callable[...
         assert message == f"{option}: 0 leaves nothing to {command}"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["fit", "validate"])
 def test_config_of_a_run_may_follow_its_checkpoint(command: str, run: Callable[..., Run]) -> None:
     first = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1").path
@@ -485,6 +490,7 @@ def test_config_of_a_run_may_follow_its_checkpoint(command: str, run: Callable[.
         assert last(again)["global_step"] == 14
 
 
+@pytest.mark.slow
 def test_another_batch_size_cuts_no_phase_short(
     run: Callable[..., Run], schedule: tuple[str, ...]
 ) -> None:

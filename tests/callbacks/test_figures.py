@@ -26,7 +26,7 @@ from project.callbacks.tested import TestResults
 from project.cli import main
 from project.data import Digits
 from project.networks import CNN
-from tests.test_exact import records
+from tests.wandb_log import records
 
 FIT = (
     *("fit", "--data=Digits", "--data.limit_per_class=10", "--trainer.max_epochs=2"),

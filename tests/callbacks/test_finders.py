@@ -80,6 +80,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return state
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("most", "options", "found"),
     [
@@ -112,6 +113,7 @@ def test_only_a_size_that_was_tried_is_found(
     assert said.popitem()[1] >= int(re.findall(r"\d+", found)[0])  # before the run itself
 
 
+@pytest.mark.slow
 def test_update_attr_false_changes_nothing(run: Callable[..., Run]) -> None:
     finder = RATE.replace("30", "30, update_attr: false")
     found = run("fit", *QUICK, f"--trainer.callbacks=[{finder}]")

@@ -63,6 +63,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     return start
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_agent_starts_what_the_command_starts(
     name: str,

@@ -125,6 +125,7 @@ def test_an_error_of_one_rank_ends_both(broken: int) -> None:
     assert said[1 - broken] == f"UserError rank {broken}: no disk"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

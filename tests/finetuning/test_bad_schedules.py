@@ -17,7 +17,7 @@ HEAD = "{name: head, train: [head], epochs: 1}"
 OPTION = "--trainer.callbacks.init_args"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("args", "message"),
     [

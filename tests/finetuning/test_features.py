@@ -132,6 +132,7 @@ def test_validation_images_are_not_forwarded_before_there_are_features(
     assert depths and all(depths)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -215,6 +216,7 @@ def test_views_take_turns(run: Callable[..., Run], schedule: tuple[str, ...]) ->
     assert sum(seen[0][index] != seen[1][index] for index in seen[0]) > 50  # shifted, of 60
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("args", "reason"),
     [

@@ -88,7 +88,7 @@ BY_STEP = [(name, "step") for name in SCHEDULERS if not name.endswith("Plateau")
 BY_EPOCH = [(name, "epoch") for name in SCHEDULERS if name not in ("OneCycleLR", "WarmupCosine")]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "interval"), BY_STEP + BY_EPOCH)
 def test_every_scheduler_goes_through_all_phases(
     name: str, interval: str, run: Callable[..., Run], schedule: tuple[str, ...]

@@ -168,6 +168,7 @@ def test_frozen_prefix_evaluates() -> None:
         assert equal(dict(model.state_dict()), state)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("norm", "affine", "statistics"),
     [("eval", False, False), ("affine_only", True, False), ("train", True, True)],

@@ -41,6 +41,11 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     ("abstract data", ["fit", "--data", "ImageDataModule"], "^data: needs a class that isn't abst"),
     ("abstract files", ["fit", "--data", "FileDataModule"], "isn't abstract; known are CIFAR10, D"),
     ("data of no class", ["recommend", "--data.root", "."], "^data: needs a class that isn't abst"),
+    (
+        "a root without its class",
+        ["fit", "--data.root", "."],
+        "^data.root: . isn't read, as Digits",
+    ),
     ("nor of inspect", ["inspect", "--data.root", "."], "^data: needs a class that isn't abstract"),
     (
         "abstract model",

@@ -24,6 +24,7 @@ from project.errors import UserError
 from project.networks import InputSpec
 from project.randomness import mix, run_seed
 
+ROOT = "data"  # where data sets are, below the working directory
 NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-1, 1]
 
 
@@ -115,7 +116,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def __init__(
         self,
-        root: str = "data",
+        root: str = ROOT,
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,

@@ -236,7 +236,7 @@ def _check_into(cache: CacheDir, files: ImageFiles, progress: bool) -> Broken:
     digests = files.digests()
     _, places = _most_similar(cache, [CHECKED, IMAGES], digests, None)
     missing = np.flatnonzero(places < 0).tolist()
-    if not progress:
+    if missing and not progress:
         show(f"looking for images that can't be read among {len(missing):,}")
     temporary = cache.create(files.checked_key, (1,), np.uint8)
     try:

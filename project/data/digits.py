@@ -5,9 +5,11 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from project.data.base import ImageDataModule
+from project.console import readable
+from project.data.base import ROOT, ImageDataModule
 from project.data.batches import TensorImages
 from project.data.splits import stratified_split
+from project.errors import UserError
 
 
 class Digits(ImageDataModule):
@@ -24,7 +26,17 @@ class Digits(ImageDataModule):
     source_shape = (1, 8, 8)
 
     def load(self) -> tuple[TensorImages, None, TensorImages]:
-        """Return training and test images."""
+        """Return training and test images.
+
+        Raises:
+            UserError: If there is a root, whose images would be left out in silence.
+        """
+        if self.root != ROOT:
+            raise UserError(
+                f"{readable(self.root)} isn't read, as Digits come with the package; give the "
+                "class that reads it, too, as in --data ImageFolder",
+                "data.root",
+            )
         with (files(__package__) / "digits.npz").open("rb") as file:
             content = np.load(file, allow_pickle=False)
             counts = torch.from_numpy(content["images"])

@@ -31,6 +31,9 @@ def test_comparison(
 ) -> None:
     """One seed and one size of each contender, in this process."""
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    of_files = [*config["contenders"].values(), *config.get("sources", {}).values()]
+    for one in of_files:  # their paths begin in the working directory, which other threads change
+        one["config"] = str(CONFIGS.parent / one["config"])
     for contender in config["contenders"].values():
         if contender["config"].endswith("finetune_folder_best.yaml"):
             contender["options"] = {**contender.get("options", {}), "model.weights": None}
@@ -46,7 +49,6 @@ def test_comparison(
         main(runs.arguments(cell))
 
     monkeypatch.setattr(Runs, "_run", run_here)
-    monkeypatch.chdir(CONFIGS.parent)  # where its paths begin
     root = mnist if config["data"]["class_path"] == "MNIST" else pets
     few = "--images_per_class=[20]" if "images_per_class" in config else "--train_fractions=[1]"
     output = tmp_path / "output"

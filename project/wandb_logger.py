@@ -12,8 +12,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.console import show
-from project.errors import UserError
-from project.failures import sentence
 from project.saving import copy
 from project.upstream import keeps_model
 
@@ -45,18 +43,6 @@ class RunLogger(WandbLogger):
                 would be at the same place of such a chart.
         """
         self.trains, self.by_epoch = trains, by_epoch
-
-    @property
-    def experiment(self) -> Any:
-        """The run in W&B, which begins where it is first asked for.
-
-        Raises:
-            UserError: If W&B refuses an option.
-        """
-        try:
-            return super().experiment
-        except ValueError as error:
-            raise UserError(sentence(error), "trainer.logger") from error
 
     @rank_zero_only
     def carry_on(self, values: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,19 @@ def device_name(device: torch.device) -> str:
 def available_cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Return how long the threads of this process have computed, and waited for a processor.
+
+    Only Linux tells; elsewhere both are 0. A thread that ended doesn't count any more.
+    """
+    ran, waited = 0, 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has just ended
+            own, others, _ = file.read_text().split()
+            ran, waited = ran + int(own), waited + int(others)
+    return ran / 1e9, waited / 1e9
 
 
 class Threads(ThreadPoolExecutor):

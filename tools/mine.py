@@ -48,7 +48,7 @@ DURATIONS = ("project/commands/durations.py",)
 SHARED = (*DURATIONS, "project/commands/preparation.py")
 CHILDREN = ("project/commands/child_runs.py",)
 CURVES = ("project/commands/learning_curve.py",)
-FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing"))
+FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing", "suspects"))
 PARTS = {
     "compare": Part(
         (

@@ -1,6 +1,8 @@
 """Thumbnails of all images, and which of them show the same picture."""
 
+import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ COARSE = 2  # pixels of a thumbnail in each direction that are one in the first 
 DUPLICATE = 0.995  # from this correlation of thumbnails on, two images count as the same
 FLAT = 1.0  # standard deviation of pixel values below which a thumbnail is of one colour
 CHUNK = 256
+FILES = 32  # that are opened before the next look at the clock
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,30 @@ class Look:
         return len(self.chosen) + len(self.broken)
 
 
-def look_at(images: Images, chosen: Tensor) -> Look:
+def look_at(images: Images, chosen: Tensor, seconds: float = math.inf) -> Look:
     """Make thumbnails of images; a file is opened, but its pixels aren't kept.
 
     Args:
         images: A split.
         chosen: Positions of the images, int64; at least one.
+        seconds: After these no further file is opened; the last ones of ``chosen`` are left out.
     """
+    end = time.perf_counter() + seconds
     paths = [images.path(place) for place in chosen.tolist()]
     if None in paths:  # the images are in memory already
         parts = torch.split(chosen, CHUNK)
         small = torch.cat([_thumbnails(images[index].images) for index in parts])
         return Look(chosen, small, images[chosen[:1]].images.shape[2:], {})
     bar = tqdm(total=len(paths), desc="reading", unit=" images", disable=not sys.stderr.isatty())
-    found = []
+    found: list[tuple[Tensor, tuple[int, int]] | str] = []
     with bar, Threads() as pool:
-        for look in pool.map(_look_at_file, filter(None, paths)):
-            found.append(look)
-            bar.update()
+        for start in range(0, len(paths), FILES):
+            some = paths[start : start + FILES]
+            found += pool.map(_look_at_file, filter(None, some))
+            bar.update(len(some))
+            if time.perf_counter() > end:
+                break
+    chosen = chosen[: len(found)]
     good = [look for look in found if not isinstance(look, str)]
     read = torch.tensor([not isinstance(look, str) for look in found])
     empty = torch.empty(0, 3, THUMBNAIL, THUMBNAIL, dtype=torch.uint8)

@@ -1,6 +1,8 @@
 """A linear classifier on the features of a pretrained backbone, tested on images held out."""
 
+import math
 import sys
+import time
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,10 @@ MOST = 100.0  # largest squared distance of a channel; one near constant would o
 
 @torch.no_grad()
 def features_of(
-    model: ImageClassifier, data: ImageDataModule, images: Images
+    model: ImageClassifier,
+    data: ImageDataModule,
+    images: Images,
+    seconds: float = math.inf,
 ) -> tuple[Tensor, float | None]:
     """Return the features of the images, and their distance from the pretraining data.
 
@@ -35,10 +40,12 @@ def features_of(
         model: The model with the backbone.
         data: Transforms the images as the backbone expects them.
         images: The images.
+        seconds: After these no further batch is begun; the last images are left out.
 
     Returns:
         Features, float32 ``[N, F]``, and the distance, None for a backbone without batch norm.
     """
+    end = time.perf_counter() + seconds
     model.setup("predict")
     model.eval()
     layers = [
@@ -56,6 +63,8 @@ def features_of(
             pixels = data.transform(batch.images.to(model.device), batch.indices, None)
             found.append(model.prefix(pixels, depth).flatten(1).float().cpu())
             bar.update(len(pixels))
+            if time.perf_counter() > end:
+                break
     squares = [moment.squared_distances() for moment in moments]
     distance = float(torch.cat(squares).clamp_max(MOST).mean().sqrt()) if squares else None
     return torch.cat(found), distance

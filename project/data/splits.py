@@ -20,7 +20,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         The two parts as sorted int64 indices.
     """
     held_out = []
-    for order in _shuffled_classes(labels, seed):
+    for order in shuffled_classes(labels, seed):
         count = min(max(round(len(order) * fraction), 1), len(order) - 1)
         held_out.append(order[:count])
     second = torch.zeros(len(labels), dtype=torch.bool)
@@ -41,12 +41,18 @@ def first_per_class(labels: Tensor, count: int, fraction: float, seed: int) -> T
     """
     chosen = [
         order[: min(count, max(round(len(order) * fraction), 1))]
-        for order in _shuffled_classes(labels, seed)
+        for order in shuffled_classes(labels, seed)
     ]
     return torch.cat(chosen).sort().values
 
 
-def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
+def shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
+    """Yield the indices of the images of each class that occurs, int64, in a random order.
+
+    Args:
+        labels: int64 ``[N]``.
+        seed: Seed of the order.
+    """
     generator = torch.Generator().manual_seed(mix(seed))
     counts = torch.unique(labels, return_counts=True)[1].tolist()
     for members in torch.split(labels.argsort(stable=True), counts):

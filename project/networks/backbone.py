@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from project.errors import UserError
 from project.networks.base import InputSpec, Network, dense_head
 from project.networks.groups import library_groups
-from project.networks.hub import offline_where_unreachable
+from project.networks.hub import answers, offline_where_unreachable
 
 TIMM, HUB = "timm/", "hf-hub:"  # what the names of timm's architectures begin with
 GIVEN = {  # arguments that can't be given
@@ -137,12 +137,14 @@ def _state_dict(name: str, weights: str) -> Mapping[str, Tensor]:
     if _is_file(weights):
         return read_weights(weights)
     published = _published_weights(name, weights)
+    folder = Path(torch.hub.get_dir(), "checkpoints")
     try:
+        if not (folder / Path(published.url).name).is_file() and not answers(published.url):
+            raise OSError("no answer")
         state: Mapping[str, Tensor] = published.get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except (urllib.error.URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
         raise UserError(
             f"{weights} of {name} could not be downloaded ({error}); put {published.url} into "
             f"{folder}, or give a file",

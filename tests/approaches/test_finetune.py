@@ -148,8 +148,14 @@ def test_published_weights_are_downloaded_from_their_address(
         return state
 
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", state_dict)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("project.networks.backbone.answers", lambda url: True)
     FineTuning(2, (3, 64, 64), backbone="resnet18", weights="IMAGENET1K_V1")
     assert asked == [(models.ResNet18_Weights.IMAGENET1K_V1, True)]
+    monkeypatch.setattr("project.networks.backbone.answers", lambda url: False)
+    with pytest.raises(UserError, match="could not be downloaded .no answer.; put https://"):
+        FineTuning(2, (3, 64, 64), backbone="resnet18", weights="IMAGENET1K_V1")
+    assert len(asked) == 1  # it doesn't wait for what torch would try
 
 
 def test_input_follows_the_weights() -> None:

@@ -19,7 +19,7 @@ from project.commands.duplicates import THUMBNAIL, originals
 from project.commands.inspect import command, report
 from project.commands.inspect.findings import Group, group, judge_labels
 from project.commands.inspect.images import Found
-from project.commands.inspect.labels import judge
+from project.commands.suspects import judge
 from project.csv_text import read_table
 from project.errors import UserError
 from tests.conftest import digits_like

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from project.commands.inspect.command import Request, _built, _features
-from project.commands.inspect.findings import FOLDS
 from project.commands.inspect.images import find
-from project.commands.inspect.labels import judge
 from project.commands.probing import held_out_probabilities
+from project.commands.suspects import FOLDS, judge
 
 Ranking = Callable[[Tensor, Tensor], Tensor]
 

@@ -83,6 +83,7 @@ def compare(arguments: Sequence[str]) -> None:
             command=shlex.join([*COMMAND, "compare", *arguments]),
             created=time.strftime("%Y-%m-%d %H:%M"),
             jobs=settings.jobs,
+            epochs=settings.epochs,
             picture=_pictures(data),
         )
         found = verdict(findings, comparison.data, comparison.device, settings.jobs)

@@ -115,6 +115,7 @@ class Comparison:
         command: The command that runs the comparison again.
         created: Date and time, in words.
         jobs: Number of runs at the same time.
+        epochs: Epochs of each run; None if time was the whole budget.
         picture: Returns a test image, uint8 ``[C, H, W]``, by its index in ``Result.labels``;
             None shows no images.
     """
@@ -130,6 +131,7 @@ class Comparison:
     command: str
     created: str
     jobs: int = 1
+    epochs: int | None = None
     picture: Callable[[int], Tensor] | None = None
 
 

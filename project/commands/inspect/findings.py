@@ -9,11 +9,7 @@ from torch import Tensor
 
 from project.commands.duplicates import originals
 from project.commands.inspect.images import Found
-from project.commands.inspect.labels import Judged, judge
-from project.commands.probing import held_out_probabilities
-from project.errors import UserError
-
-FOLDS = 5
+from project.commands.suspects import FOLDS, judge_features
 
 
 class Suspect(NamedTuple):
@@ -87,7 +83,7 @@ def judge_labels(found: Found, images: Tensor, features: Tensor) -> Labels:
         UserError: If fewer than two classes have :data:`FOLDS` images.
     """
     names, sizes = found.class_names, torch.bincount(found.labels[images]).tolist()
-    known, classes, judged = _judge(features, found.labels[images])
+    known, classes, judged = judge_features(features, found.labels[images])
     margin = torch.zeros(len(found)).index_copy(0, images[known], judged.margin)
     own = [names[label] for label in classes.tolist()]
     numbers = (judged.of_label, judged.of_suggested, judged.margin)
@@ -102,22 +98,6 @@ def judge_labels(found: Found, images: Tensor, features: Tensor) -> Labels:
         errors=sorted(errors, key=lambda error: -error[2]),
         skipped=[name for name, size in zip(names, sizes) if 0 < size < FOLDS],
     )
-
-
-def _judge(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Judged]:
-    """Judge labels.
-
-    Returns:
-        Indices of the images in classes of at least :data:`FOLDS`, int64; these classes, int64;
-        and what is found of these images, in which classes are positions among these.
-    """
-    classes = (torch.bincount(labels) >= FOLDS).nonzero().flatten()
-    if len(classes) < 2:
-        raise UserError(f"data: needs two classes of at least {FOLDS} training images each")
-    known = torch.isin(labels, classes).nonzero().flatten()
-    features, labels = features[known], torch.searchsorted(classes, labels[known])
-    probabilities = held_out_probabilities(features, labels, len(classes), FOLDS)
-    return known, classes, judge(probabilities, labels)
 
 
 def group(found: Found, margin: Tensor) -> list[Group]:

@@ -44,7 +44,7 @@ CANDIDATES = (
         "fine-tuning: a new head on frozen features, which are computed once",
         pretrained=True,
     ),
-    Candidate("lp_ft", "fine-tuning: a new head first, then all layers", pretrained=True),
+    Candidate("full", "fine-tuning: a new head and all layers at once", pretrained=True),
 )
 
 

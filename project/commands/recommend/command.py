@@ -11,21 +11,31 @@ from project.approaches.pretrained import is_checkpoint
 from project.commands.durations import duration
 from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
+from project.commands.recommend.checking import (
+    findings_of,
+    read_comparison,
+    refuse_other_data,
+    show_check,
+)
+from project.commands.recommend.decision import Decision, decide
 from project.commands.recommend.display import (
+    on_suspects,
     on_unequal_classes,
     show_decision,
     show_facts,
     words,
 )
-from project.commands.recommend.machine import find_machine
+from project.commands.recommend.machine import Machine, find_machine
 from project.commands.recommend.measuring import measure
 from project.commands.recommend.request import Request, request_parser
-from project.commands.recommend.rules import Decision, Measured, decide, rules_of
-from project.commands.recommend.scan import scan
+from project.commands.recommend.rules import Measured, rules_of
+from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction
 from project.console import show
 from project.environment import COMMAND, versions
 from project.errors import UserError
+
+SAMPLE_EPOCHS = 10  # at most, of the network from scratch on a sample
 
 
 def recommend(arguments: Sequence[str]) -> None:
@@ -41,32 +51,57 @@ def recommend(arguments: Sequence[str]) -> None:
     arguments = [*folder_as_data(arguments)]
     parser = request_parser()
     config = parser.parse(arguments)
-    given = parser.parse(arguments, defaults=False)
+    given = parser.parse(arguments, defaults=False).data.as_dict()
     objects = parser.instantiate(config)
     request = Request(**{field.name: objects[field.name] for field in fields(Request)})
+    compared = read_comparison(Path(request.check)) if request.check else None
+    if compared and compared.epochs:
+        request = replace(request, epochs=compared.epochs)
     no_weights = why_no_weights(request.backbone, request.weights)
-    found = scan(find_images(objects.data))
-    machine = find_machine()
+    found, machine = scan(find_images(objects.data)), find_machine()
+    if compared:
+        refuse_other_data(compared, found)
     show_facts(found, machine)
-    task = Task(
-        data=given.data.as_dict(),
-        image_size=min(objects.data.source_shape[1:]),
+    task = task_of(request, given, min(objects.data.source_shape[1:]), found, machine)
+    configs = {one.name: config_of(one, task) for one in CANDIDATES}
+    few = replace(task, images=request.sample, epochs=min(request.epochs, SAMPLE_EPOCHS))
+    small = config_of(CANDIDATES[0], few)
+    measured = measure(request, no_weights, found, machine, configs, small, start)
+    rules = rules_of(measured)
+    decision = decide(rules, measured)
+    show_decision(decision, rules, measured, config.explain)
+    if suspects := on_suspects(measured, arguments):
+        show(suspects)
+    if not decision.choice:
+        raise UserError("no approach is left; give more --time, or see --explain")
+    if compared:
+        show_check(findings_of(decision, measured, compared), compared)
+    else:
+        write(Path(request.output), configs[decision.choice], decision, measured, arguments)
+    show(f"measured in {duration(time.perf_counter() - start)}")
+
+
+def task_of(
+    request: Request, data: Mapping[str, Any], image_size: int, found: Scan, machine: Machine
+) -> Task:
+    """Return what the candidates are to do.
+
+    Args:
+        request: What the user asks for.
+        data: ``class_path`` and ``init_args`` of the data module, as the user gave them.
+        image_size: Smaller side of the source's images, in pixels.
+        found: Facts about the data.
+        machine: Facts about the machine.
+    """
+    return Task(
+        data=data,
+        image_size=image_size,
         images=found.images,
         epochs=request.epochs,
         backbone=request.backbone,
         weights=None if is_checkpoint(request.backbone) else request.weights,
         bfloat16=machine.bfloat16,
     )
-    configs = {one.name: config_of(one, task) for one in CANDIDATES}
-    small = config_of(CANDIDATES[0], replace(task, images=request.sample))
-    measured = measure(request, no_weights, found, machine, configs, small)
-    rules = rules_of(measured)
-    decision = decide(rules, measured)
-    show_decision(decision, rules, measured, config.explain)
-    if not decision.choice:
-        raise UserError("no approach is left; give more --time, or see --explain")
-    write(Path(request.output), configs[decision.choice], decision, measured, arguments)
-    show(f"measured in {duration(time.perf_counter() - start)}")
 
 
 def write(

@@ -1,5 +1,6 @@
 """Prints what was measured and decided."""
 
+import shlex
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -7,10 +8,12 @@ from rich.table import Table
 from project.commands.durations import duration
 from project.commands.preparation import UNEQUAL
 from project.commands.recommend.candidates import CANDIDATES, Candidate
+from project.commands.recommend.decision import Decision, record
 from project.commands.recommend.machine import Machine, weights_at_hand
-from project.commands.recommend.rules import Decision, Measured, Rule
+from project.commands.recommend.rules import Measured, Rule
 from project.commands.recommend.scan import Scan
 from project.console import print_table, readable, show
+from project.environment import COMMAND
 
 
 def show_facts(found: Scan, machine: Machine) -> None:
@@ -62,8 +65,8 @@ def words(decision: Decision) -> list[str]:
     """Return the decision as lines of text."""
     named = {one.name: one.what for one in CANDIDATES}
     lines = [f"Use {decision.choice}: {named[decision.choice]}."]
-    doubts = f" ({'; '.join(decision.reasons)})" if decision.reasons else ""
-    lines.append(f"Confidence: {decision.confidence}{doubts}.")
+    lines.append(f"Confidence: {decision.confidence} ({record(decision.confidence)}).")
+    lines += [f"  {reason}" for reason in decision.reasons]
     if decision.runner_up:
         lines.append(f"Runner-up: {decision.runner_up}.")
     if decision.changes:
@@ -72,6 +75,39 @@ def words(decision: Decision) -> list[str]:
     return lines
 
 
+def on_suspects(measured: Measured, arguments: Sequence[str]) -> str:
+    """Return how many labels are suspect, and the surest of them; empty if there are none.
+
+    Args:
+        measured: What was measured.
+        arguments: The command line of ``recommend``.
+    """
+    if not measured.suspects:
+        return ""
+    line = (
+        f"{len(measured.suspects)} of {measured.images:,} labels that were looked at may be wrong, "
+        f"first of all {measured.suspects[0]}"
+    )
+    # part: inspect
+    inspect = shlex.join([*COMMAND, "inspect", *_of_data(arguments)])
+    line += f"; {inspect} lists them and the others"
+    # end
+    return line
+
+
+# part: inspect
+def _of_data(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command line that say which data and backbone to use."""
+    found, taken = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            taken = word.startswith(("--data", "--backbone", "--weights"))
+        if taken:
+            found.append(word)
+    return found
+
+
+# end
 def on_unequal_classes(found: Scan) -> list[str]:
     """Return what to think of where some classes are much larger than others, as lines of text."""
     if found.largest < UNEQUAL * found.smallest:

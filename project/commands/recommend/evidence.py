@@ -17,12 +17,13 @@ from project.commands.learning_curve import error_of, power_law
 from project.commands.probing import folds, probe
 from project.data import ImageDataModule
 from project.data.batches import Images, TensorImages
-from project.data.splits import first_per_class
+from project.data.splits import first_per_class, shuffled_classes
 from project.errors import UserError
 from project.parsing import build
 
 FOLDS = 3
 LEAST = 4  # training images of a class: half of those outside a fold is then at least one
+EACH = 8  # training images of a class, where there are too many classes to sample all
 
 Learner = Callable[[Tensor, Tensor], Tensor]
 
@@ -84,11 +85,28 @@ def cross_validate(learn: Learner, labels: Tensor) -> Curve:
     return Curve((low, high), (few, all_), correct[1].numpy())
 
 
-def sample(data: ImageDataModule, count: int) -> TensorImages:
-    """Return about ``count`` decoded training images, equally many of each class where possible."""
+def sample(data: ImageDataModule, count: int) -> Tensor:
+    """Choose about ``count`` training images, equally many of each class where possible.
+
+    Of more classes than have room, each with :data:`EACH` images, some are drawn at random. Each
+    beginning of the sample is a sample, too.
+
+    Returns:
+        Positions, int64 ``[n]``.
+    """
     assert data.train_images is not None
-    each = max(-(-count // data.num_classes), LEAST)
-    chosen = first_per_class(data.train_images.labels, each, fraction=1.0, seed=data.split_seed)
+    classes = [*shuffled_classes(data.train_images.labels, data.split_seed)]
+    generator = torch.Generator().manual_seed(data.split_seed)
+    drawn = torch.randperm(len(classes), generator=generator)[: max(count // EACH, 2)].sort().values
+    members = [classes[one] for one in drawn.tolist()]
+    turn = torch.cat([torch.arange(len(one)) for one in members])
+    in_turn = torch.cat(members)[turn.argsort(stable=True)]
+    return in_turn[: max(count, LEAST * len(members))]
+
+
+def decoded(data: ImageDataModule, chosen: Tensor) -> TensorImages:
+    """Return training images in memory, as this data module decodes them."""
+    assert data.train_images is not None
     batch = data.train_images[chosen]
     return TensorImages(batch.images, batch.labels)
 

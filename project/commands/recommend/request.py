@@ -27,6 +27,9 @@ class Request:
         weights: Its weights, as for ``FineTuning``: ``DEFAULT``, another published name, or a file.
         sample: Number of training images to measure learning curves on.
         output: Path of the config of ``fit`` to write.
+        check: Folder of a comparison of the same data, such as ``runs/compare/compare``: what is
+            predicted is shown beside what that measured, for as many epochs, and no config is
+            written.
     """
 
     objective: Objective = "task"
@@ -37,6 +40,7 @@ class Request:
     weights: str | None = "DEFAULT"
     sample: int = 400
     output: str = "configs/recommended.yaml"
+    check: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -1,7 +1,7 @@
 """The rules that turn measurements into a choice, each with the values that it looked at."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from project.commands.durations import duration
@@ -17,14 +17,13 @@ Factor = Literal["data", "resources", "objective", "experience"]
 
 PRETRAINED = tuple(one.name for one in CANDIDATES if one.pretrained)
 
-LEAST_STANDARD_ERRORS = 2.0  # a gap of accuracy is real if it is larger than that many of them
+LEAST_STANDARD_ERRORS = 3.0  # a gap of accuracy counts if it is larger than that many of them
 # Distance from the pretraining data, see evidence.features_of. For EfficientNet-Lite0 it is 0.42
 # with pictures of many kinds, and 0.64 with Fashion-MNIST.
 FAR = 0.5
 FEW, ENOUGH, MANY = 20, 100, 1000  # training images in the smallest class
 FOUNDATION = 500  # with fewer images in the smallest class, no backbone for other tasks results
 DECISIVE = 10  # points that all other rules together can't outweigh
-CLEAR, CLOSE = 3, 1  # points between the choice and the runner-up
 FAR_AHEAD = 10  # beyond that many times the images of the sample, a learning curve is a guess
 
 
@@ -45,6 +44,9 @@ class Measured:
         scratch: Learning curve of a small network from scratch on the same images; None if not
             measured.
         distance: Distance of the data from the pretraining data; None if not measured.
+        images: Number of images of the sample that these three were measured on.
+        classes: Number of classes of the sample.
+        suspects: Images of the sample whose label is probably wrong, the surest first, in words.
     """
 
     scan: Scan
@@ -57,6 +59,14 @@ class Measured:
     probe: Curve | None
     scratch: Curve | None
     distance: float | None
+    images: int = 0
+    classes: int = 0
+    suspects: Sequence[str] = ()
+
+    @property
+    def all_images(self) -> float:
+        """Training images of the classes of the sample, if all classes are of the same size."""
+        return self.scan.images * self.classes / len(self.scan.class_names)
 
 
 @dataclass(frozen=True)
@@ -109,19 +119,19 @@ def unfit(scan: Scan, no_weights: str) -> set[str]:
 
 def _data_rules(measured: Measured) -> list[Rule]:
     scan, probe, scratch = measured.scan, measured.probe, measured.scratch
-    better = worse = catches_up = None
+    better = catches_up = None
     seen = ahead = "not measured"
     if probe and scratch:
         mean, error = gap(probe, scratch)
-        better, worse = mean > LEAST_STANDARD_ERRORS * error, -mean > LEAST_STANDARD_ERRORS * error
+        better = mean > LEAST_STANDARD_ERRORS * error
         seen = (
             f"{probe.accuracies[1]:.3f} against {scratch.accuracies[1]:.3f}, by "
             f"{mean:+.3f} ± {error:.3f}, on {probe.sizes[1]:.0f} images"
         )
-        expected = [curve.at(scan.images) for curve in (probe, scratch)]
+        expected = [curve.at(measured.all_images) for curve in (probe, scratch)]
         catches_up = expected[1] > expected[0] - LARGEST_TIE
         ahead = f"{expected[0]:.3f} against {expected[1]:.3f} on all {scan.images:,}"
-        if scan.images > FAR_AHEAD * probe.sizes[1]:
+        if measured.all_images > FAR_AHEAD * probe.sizes[1]:
             ahead += ", a guess"
     far = None if measured.distance is None else measured.distance > FAR
     away = "not measured" if measured.distance is None else f"{measured.distance:.2f}"
@@ -132,14 +142,14 @@ def _data_rules(measured: Measured) -> list[Rule]:
             "a linear probe on pretrained features beats a small network on the same images",
             seen,
             better,
-            {"probe": 3, "lp_ft": 3},
+            {"probe": 3, "full": 2},
         ),
         Rule(
             "data",
-            "the small network beats the probe on the same images",
+            "the probe doesn't beat the small network, so all layers have to learn these images",
             seen,
-            worse,
-            {"scratch": 3, "complete": 3},
+            None if better is None else not better,
+            {"full": 4, "scratch": 1, "complete": 1},
         ),
         Rule(
             "data",
@@ -154,7 +164,7 @@ def _data_rules(measured: Measured) -> list[Rule]:
             f"smallest class has {ENOUGH} training images or more to adapt all layers to",
             f"{away}; {smallest}",
             None if far is None else far and scan.smallest >= ENOUGH,
-            {"lp_ft": 2},
+            {"full": 2},
         ),
         Rule(
             "data",
@@ -248,103 +258,6 @@ def _experience_rules(measured: Measured) -> list[Rule]:
             "the user is an expert, who can make use of more settings",
             measured.experience,
             measured.experience == "expert",
-            {"lp_ft": 1, "complete": 1},
+            {"full": 1, "complete": 1},
         ),
     ]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The choice, and how sure it is.
-
-    Attributes:
-        choice: Name of the candidate to use; empty if all are excluded.
-        runner_up: Name of the second-best candidate; empty if there is none.
-        points: Points of each candidate that isn't excluded, best first.
-        confidence: ``high``, ``medium`` or ``low``.
-        reasons: Why the confidence isn't higher.
-        changes: What would lead to another choice, in words.
-    """
-
-    choice: str
-    runner_up: str
-    points: Mapping[str, int]
-    confidence: str
-    reasons: Sequence[str]
-    changes: Sequence[str]
-
-
-def decide(rules: Sequence[Rule], measured: Measured) -> Decision:
-    """Choose the candidate with the most points; of equals, the one that takes the least time."""
-    points = score(rules, measured)
-    names = [*points, "", ""]
-    reasons = _doubts(rules, measured, points)
-    return Decision(
-        choice=names[0],
-        runner_up=names[1],
-        points=points,
-        confidence=("high", "medium", "low")[min(len(reasons), 2)],
-        reasons=reasons,
-        changes=_changes(rules, measured, names[0]),
-    )
-
-
-def score(rules: Sequence[Rule], measured: Measured) -> dict[str, int]:
-    """Return the points of each candidate that isn't excluded, best first."""
-    out = {name for rule in rules if rule.fired for name in rule.excludes}
-    points = {one.name: 0 for one in CANDIDATES if one.name not in out}
-    for rule in rules:
-        for name, given in rule.points.items():
-            if rule.fired and name in points:
-                points[name] += given
-
-    def order(name: str) -> tuple[float, float]:
-        prediction = measured.predictions.get(name)
-        seconds = prediction.seconds if isinstance(prediction, Prediction) else float("inf")
-        return -points[name], seconds
-
-    return {name: points[name] for name in sorted(points, key=order)}
-
-
-def _doubts(rules: Sequence[Rule], measured: Measured, points: Mapping[str, int]) -> list[str]:
-    doubts = []
-    if any(rule.fired is None for rule in rules if rule.factor == "data"):
-        reason = measured.no_weights or (
-            "the backbone has no batch norm" if measured.probe else "a class has too few images"
-        )
-        doubts.append(f"not all of the data rules could be measured: {reason}")
-        if measured.no_weights:
-            doubts.append("with pretrained weights the answer may differ: --weights FILE")
-    doubts += [
-        f"{name} is excluded, although {rule.condition}"
-        for rule in rules
-        for name, given in rule.points.items()
-        if rule.fired and given == DECISIVE and name not in points
-    ]
-    if len(points) > 1:
-        first, second = list(points.values())[:2]
-        behind = first - second
-        if CLOSE <= behind < CLEAR:
-            points_behind = "1 point" if behind == 1 else f"{behind} points"
-            doubts.append(f"the runner-up is only {points_behind} behind")
-        if behind < CLOSE:
-            doubts += ["the runner-up has as many points", "so the shorter time decides"]
-    probe = measured.probe
-    if probe and measured.scan.images > FAR_AHEAD * probe.sizes[1]:
-        doubts.append(
-            f"the learning curves were measured on {probe.sizes[1]:.0f} images, and there are "
-            f"{measured.scan.images:,}"
-        )
-    return doubts
-
-
-def _changes(rules: Sequence[Rule], measured: Measured, choice: str) -> list[str]:
-    """Return the other choices that result if a single rule turns out the other way."""
-    found = []
-    for place, rule in enumerate(rules):
-        turned = [*rules[:place], replace(rule, fired=not rule.fired), *rules[place + 1 :]]
-        other = next(iter(score(turned, measured)), "")
-        if other and other != choice:
-            unless = "unless" if rule.fired else "if"
-            found.append(f"{other}, {unless} {rule.condition} ({rule.measured})")
-    return found

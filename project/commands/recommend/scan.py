@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from project.commands.duplicates import Look, count_duplicates, look_at, spread
 from project.data import ImageDataModule
 from project.data.bad_images import ADVICE
@@ -10,6 +12,7 @@ from project.data.batches import Images
 from project.errors import UserError
 
 MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances
+SECONDS = 6.0  # for opening them; those at random places that were opened by then have to do
 SHOWN = 5  # broken files that a message names
 
 
@@ -85,8 +88,10 @@ def scan(data: ImageDataModule) -> Scan:
 
 
 def _look(images: Images, total: int) -> Look:
-    count = max(min(len(images), MOST_FILES * len(images) // max(total, 1)), 1)
-    return look_at(images, spread(len(images), count))
+    share = len(images) / total
+    chosen = spread(len(images), max(round(min(MOST_FILES, total) * share), 1))
+    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+    return look_at(images, shuffled, SECONDS * share)
 
 
 def _refuse_broken(broken: Sequence[str], opened: int, total: int) -> None:

@@ -23,16 +23,21 @@ from project import config_text
 from project.commands.duplicates import spread
 from project.commands.preparation import data_class
 from project.data import Batch, ImageDataModule
-from project.environment import PACKAGE
+from project.data.batches import Images, TensorImages
+from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
 from project.mistakes import explain
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, build
 
-STEPS = 5  # optimizer steps of each phase
-WARM_UP = 2  # first steps of each phase, in which kernels are chosen; their time isn't counted
-EVAL_BATCHES = 3  # batches of each evaluation; the time of the first isn't counted
+STEPS = 4  # optimizer steps of each phase
+WARM_UP = 2 if torch.cuda.is_available() else 1  # first ones, in which kernels are chosen
+PIXELS = 64 * 64**2  # of a batch on a CPU; with more, a smaller batch tells the time as well
+SMALL_BATCH = 16  # which has that many images at least
+EVAL_BATCHES = {"val": 1, "test": 2}  # of each evaluation; the first of the test isn't counted
+MOST_DECODED = 96  # files of a split that are decoded; more images are the same ones again
+DECODING = 2.0  # seconds, after which no more of them are
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
 
@@ -50,35 +55,43 @@ class Trial(L.Callback):
         self._ends: list[list[float]] = []  # times at which the steps of each epoch ended
         self._evaluated: list[tuple[float, int]] = []  # end and images of each test batch
         self._epoch_starts: list[float] = []
+        self._processor = (0.0, 0.0)  # seconds that threads ran and waited when it began
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep a few batches of each split, at equal distances, and decode them."""
         if self.found:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
-        evaluated = EVAL_BATCHES * data.fitting_eval_batch_size
         decoded, seconds = 0, 0.0
         for split in SPLITS:
             images = getattr(data, f"{split}_images")
             self.found[split] = len(images or ())
             if not images:
                 continue
-            chosen = spread(len(images), STEPS * data.batch_size if split == "train" else evaluated)
-            part = images.subset(chosen)
-            if not part.in_memory:
+            count = STEPS * data.batch_size
+            if split in EVAL_BATCHES:
+                count = EVAL_BATCHES[split] * data.fitting_eval_batch_size
+            count = min(count, len(images))
+            if images.in_memory:
+                part = images.subset(spread(len(images), count))
+            else:
                 start = time.perf_counter()
-                part = part.decoded()
+                files = _decoded(images, min(count, MOST_DECODED))
                 seconds += time.perf_counter() - start
-                decoded += len(part)
+                decoded += len(files)
+                part = files.subset(torch.arange(count) % len(files))
             setattr(data, f"{split}_images", part)
-            self.found[f"{split}_cut"] = len(chosen)
+            self.found[f"{split}_cut"] = count
         self.found["batch_size"] = data.batch_size * trainer.world_size
         self.found["memory_gb"] = data.memory_gb
         self.found["image_bytes"] = math.prod(data.image_shape) if decoded else 0
+        self.found["decoded"] = decoded
         self.found["decode"] = seconds / max(decoded, 1)
+        self._processor = processor_seconds()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin a list of the times of this epoch."""
+        self.found.setdefault("memory_before_mb", peak_memory_mb(pl_module.device))
         self._ends.append([])
 
     def on_train_batch_start(
@@ -130,8 +143,23 @@ class Trial(L.Callback):
         per_image = seconds / sum(images for _, images in timed[1:])
         between = [start - ends[-1] for ends, start in zip(self._ends, self._epoch_starts[1:])]
         self.found |= {"steps": steps, "per_image": per_image, "between": min(between)}
+        ran, waited = (now - then for then, now in zip(self._processor, processor_seconds()))
+        self.found["slowdown"] = 1 + max(waited, 0.0) / ran if ran > 0 else 1.0
         if trainer.global_rank == 0:
             Path(self.output).write_text(json.dumps(self.found))
+
+
+def _decoded(images: Images, count: int) -> TensorImages:
+    """Return images at about equal distances: as many as can be decoded in a short time."""
+    end = time.perf_counter() + DECODING
+    chosen = spread(len(images), count)
+    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+    parts = []
+    for part in torch.split(shuffled, SMALL_BATCH):
+        parts.append(images[part])
+        if time.perf_counter() > end:
+            break
+    return TensorImages(*(torch.cat(tensors) for tensors in list(zip(*parts))[:2]))
 
 
 @dataclass(frozen=True)
@@ -142,11 +170,14 @@ class Prediction:
         seconds: Seconds from the start to the end of the process.
         memory_mb: Peak memory in 10^6 bytes.
         images_per_second: Training throughput in the slowest phase.
+        slowdown: How many times as long as alone it took, because other processes had the
+            processor; 1 where the system doesn't tell.
     """
 
     seconds: float
     memory_mb: float
     images_per_second: float
+    slowdown: float = 1.0
 
 
 def try_out(config: Mapping[str, Any]) -> Prediction:
@@ -158,9 +189,14 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
     Raises:
         UserError: If the run fails; the message says why.
     """
+    _, data = build(config)
+    batch = data.batch_size
+    if not torch.cuda.is_available():
+        pixels = math.prod(data.image_shape[1:])
+        batch = min(batch, max(PIXELS // pixels, SMALL_BATCH))
     with tempfile.TemporaryDirectory() as folder:
-        found = _run(config, Path(folder))
-    return predict(found, phases_of(config), config["data"]["init_args"].get("steps_per_epoch"))
+        found = _run(config, Path(folder), batch)
+    return predict(found, phases_of(config), data.steps_per_epoch, data.batch_size / batch)
 
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
@@ -187,7 +223,7 @@ def _callbacks(given: Sequence[Mapping[str, Any]]) -> list[Namespace]:
     return found
 
 
-def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, Any]:
     file, output, run_dir = folder / "config.yaml", folder / "trial.json", folder / "run"
     file.write_text(config_text.dump(dict(config)), encoding="utf-8")
     words = [
@@ -195,6 +231,7 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         f"--trainer.max_epochs={max(len(phases_of(config)), 2)}",
         f"--data.cache_dir={folder / 'cache'}",
         f"--data.steps_per_epoch={STEPS}",
+        f"--data.batch_size={batch_size}",
         f"--trainer.callbacks+={Trial.__module__}.{Trial.__name__}",
         f"--trainer.callbacks.init_args.output={output}",
     ]
@@ -221,7 +258,10 @@ def _run(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def predict(
-    found: Mapping[str, Any], phases: Sequence[tuple[int, bool]], steps_per_epoch: int | None = None
+    found: Mapping[str, Any],
+    phases: Sequence[tuple[int, bool]],
+    steps_per_epoch: int | None = None,
+    larger: float = 1.0,
 ) -> Prediction:
     """Predict time and memory of a run from those of its trial.
 
@@ -229,6 +269,8 @@ def predict(
         found: The output of :class:`Trial`, with ``process_seconds`` and ``peak_memory_mb``.
         phases: Phases as :func:`phases_of` returns them.
         steps_per_epoch: Steps of an epoch; None goes through the images once.
+        larger: How many times as large as in the trial the batches are. Time and memory of a step
+            are in proportion to them.
     """
     one = len(phases) == 1  # the trial of a single phase has two epochs
     steps = found["steps"][-1:] if one else found["steps"]
@@ -240,15 +282,22 @@ def predict(
         between = max(between - cut["val"] * found["per_image"], 0.0)
     found = {**found, "between": between}
     decoding = found["decode"]
-    fixed = found["process_seconds"] - decoding * sum(cut.values())
+    fixed = found["process_seconds"] - decoding * found["decoded"]
     fixed -= _parts(found, cut, STEPS, tried, steps)
     images = sum(whole.values())
-    length = steps_per_epoch or math.ceil(whole["train"] / found["batch_size"])
+    length = steps_per_epoch or math.ceil(whole["train"] / (found["batch_size"] * larger))
+    whole_steps = [step * larger for step in steps]
+    before, peak = found["memory_before_mb"], found["peak_memory_mb"]
     resident = min(found["image_bytes"] * images, found["memory_gb"] * 1e9)
     return Prediction(
-        seconds=max(fixed, 0.0) + decoding * images + _parts(found, whole, length, phases, steps),
-        memory_mb=found["peak_memory_mb"] + (0 if torch.cuda.is_available() else resident / 1e6),
+        seconds=max(fixed, 0.0)
+        + decoding * images
+        + _parts(found, whole, length, phases, whole_steps),
+        memory_mb=before
+        + (peak - before) * larger
+        + (0 if torch.cuda.is_available() else resident / 1e6),
         images_per_second=found["batch_size"] / max(steps),
+        slowdown=found["slowdown"],
     )
 
 

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from project.commands.probing import held_out_probabilities
+from project.errors import UserError
+
+FOLDS = 5
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -69,3 +74,26 @@ def judge(probabilities: Tensor, labels: Tensor) -> Judged:
         suspects=suspect[margin[suspect].argsort(stable=True)],
         errors=errors.fill_diagonal_(0),
     )
+
+
+def judge_features(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Judged]:
+    """Judge labels by a linear classifier of features, cross-validated.
+
+    Args:
+        features: float32 ``[N, F]``.
+        labels: int64 ``[N]``.
+
+    Returns:
+        Indices of the images in classes of at least :data:`FOLDS`, int64; these classes, int64;
+        and what is found of these images, in which classes are positions among these.
+
+    Raises:
+        UserError: If fewer than two classes have :data:`FOLDS` images.
+    """
+    classes = (torch.bincount(labels) >= FOLDS).nonzero().flatten()
+    if len(classes) < 2:
+        raise UserError(f"data: needs two classes of at least {FOLDS} training images each")
+    known = torch.isin(labels, classes).nonzero().flatten()
+    features, labels = features[known], torch.searchsorted(classes, labels[known])
+    probabilities = held_out_probabilities(features, labels, len(classes), FOLDS)
+    return known, classes, judge(probabilities, labels)

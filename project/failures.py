@@ -229,8 +229,7 @@ def machine(error: BaseException) -> UserError | None:
         return UserError("a path in the config holds the character \\0")
     if isinstance(error, UnicodeError):
         return UserError(f"{sentence(error)}; use UTF-8")
-    of_settings = getattr(error, "title", "") == "Settings"  # W&B's, by pydantic
-    if of_settings or type(error).__module__.partition(".")[0] == "wandb":
+    if type(error).__module__.partition(".")[0] == "wandb":
         return UserError(f"W&B: {sentence(error)}", "trainer.logger")
     return None
 

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from project.artifacts import fetched, is_artifact
 from project.checkpoint_format import HYPER_PARAMETERS, NEEDED, PARTS, RESUMED, check_form
 from project.console import readable, show
 from project.errors import UserError
@@ -60,10 +61,12 @@ def local(path: Path, key: str) -> Path:
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
     """Return the checkpoint that ``path`` means: itself, or the one inside a run directory.
 
+    That may be one which W&B keeps as an artifact.
+
     Raises:
         UserError: If there is none.
     """
-    path = from_home(path)
+    path = fetched(str(path)) if is_artifact(path) else from_home(path)
     if path.is_file():
         return path
     if not path.exists():

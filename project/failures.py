@@ -287,10 +287,14 @@ def _whose(file: str) -> Whose:
 
 
 def _is_of_library(owner: Any) -> bool:
-    """Return whether an object's class is a library's, not one that only inherits from it."""
+    """Return whether an object's class is a library's, not one that only inherits from it.
+
+    A logger of the package counts as one: it hands on what the config gave it.
+    """
     kind = owner if isinstance(owner, type) else type(owner)
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or "<built in>"
-    return _whose(file) == "library"
+    whose = _whose(file)
+    return whose == "library" or (whose == "package" and issubclass(kind, Logger))
 
 
 def _outside(error: Exception, frames: list[FrameType], trainer: Namespace) -> Exception:

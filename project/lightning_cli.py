@@ -39,8 +39,8 @@ from project.networks.backbone import HUB
 from project.opening import Run, open_run
 from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
-from project.runs import RunDir, experiment_name
-from project.tracking import given_by_environment
+from project.runs import RunDir, experiment_name, run_of
+from project.tracking import given_by_environment, leave_out_wandb
 from project.upstream import (
     CheckpointsDecideNothing,
     drop_anonymous,
@@ -57,6 +57,7 @@ LIMITS = {
     "predict": "limit_predict_batches",
 }
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
+DEFAULTS = {"project": "image-classification", "log_model": True}  # of W&B
 PARSER = ArgumentParser.__module__.partition(".")[0]
 T = TypeVar("T", bound=L.Callback)
 
@@ -209,7 +210,7 @@ class ProjectCLI(CheckpointsDecideNothing):
                 "model": {"class_path": TrainFromScratch.__name__},
                 "trainer.logger": {
                     "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
-                    "init_args": {"project": "image-classification"} | given_by_environment(),
+                    "init_args": DEFAULTS | given_by_environment(),
                 },
             }
         )
@@ -268,7 +269,11 @@ class ProjectCLI(CheckpointsDecideNothing):
         if limit and config.trainer[limit] == 0:
             raise UserError(f"0 leaves nothing to {self.subcommand}", f"trainer.{limit}")
         asked = self._search(config)
-        self.opened = open_run(config, self._saved(config), asked)
+        of = run_of(config.ckpt_path) if self.subcommand != "fit" else None
+        saved = self._saved(config)
+        if self.subcommand == "predict":
+            leave_out_wandb(config.trainer)
+        self.opened = open_run(config, saved, asked, of)
         self.trainer_defaults["callbacks"] = self.opened.callbacks
         if self.subcommand != "fit":
             remove_weights(config.model.init_args)  # the checkpoint has them

@@ -92,6 +92,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if str(row.get("step")).isdecimal()]
 
 
+def last_values(run: Path) -> dict[str, float]:
+    """Return the last value of each metric that a run directory has."""
+    rows = _rows(run / csv_logs.ExperimentWriter.NAME_METRICS_FILE)
+    values = {name: value for row in rows for name, value in row.items() if value}
+    values.pop("step", None)
+    return {name: float(value) for name, value in values.items()}
+
+
 def _text(names: list[str], rows: list[dict[str, Any]], header: bool = False) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names)

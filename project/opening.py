@@ -1,6 +1,7 @@
 """Opening a run: its directory, its loggers, and the callbacks that every run has."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import lightning as L
 from jsonargparse import Namespace
@@ -17,9 +18,11 @@ from project.callbacks import (
     StopOnSignal,
     TestResults,
 )
+from project.callbacks.artifacts import Artifacts
 from project.callbacks.calibration import TemperatureScaling
 from project.callbacks.destinations import send_into
 from project.callbacks.finite import FiniteSteps
+from project.callbacks.learning_rates import LearningRates
 from project.callbacks.logged import LoggedOnce
 from project.callbacks.notices import Notices
 from project.callbacks.report import progress_bars
@@ -48,27 +51,32 @@ class Run:
     callbacks: list[L.Callback] = field(default_factory=list)
 
 
-def open_run(config: Namespace, saved: str, asked: str | None = None) -> Run:
+def open_run(
+    config: Namespace, saved: str, asked: str | None = None, of: Path | None = None
+) -> Run:
     """Choose the directory of a run, and send everything there.
 
     Args:
         config: Config of the command; it is changed.
         saved: The config to save, as YAML.
         asked: The same before finders have changed it, None without any.
+        of: The run directory of the training that is tested, None in a training.
 
     Returns:
         The run; nothing is written yet.
     """
     check_loggers(config.trainer)
-    directory = RunDir(config)
-    name = readable(f"{config.experiment}/{directory.path.name}")
+    directory = RunDir(config, of)
+    name = readable(f"{config.experiment}/{directory.tracked.name}")
     tracking = configure_loggers(config.trainer, directory, name)
     resources = ResourceMonitor()
     results = TestResults()
-    run = Run(directory, saved, RunReport(resources, results, tracking), asked)
+    record = RunRecord(saved, directory)
+    run = Run(directory, saved, RunReport(resources, results, tracking, record), asked)
     run.callbacks = [
         FiniteSteps(config.max_skipped_steps),
-        RunRecord(saved, directory),
+        record,
+        Artifacts(record),
         Resume(config_text.plain(config_text.load(saved))),
         LoggedOnce(),
         resources,
@@ -81,7 +89,7 @@ def open_run(config: Namespace, saved: str, asked: str | None = None) -> Run:
         StopOnSignal(),
     ]
     if config.trainer.logger and not those_of(config.trainer.callbacks, LearningRateMonitor):
-        run.callbacks.append(LearningRateMonitor())
+        run.callbacks.append(LearningRates())
     config.trainer.default_root_dir = str(directory.path)
     send_into(directory.path, config.trainer)
     run.callbacks += progress_bars(config.trainer)

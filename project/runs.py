@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from project.checkpoints import local
 from project.console import is_utf8, readable
 from project.errors import UserError
-from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY
+from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY, is_run_dir
 from project.saving import copy, write
 
 RUNS = Path("runs")
@@ -65,6 +65,24 @@ def identity(run: Path) -> dict[str, str | None]:
     return found if isinstance(found, dict) else {}
 
 
+def run_of(checkpoint: str | Path) -> Path | None:
+    """Return the run directory that holds a checkpoint, if it may be added to.
+
+    That of a training which goes on isn't: W&B takes a run from one process at a time.
+    """
+    run = Path(checkpoint).parent.parent
+    if not (is_run_dir(run) and identity(run) and os.access(run, os.W_OK)):
+        return None
+    try:
+        with (run / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # there are no locks here
+        pass
+    return run
+
+
 class RunDir:
     """The directory of one run.
 
@@ -73,16 +91,18 @@ class RunDir:
 
     Args:
         config: Config of the command.
+        of: The run directory of the training that the command is about, None without one.
 
     Attributes:
         path: Its path.
+        tracked: The directory of the training whose run in W&B this one adds to, or its own.
         wandb_id: Id of the run in W&B, which stays when it is resumed here.
 
     Raises:
         UserError: If it is not a folder on this machine.
     """
 
-    def __init__(self, config: Namespace) -> None:
+    def __init__(self, config: Namespace, of: Path | None = None) -> None:
         self._key = "experiment" if config.run_dir is None else "run_dir"
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         given = config.run_dir or f"{RUNS}/{config.experiment}/{stamp}"
@@ -91,7 +111,8 @@ class RunDir:
         self.path = local(Path(given), self._key)
         if not is_utf8(str(self.path.absolute())):
             raise self._error(": is not in UTF-8, as W&B needs it; choose another name")
-        self.wandb_id = str(identity(self.path).get("wandb_id") or secrets.token_hex(4))
+        self.tracked = self.path if of is None else of
+        self.wandb_id = str(identity(self.tracked).get("wandb_id") or secrets.token_hex(4))
         self._lock: int | None = None  # a number: copies of the model hold this, too
         self._made: list[Path] = []
         self._goes_on = False

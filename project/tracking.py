@@ -1,25 +1,31 @@
 """The loggers of a run, and where W&B keeps it: online if the user is logged in, else offline."""
 
+import configparser
 import os
 import shlex
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from project.class_paths import is_a, listed
+from project import config_text
+from project.class_paths import is_a, listed, named
 from project.errors import UserError
-from project.runs import RunDir
+from project.run_files import CONFIG
+from project.runs import RunDir, identity
 from project.upstream import logged_in_to_wandb, wandb_url
+from project.wandb_logger import RunLogger, model_name
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 PROBE_SECONDS = 3.0
 RUN_DIR = "."  # as save_dir of a logger
+WHERE = {"entity": "whose it is", "project": "what it is part of"}  # options for a run in W&B
 FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of version_0, …
 
 
@@ -50,6 +56,16 @@ def check_loggers(trainer: Namespace) -> None:
             options.save_dir = RUN_DIR
 
 
+def leave_out_wandb(trainer: Namespace) -> None:
+    """Don't start W&B for a command that has nothing to log.
+
+    Args:
+        trainer: Config of the trainer; it is changed.
+    """
+    others = [logger for logger in listed(trainer.logger) if not is_a(logger, WandbLogger)]
+    trainer.logger = others or False
+
+
 def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
     """Send the loggers into the run directory, and add a CSV file to them.
 
@@ -68,7 +84,7 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
         options = logger.get("init_args") or Namespace()
         wandb = is_a(logger, WandbLogger)
         if options.get("save_dir") == RUN_DIR:
-            elsewhere = os.environ.get("WANDB_DIR") if wandb else None
+            elsewhere = os.environ.get("WANDB_DIR") or str(run.tracked) if wandb else None
             options.save_dir = elsewhere or str(run.path)
             for kind, folder in FOLDERS.items():
                 if is_a(logger, kind) and options.get("name", "own") is None:
@@ -76,16 +92,23 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
                     options.version = options.get("version") or ""
         if wandb:
             tracking = _configure_wandb(options, run, name)
+            if named(logger.class_path) is WandbLogger:  # not a class of one's own
+                logger.class_path = _path(RunLogger)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
         in_run_dir = Namespace(save_dir=str(run.path), name="", version="")
-        class_path = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
-        loggers.append(Namespace(class_path=class_path, init_args=in_run_dir))
+        loggers.append(Namespace(class_path=_path(CSVLogger), init_args=in_run_dir))
     trainer.logger = loggers
     return tracking
 
 
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
 def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     chosen = "offline" if options.get("offline") else options.get("mode")
+    if "mode" in options and options.get("offline"):  # which Lightning would make that of all runs
+        options.offline, options.mode = False, "offline"
     if chosen is None:
         mode, reason = wandb_mode()
         if "mode" in options:
@@ -105,14 +128,33 @@ def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
 
 
-def given_by_environment() -> dict[str, str]:
-    """Return the options of W&B that the environment gives in place of a default of this package.
+def given_by_environment() -> dict[str, Any]:
+    """Return the options of W&B that are given outside of the config, in place of own defaults.
 
-    An option beats the environment, and the environment beats a default, as in W&B itself:
-    https://docs.wandb.ai/guides/track/environment-variables
+    An option beats the environment, that beats W&B's settings file, and that beats a default, as in
+    W&B itself: https://docs.wandb.ai/guides/track/environment-variables. What this package has no
+    default for is left to W&B, which reads both itself.
     """
-    project = os.environ.get("WANDB_PROJECT")
-    return {"project": project} if project else {}
+    known = _given("WANDB_PROJECT")
+    given: dict[str, Any] = {"project": known} if known else {}
+    if kept := os.environ.get("WANDB_LOG_MODEL"):  # as other libraries have it, too
+        given["log_model"] = kept.lower() not in ("false", "0", "no")
+    return given
+
+
+def _given(variable: str) -> str | None:
+    """Return a variable of W&B, or else what one of its two settings files has in its place.
+
+    ``wandb init``, ``wandb offline`` and ``wandb login --host`` write these.
+    """
+    if value := os.environ.get(variable):
+        return value
+    of_user = os.environ.get("WANDB_CONFIG_DIR") or os.path.expanduser("~/.config/wandb")  # noqa: PTH111
+    parser = configparser.ConfigParser(interpolation=None)
+    for folder in (of_user, Path(os.environ.get("WANDB_DIR") or ".", "wandb")):
+        with suppress(configparser.Error, OSError, UnicodeDecodeError):  # W&B says what is wrong
+            parser.read(Path(folder, "settings"))
+    return parser.get("default", variable.removeprefix("WANDB_").lower(), fallback=None)
 
 
 def wandb_mode() -> tuple[Mode, str]:
@@ -127,12 +169,13 @@ def wandb_mode() -> tuple[Mode, str]:
     Raises:
         UserError: If ``WANDB_MODE`` is not a mode.
     """
-    if chosen := os.environ.get("WANDB_MODE"):
+    if chosen := _given("WANDB_MODE"):
         chosen = {"dryrun": "offline", "run": "online"}.get(chosen, chosen)
+        source = "WANDB_MODE" if os.environ.get("WANDB_MODE") else "the settings file of W&B"
         if chosen not in get_args(Mode):
-            raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", "WANDB_MODE")
-        return cast(Mode, chosen), f"{chosen}, by WANDB_MODE"
-    url = os.environ.get("WANDB_BASE_URL") or wandb_url()
+            raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", source)
+        return cast(Mode, chosen), f"{chosen}, by {source}"
+    url = _given("WANDB_BASE_URL") or wandb_url()
     if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
         raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
     has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
@@ -147,6 +190,30 @@ def wandb_mode() -> tuple[Mode, str]:
     except OSError:
         return "offline", f"offline, because {address.hostname} can't be reached"
     return "online", "online"
+
+
+def model_of(run: Path) -> str | None:
+    """Return the name in W&B of the model of a run directory, None if it has none.
+
+    Args:
+        run: The run directory.
+    """
+    known = identity(run).get("wandb_id")
+    for logger in _written(run):
+        options = logger.get("init_args") or {}
+        if known and options.get("log_model"):
+            place = [options.get(name) for name in WHERE]
+            return "/".join(filter(None, [*place, f"{model_name(known)}:best"]))
+    return None
+
+
+def _written(run: Path) -> list[dict[str, Any]]:
+    """Return the loggers that the config of a run has."""
+    if not (run / CONFIG).is_file():
+        return []
+    trainer = config_text.mapping(run / CONFIG).get("trainer") or {}
+    loggers = trainer.get("logger") or []
+    return [one for one in (loggers if isinstance(loggers, list) else [loggers]) if one is not True]
 
 
 def how_to_view(run_dir: Path) -> str:

@@ -392,6 +392,11 @@ def uploads_checkpoints(logger: Logger) -> bool:
     return bool(getattr(logger, "_log_model", False))
 
 
+def keeps_model(logger: WandbLogger) -> bool:
+    """Return whether a config has ``log_model: true``, and not ``all``; the logger doesn't say."""
+    return logger._log_model is True
+
+
 def log_on_first_rank(rank: int) -> None:
     """Let loggers write if this process is the first of its training.
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import data, faults, table
+from benchmarks import data, exports, faults, table
 from benchmarks.contenders import JOBS, Contender, Size
 from benchmarks.measure import our_arguments, read_run
 from benchmarks.peers import Options, cnn, mlp, vgg
@@ -388,3 +388,13 @@ def test_damaged_weights_that_are_used_are_seen(tmp_path: Path) -> None:
 
     trial = faults.Trial(faults.Way("", "torch", use, use, faults.load), tmp_path, kills=0)
     assert faults.damaged(trial) == "no (exit 0, trains on from it)"
+
+
+def test_the_figures_of_an_export() -> None:
+    same = {"logit": 0.001, "largest_logit": 20.0, "probability": 2e-5, "agreement": 0.9995}
+    same |= {"accuracy": 0.8, "accuracy_of_checkpoint": 0.81}
+    times = {"milliseconds": {"1": 2.0}, "milliseconds_of_checkpoint": {"1": 3.0}}
+    found = exports.cells({"same_pixels": same, "size_mb": 3.14, **times})
+    assert found == ["5e-05", "2e-05", "99.95%", "0.800 (0.810)", "3.1", "2.00", "1.50"]
+    ways = list(exports.exports())
+    assert ("onnx", "int8") in ways and ("onnx", "bf16") not in ways and len(ways) == 9

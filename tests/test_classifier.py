@@ -160,6 +160,12 @@ def test_the_base_class_loads_a_checkpoint(run: Callable[..., Run], backbone: Pa
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     with pytest.raises(UserError, match="is of TrainFromScratch, not of FullTraining"):
         FullTraining.load_from_checkpoint(done.path)
+    checkpoint = done.best
+    del checkpoint["hyper_parameters"]["_class_path"]
+    torch.save(checkpoint, "old.ckpt")
+    with pytest.raises(UserError, match=r"old.ckpt doesn't say of which class it is; call load_"):
+        ImageClassifier.load_from_checkpoint("old.ckpt")
+    assert isinstance(TrainFromScratch.load_from_checkpoint("old.ckpt"), TrainFromScratch)
 
 
 def test_the_package_is_imported_quickly() -> None:

@@ -58,7 +58,7 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
     assert len(finished.summary["epoch_seconds"]) == 2
     assert finished.summary["test/accuracy"] > 0.5
     header = (finished.path / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/loss", "val/accuracy", "test/f1", "resources/epoch_seconds"} <= set(header)
+    assert {"train/loss", "val/accuracy", "test/f1", "workload/epoch_seconds"} <= set(header)
 
 
 def test_output_is_what_a_person_needs(run: Callable[..., Run]) -> None:
@@ -154,7 +154,7 @@ def test_resumed_schedule_follows_the_new_config(run: Callable[..., Run]) -> Non
     )
     (path,) = resumed.path.rglob("metrics.csv")
     with path.open() as file:
-        rates = [float(row["lr-AdamW"]) for row in csv.DictReader(file) if row["lr-AdamW"]]
+        rates = [float(row["weights/lr"]) for row in csv.DictReader(file) if row["weights/lr"]]
     assert 0.02 < max(rates) < 0.03
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
@@ -398,7 +398,7 @@ def test_wandb_run_is_complete(run: Callable[..., Run]) -> None:
     summary = record["summary"]
     assert summary["test/accuracy"] == pytest.approx(finished.summary["test/accuracy"])
     assert summary["best/val/loss"] == pytest.approx(finished.summary["val/loss"])
-    assert {"train/loss", "lr-AdamW", "resources/images_per_second"} <= set(summary)
+    assert {"train/loss", "weights/lr", "workload/images_per_second"} <= set(summary)
     assert list(finished.path.glob("wandb/*/files/media/images/test/confusion_matrix*.png"))
 
 

@@ -1,6 +1,9 @@
 """Every shipped config runs through the command line, on small data in the real formats."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,11 @@ EXPERIMENTS = sorted(
     | {f"compare/{path.stem}" for path in (CONFIGS / "compare").glob("*.yaml")}
 )
 SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedules").glob("*.yaml"))
+ON_TOP = sorted(
+    path.relative_to(CONFIGS)
+    for folder in ("callbacks", "loggers")
+    for path in (CONFIGS / folder).glob("*.yaml")
+)
 DEBUG = sorted(path.stem for path in (CONFIGS / "debug").glob("*.yaml"))
 
 
@@ -128,6 +136,50 @@ def test_debug_preset(name: str, run: Callable[..., Run]) -> None:
     assert (finished.path / "config.yaml").is_file()
     if name == "profile":
         assert list(finished.path.glob("fit-profile*.txt"))
+
+
+LEAVES = {  # a line that is printed, or a file
+    "early_stopping": "EarlyStopping: ended after step",
+    "ema": "checkpoints/best.ckpt",
+    "lr_finder": "LearningRateFinder: model.optimizer.lr",
+    "batch_size_finder": "BatchSizeFinder: data.batch_size",
+    "gradient_norms": "weights/update_ratio/head",
+    "gradient_clipping": "checkpoints/best.ckpt",
+    "accumulation": "checkpoints/best.ckpt",
+    "profiler": "fit-profile.txt",
+    "csv": "metrics.csv",
+    "tensorboard": "tensorboard",
+    "mlflow": "metrics.csv",
+}
+OPTIONS = {
+    "early_stopping": ("--trainer.callbacks.stopping_threshold=100",),
+    "lr_finder": ("--trainer.callbacks.num_training_steps=20",),
+    "batch_size_finder": ("--trainer.callbacks.max_trials=1", "--data.batch_size=16"),
+    "mlflow": ("--trainer.max_epochs=1",),
+}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("path", ON_TOP, ids=lambda path: path.stem)
+def test_on_top_of_another(
+    path: Path, run: Callable[..., Run], fails: Callable[..., str], quick_picture: None
+) -> None:
+    quickstart, name = CONFIGS / "quickstart.yaml", path.stem
+    short = ("--data.limit_per_class=6", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1")
+    logger = () if "loggers" in path.parts else ("--trainer.logger=CSVLogger",)
+    args = ("fit", "--config", quickstart, "--config", CONFIGS / path, *short, *logger)
+    if name == "mlflow" and find_spec("mlflow") is None:
+        assert "pip install" in fails(*args)
+        return
+    finished = run(*args, *OPTIONS.get(name, ()))
+    wanted = LEAVES[name]
+    logged = (finished.path / "metrics.csv").read_text()
+    assert (finished.path / wanted).exists() or wanted in finished.out or wanted in logged
+    assert "train/loss" in logged and not list(finished.path.glob("wandb"))
+    if name == "mlflow":
+        with closing(sqlite3.connect("mlflow.db")) as database:
+            names = {name for (name,) in database.execute("select key from metrics")}
+        assert {"train/loss", "val/loss", "test/loss", "weights/lr"} <= names
 
 
 def test_overfitting_one_batch_learns_it(run: Callable[..., Run]) -> None:

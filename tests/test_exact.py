@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from project.run_files import IDENTITY, SUMMARY
 from tests.data.unequal import UNEQUAL
 from tests.finetuning.schedules import equal
 from tests.ranks import ROOT, Ranks
+from tests.wandb_log import parts
 
-TIMES = ("resources/", "fit_seconds", "best_epoch_seconds", "process_seconds", "peak_memory_mb")
+TIMES = ("workload/", "fit_seconds", "best_epoch_seconds", "process_seconds", "peak_memory_mb")
 TIMES += ("train_images_per_second", "best_checkpoint")
-OF_WANDB = 32768  # bytes of a block in a .wandb file, which has LevelDB's log format
 
 
 @dataclass
@@ -149,39 +149,19 @@ def summary(run: Path) -> dict[str, Any]:
     return numbers(found) | {"epoch_seconds": len(found["epoch_seconds"])}
 
 
-def records(file: Path) -> Iterator[bytes]:
-    """Yield what is in a ``.wandb`` file."""
-    content, place, record = file.read_bytes(), 7, b""
-    while place + 7 <= len(content):
-        if OF_WANDB - place % OF_WANDB < 7:
-            place += OF_WANDB - place % OF_WANDB
-            continue
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        record += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # the whole record, or the last part of one
-            yield record
-            record = b""
-
-
 History = dict[tuple[str, int], list[float]]
 
 
 def history(run: Path) -> History:
     """What W&B has of each metric at each step, in all parts of a run."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     found: History = {}
-    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
-        for content in records(file):
-            items = Record.FromString(content).history.item
-            row = {item.key or "/".join(item.nested_key): item.value_json for item in items}
-            step = int(json.loads(row.get("trainer/global_step", "-1")))
-            for name, text in row.items():
-                value = json.loads(text)
-                if name.startswith(("_", "resources/", "test/confusion_matrix")):
+    for part in parts(run):
+        for row in part.rows:
+            for name, value in row.items():
+                if name.startswith(("workload/", "test/confusion_matrix")):
                     continue  # times, and the size of a picture, which tests draw small
                 if isinstance(value, int | float):
+                    step = row.get("trainer/global_step", -1)
                     found.setdefault((name, step), []).append(value)
     return found
 

@@ -123,7 +123,7 @@ def test_the_name_is_everywhere(variant: tuple[Path, tuple[str, ...]]) -> None:
     assert "PROJECT_" not in "".join(path.read_text() for path in folder.rglob("*.py"))
     assert "FLOWER_KINDS_TRACEBACK" in (folder / NAME / "cli.py").read_text()
     assert "project: " not in (folder / "pyproject.toml").read_text()
-    assert '{"project": "image-classification"}' in "".join(
+    assert '{"project": "image-classification",' in "".join(
         path.read_text() for path in (folder / NAME).rglob("*.py")
     )
 

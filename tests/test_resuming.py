@@ -26,10 +26,10 @@ def rows(run: Path) -> list[dict[str, str]]:
     """What metrics.csv holds, but for times and for learning rates, which are logged anew."""
     with (run / "metrics.csv").open(newline="") as file:
         found = [
-            {name: value for name, value in row.items() if value and "resources/" not in name}
+            {name: value for name, value in row.items() if value and "workload/" not in name}
             for row in csv.DictReader(file)
         ]
-    return [row for row in found if row.keys() - {"step", "epoch"} - {"lr-Adam"}]
+    return [row for row in found if row.keys() - {"step", "epoch"} - {"weights/lr"}]
 
 
 def scores(run: Path) -> dict[str, object]:

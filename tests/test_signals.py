@@ -95,7 +95,7 @@ def logged(*runs: Path) -> dict[tuple[str, str], list[str]]:
         with next(path.rglob("metrics.csv")).open() as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
-                    if value and name != "step" and not name.startswith("resources/"):
+                    if value and name != "step" and not name.startswith("workload/"):
                         found.setdefault((row["step"], name), []).append(value)
     return found
 

@@ -299,6 +299,13 @@ def test_lightning_passes_an_option_of_wandb_that_has_no_effect() -> None:
     assert "anonymous" not in logger._wandb_init
 
 
+def test_a_logger_does_not_say_which_models_it_keeps() -> None:
+    names = {name for name in dir(WandbLogger) if "model" in name.lower()}
+    assert names <= {"_scan_and_log_checkpoints"}  # none of it is public
+    kept = [upstream.keeps_model(WandbLogger(log_model=value)) for value in (True, False, "all")]
+    assert kept == [True, False, False]
+
+
 def test_login_of_wandb_is_found_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     url = upstream.wandb_url()
     assert url.startswith("https://") and not upstream.logged_in_to_wandb(url)

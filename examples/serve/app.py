@@ -3,6 +3,7 @@
 MODEL=RUN/export/onnx/model.onnx uvicorn app:app --app-dir examples/serve
 """
 
+import asyncio
 import os
 import sys
 import threading
@@ -13,32 +14,38 @@ from fastapi import FastAPI, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse
 from PIL import Image
 
-sys.path.append(os.environ.get("CLASSIFY", str(Path(__file__).parents[2] / "project" / "exported")))
+os.environ.setdefault("MODEL", "model.onnx")
+sys.path.insert(0, str(Path(os.environ["MODEL"]).resolve().parent))  # an export has classify.py
 from classify import Model
 
 MOST_PICTURES = 32  # of a request
 MOST_BYTES = 10 * 2**20  # of a picture
 Image.MAX_IMAGE_PIXELS = 2 * 10**7  # Pillow refuses twice as many, before it decodes any
-AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)  # requests that hold pictures in memory
+SECONDS = 60  # for a request, so that slow clients don't hold all connections
+AT_ONCE = threading.BoundedSemaphore(2)  # requests that hold a picture in memory: up to 0.9 GB each
 
-model = Model(os.environ.get("MODEL", "model.onnx"))
+model = Model(os.environ["MODEL"])
 app = FastAPI(title="Classifier")
 
 
 @app.middleware("http")
 async def limit(request: Request, call_next: Any) -> Any:
-    """Refuse what is too large before it is read."""
+    """Refuse what is too large before it is read, and what takes too long."""
     if request.method == "POST":
         length = request.headers.get("content-length", "")
         if not length.isdigit():
             return JSONResponse({"detail": "give the length of the request"}, 411)
         if int(length) > MOST_PICTURES * MOST_BYTES:
             return JSONResponse({"detail": "the request is too large"}, 413)
-    return await call_next(request)
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await call_next(request)
+    except TimeoutError:
+        return JSONResponse({"detail": f"not done after {SECONDS} s"}, 408)
 
 
 @app.get("/health")
-def health() -> dict[str, Any]:
+async def health() -> dict[str, Any]:  # not in a thread: these may all wait for AT_ONCE
     """Say that the model is loaded, and which classes it knows."""
     return {"status": "ok", "classes": model.class_names}
 

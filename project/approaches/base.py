@@ -1,5 +1,6 @@
 """The base of the three approaches: steps, loss, metrics and prediction."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -422,6 +423,11 @@ class ImageClassifier(OptimizedModule, ABC):
             found = cls if name is None else trust.class_in(path, name, ImageClassifier)  # type: ignore[type-abstract]
             if not issubclass(found, cls):
                 raise UserError(f"{readable(path)} is of {found.__name__}, not of {cls.__name__}")
+            if inspect.isabstract(found):
+                raise UserError(
+                    f"{readable(path)} doesn't say of which class it is; call load_from_checkpoint "
+                    f"on that class, not on {found.__name__}"
+                )
             if "weights" in hparams:
                 kwargs.setdefault("weights", None)
             kwargs["weights_only"] = True

@@ -2,6 +2,7 @@
 
 from project.callbacks.checkpoint import BestAndLast
 from project.callbacks.figures import Figures
+from project.callbacks.gradients import GradientNorms
 from project.callbacks.predictions import PredictionWriter
 from project.callbacks.record import RunRecord
 from project.callbacks.report import RunReport
@@ -13,6 +14,7 @@ from project.callbacks.tested import TestResults
 __all__ = [
     "BestAndLast",
     "Figures",
+    "GradientNorms",
     "PredictionWriter",
     "ResourceMonitor",
     "Resume",

@@ -38,7 +38,7 @@ REFERENCE = {"score": a_number, "values": (Tensor, None)}
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-EPOCH = ("train/", "resources/")  # the same of metrics that are known at the end of an epoch
+EPOCH = ("train/", "workload/")  # the same of metrics that are known at the end of an epoch
 
 
 class BestAndLast(ModelCheckpoint):

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from project import STARTED
 from project.approaches import ImageClassifier
 from project.approaches.metrics import SCORES
 from project.callbacks.checkpoint import VALIDATION, best_and_last
-from project.callbacks.record import parameters
+from project.callbacks.record import RunRecord, parameters
 from project.callbacks.resources import ResourceMonitor
 from project.callbacks.tested import MOST_IN_SUMMARY, TestResults
 from project.class_paths import those_of
@@ -52,14 +53,20 @@ class RunReport(L.Callback):
         resources: Where times and throughput come from.
         results: Where the scores of single classes come from.
         tracking: What there is to say of W&B.
+        record: What identifies the images.
     """
 
     def __init__(
-        self, resources: ResourceMonitor, results: TestResults, tracking: Tracking
+        self,
+        resources: ResourceMonitor,
+        results: TestResults,
+        tracking: Tracking,
+        record: RunRecord,
     ) -> None:
         self.resources = resources
         self.results = results
         self.tracking = tracking
+        self.record = record
         self.summary: dict[str, Any] = {}
         self._epoch: int | None = None  # that is not reported yet
         self._validated = False  # since the last report
@@ -71,14 +78,10 @@ class RunReport(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         count = parameters(pl_module)
         trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
-        splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
-        self.summary["data"] = {
-            split: {"images": len(images), "sha256": images.identity()}
-            for split, images in splits.items()
-            if images is not None
-        }
+        splits = self.summary["data"] = self.record.images
         names = {"train": "training", "val": "validation", "test": "test"}
-        sizes = ", ".join(f"{len(splits[name] or ()):,} {word}" for name, word in names.items())
+        counts = {split: found["images"] for split, found in splits.items()}
+        sizes = ", ".join(f"{counts.get(name, 0):,} {word}" for name, word in names.items())
         shape = "×".join(str(length) for length in data.image_shape)
         network = getattr(pl_module.network, "name", type(pl_module.network).__name__)
         rows = {
@@ -102,7 +105,7 @@ class RunReport(L.Callback):
         if trainer.state.fn == "validate":
             self._take(trainer, "val/")
             self._write(trainer, pl_module)
-            self._log_best(trainer)
+            self._log_best(trainer, self.summary)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch before, whose metrics are complete only now."""
@@ -136,10 +139,12 @@ class RunReport(L.Callback):
             for name in dict.fromkeys(names):
                 if name in metrics and (self._validated or not name.startswith(VALIDATION)):
                     columns.append(f"{name} {metrics[name]:.4f}")
-            if (seconds := metrics.get("resources/epoch_seconds")) is not None:
-                rate = metrics["resources/images_per_second"]
+            if (seconds := metrics.get("workload/epoch_seconds")) is not None:
+                rate = metrics["workload/images_per_second"]
                 columns += [f"{seconds:.1f} s", f"{rate:,.0f} images/s"]
             show("  ".join(columns))
+        if (checkpoint := best_and_last(trainer)) is not None:
+            self._log_best(trainer, checkpoint.best)
         self._epoch, self._validated = None, False
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -156,7 +161,7 @@ class RunReport(L.Callback):
             "approach": type(pl_module).__name__,
             "pretrained": pl_module.pretrained,
             **{name: value for name, value in scores.items() if name.startswith(SPLITS)},
-            "best_epoch_seconds": scores.get("resources/fit_seconds"),
+            "best_epoch_seconds": scores.get("workload/fit_seconds"),
             "best_checkpoint": best or None,
             "fit_seconds": self.resources.fit_seconds,
             "epoch_seconds": [round(seconds, 4) for seconds in self.resources.epoch_seconds],
@@ -167,11 +172,14 @@ class RunReport(L.Callback):
             "gflop_per_image": gflop_per_image(pl_module.network, data.image_shape),
         }
         self._write(trainer, pl_module)
-        self._log_best(trainer)
 
-    def _log_best(self, trainer: L.Trainer) -> None:
-        """Write the scores of the best checkpoint into the summary of W&B."""
-        best = {f"best/{k}": v for k, v in self.summary.items() if k.startswith("val/")}
+    def _log_best(self, trainer: L.Trainer, scores: Mapping[str, float]) -> None:
+        """Write the scores of the best checkpoint into the summary of W&B.
+
+        W&B's own ``define_metric(summary="min")`` takes the best of each metric alone, from epochs
+        that may differ, and no longer has the last value under the name of the metric.
+        """
+        best = {f"best/{name}": scores[name] for name in scores if name.startswith(VALIDATION)}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.global_rank == 0:
                 logger.experiment.summary.update(best)

@@ -11,7 +11,7 @@ from project.environment import peak_memory_mb
 
 
 class ResourceMonitor(L.Callback):
-    """Measures each epoch and logs it under ``resources/``.
+    """Measures each epoch and logs it under ``workload/``, with the images that were seen.
 
     Attributes:
         epoch_seconds: Seconds of the training part of each epoch, without validation.
@@ -57,6 +57,7 @@ class ResourceMonitor(L.Callback):
         self._before = self.images, state["fit_seconds"]
         images, seconds = state["begun"]
         self._begun = images, seconds
+        self._epoch_images = images
 
     def _seconds(self) -> float:
         return self._before[1] + time.perf_counter() - self._fit_start
@@ -91,8 +92,20 @@ class ResourceMonitor(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count the images."""
+        """Count the images, and log them where the metrics of the step are logged."""
         self._epoch_images += len(batch.labels)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set late
+        if every and trainer.global_step % every == 0:
+            pl_module.log("images", self._seen(trainer), batch_size=len(batch.labels))
+
+    def _seen(self, trainer: L.Trainer) -> float:
+        """Return the number of images trained on so far, over all epochs and ranks."""
+        return float(self.images + self._epoch_images * trainer.world_size)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log how many images the weights that were validated have seen."""
+        if trainer.state.fn == "fit":
+            pl_module.log("images", self._seen(trainer))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the epoch's clock for the validation at its end."""
@@ -109,10 +122,11 @@ class ResourceMonitor(L.Callback):
         self._epoch_images = 0
         pl_module.log_dict(
             {
-                "resources/fit_seconds": self._seconds(),
-                "resources/epoch_seconds": self.epoch_seconds[-1],
-                "resources/images_per_second": images / self.epoch_seconds[-1],
-                "resources/peak_memory_mb": peak_memory_mb(pl_module.device),
+                "images": float(self.images),
+                "workload/fit_seconds": self._seconds(),
+                "workload/epoch_seconds": self.epoch_seconds[-1],
+                "workload/images_per_second": images / self.epoch_seconds[-1],
+                "workload/peak_memory_mb": peak_memory_mb(pl_module.device),
             }
         )
 

@@ -15,6 +15,7 @@ from project.environment import PACKAGE, available_cores
 from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 
+NO_MODELS = {"WANDB_LOG_MODEL": "false"}  # in W&B: there is one of each run
 GRACE_SECONDS = 20  # time for a run to write its last checkpoint
 
 
@@ -80,7 +81,7 @@ class ChildRuns:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"WANDB_RUN_GROUP": self.group} | self._share(slot),
+                env=NO_MODELS | os.environ | {"WANDB_RUN_GROUP": self.group} | self._share(slot),
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C goes to this process alone, which ends its runs
             )

@@ -4,7 +4,6 @@ import errno
 import logging
 import re
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,14 +13,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from project.console import readable
 from project.decoding.fast import AVAILABLE, SPACES, read_jpeg, resized, turned
+from project.decoding.memory import Memory
 from project.errors import UserError
 
 BACKGROUND = (255, 255, 255)
-DECODER = 2  # version; raise it with every change after which a file gives other pixels
+DECODER = 3  # version; raise it with every change after which a file gives other pixels
 
 MOST_PIXELS = 2**30  # of an image
 MOST_BYTES = 2**32  # of memory for one image, while it is decoded
@@ -50,6 +50,7 @@ LONGEST_REASON = 200
 Resize = Literal["crop", "squash", "pad"]
 IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of warnings
 
+_memory = Memory(SHARED_BYTES)
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to stderr
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses what is more than twice as large
 
@@ -108,10 +109,14 @@ class Decoder:
     def of_picture(self, picture: Image.Image) -> NDArray[np.uint8]:
         """Return the pixels of a picture that is open, uint8 ``[C, H, W]``.
 
-        A large JPEG is read whole here, and at a fraction of its size from its file; then pixels
-        may differ by 2 of 255.
+        A large JPEG is read whole here and then reduced, and at a fraction of its size from its
+        file; in photos, pixels then differ by up to 2 of 255.
         """
-        image = _converted(picture, self.mode, _factor(picture, 2 * max(self.size)))
+        at_least = 2 * max(self.size)
+        reduced = picture
+        if picture.format == "JPEG" and (scale := _scale(picture, at_least)) > 1:
+            reduced = picture.reduce(scale)
+        image = _converted(reduced, self.mode, _factor(reduced, at_least))
         turn = _turn(picture)
         return self._fitted(image if turn is None else image.transpose(turn))
 
@@ -129,9 +134,8 @@ class Decoder:
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         size = self._size_within(image.size)
         if self.resize == "crop":
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-        else:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = image.crop(centred(image.size, size))
+        image = image.resize(size, Image.Resampling.BILINEAR)
         channels_first = np.asarray(image).reshape(*size[::-1], -1).transpose(2, 0, 1)
         return self._padded(np.require(channels_first, requirements=["C", "W"]))
 
@@ -157,15 +161,38 @@ class Decoder:
         with _opened(path) as file:
             if file.format != "JPEG" or file.mode not in SPACES:
                 return None
-            pixels, turn = file.width * file.height, _turn(file)
-            _draft(file, 2 * max(self.size))
+            pixels, turn, at_least = file.width * file.height, _turn(file), 2 * max(self.size)
+            _draft(file, at_least)
+            if _factor(file, at_least) > 1:  # then the parts of a crop are not pixels of the file
+                return None
             with _memory.hold(_num_bytes(file, pixels)):
                 whole = read_jpeg(path, self.mode, file.size)
         if whole is None:
             return None
         image = turned(whole, turn)
         size = self._size_within((image.shape[1], image.shape[0]))
-        return self._padded(resized(image, size, self.resize == "crop"))
+        if self.resize == "crop":
+            left, top, right, bottom = centred((image.shape[1], image.shape[0]), size)
+            image = image[top:bottom, left:right]
+        return self._padded(resized(image, size))
+
+
+def centred(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest part in the centre of an image that has the aspect ratio of a size.
+
+    It is of whole pixels, so that whatever resizes it sees the same ones.
+
+    Args:
+        image: Width and height of the image.
+        size: Width and height.
+
+    Returns:
+        Left, top, right and bottom.
+    """
+    scale = min(image[0] / size[0], image[1] / size[1])
+    width, height = (max(round(side * scale), 1) for side in size)
+    left, top = (image[0] - width) // 2, (image[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
@@ -237,12 +264,19 @@ def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
 
 def _draft(file: ImageFile.ImageFile, at_least: int | None) -> None:
     """Let a JPEG be read at a fraction of its size, if its sides keep that many pixels."""
+    scale = _scale(file, at_least)
+    file.draft(None, (file.width // scale, file.height // scale))  # has an effect on JPEG only
+
+
+def _scale(image: Image.Image, at_least: int | None) -> int:
+    """Return 8, 4 or 2 if a JPEG is read at 1/8, 1/4 or 1/2 of its size, else 1."""
     for scale in (8, 4, 2) if at_least is not None else ():
-        (width, rest), (height, more) = (divmod(side, scale) for side in file.size)
-        exact = rest == more == 0 or file.width * file.height > HUGE
-        if exact and min(width, height) >= (at_least or 0):
-            file.draft(None, (width, height))  # has an effect on JPEG only
-            break
+        exact = image.width % scale == image.height % scale == 0
+        if min(image.size) // scale >= (at_least or 0) and (
+            exact or image.width * image.height > HUGE
+        ):
+            return scale
+    return 1
 
 
 def _num_bytes(file: ImageFile.ImageFile, pixels: int) -> int:
@@ -325,39 +359,6 @@ def _turn(file: Image.Image) -> Image.Transpose | None:
     with suppress(Exception):  # an image with broken EXIF is shown as it is
         return TURNED.get(file.getexif().get(ExifTags.Base.Orientation, 1))
     return None
-
-
-class _Memory:
-    """Lets threads go on as long as what they need fits into memory together.
-
-    They go on in the order in which they came, so that a large image isn't kept waiting by small
-    ones.
-
-    Args:
-        most: Bytes that all of them have; one that needs more goes on alone.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._used = 0
-        self._turn = threading.Lock()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, num_bytes: int) -> Iterator[None]:
-        """Wait until so many bytes are free, and hold them."""
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + num_bytes <= self._most)
-            self._used += num_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= num_bytes
-                self._changed.notify()
-
-
-_memory = _Memory(SHARED_BYTES)
 
 
 @contextmanager

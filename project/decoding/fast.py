@@ -1,8 +1,7 @@
 """JPEGs in two thirds of the time, with the extra ``fast``: by simplejpeg, and resized by torch.
 
 Both compute what Pillow does: libjpeg-turbo decodes in either case, and the filter that reduces an
-image is the same. Only the crop is of whole pixels: it is shifted by up to half a pixel of the
-file.
+image is the same.
 """
 
 from importlib.util import find_spec
@@ -53,23 +52,16 @@ def turned(pixels: NDArray[np.uint8], turn: Transpose | None) -> NDArray[np.uint
     return np.ascontiguousarray(np.rot90(pixels, quarters))
 
 
-def resized(pixels: NDArray[np.uint8], size: tuple[int, int], crop: bool) -> NDArray[np.uint8]:
+def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return an image of another size, uint8 ``[C, H, W]``.
 
     Args:
         pixels: uint8 ``[H, W, C]``.
         size: Width and height.
-        crop: Take the largest part in the centre that has the aspect ratio of ``size``; else all.
     """
     import torch
     from torch.nn import functional
 
-    if crop:
-        height, width = pixels.shape[:2]
-        scale = min(width / size[0], height / size[1])
-        rows, columns = (max(round(side * scale), 1) for side in (size[1], size[0]))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        pixels = pixels[top : top + rows, left : left + columns]
     channels_first = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     found = functional.interpolate(channels_first, size[::-1], mode="bilinear", antialias=True)
     result: NDArray[np.uint8] = found[0].contiguous().numpy()

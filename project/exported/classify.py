@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 
 TURNS = [
     Image.Transpose[name]
@@ -48,8 +48,8 @@ class Model:
         with Image.open(file, formats=FORMATS) as opened:
             image = self._decoded(opened)
         if not whole and self.how == "crop":
-            image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
-        elif not whole and self.how == "squash":
+            image = image.crop(_centred(image.size, self.size))
+        if not whole and self.how != "pad":
             image = image.resize(self.size, Image.Resampling.BILINEAR)
         elif not whole:
             inner = _within(image.size, self.size)
@@ -70,12 +70,13 @@ class Model:
         image.load()  # after which a TIFF is turned already
         turn = _orientation(image)
         if image.mode[0] in "IF":  # greys of 16 bits or more
-            values = np.nan_to_num(np.asarray(image, np.float64), posinf=1e9)
+            values = np.asarray(image, np.float32)
+            highest = values.max(initial=0, where=np.isfinite(values))
             if image.mode == "F":
-                values = values * (255 if values.max() <= 2 else 1)
-            elif image.mode.startswith("I;16") or values.max() > 255:
+                values = values * (255 if highest <= 2 else 1)
+            elif image.mode.startswith("I;16") or highest > 255:
                 values = values // 256
-            image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+            image = Image.fromarray(np.nan_to_num(values).clip(0, 255).astype(np.uint8))
         if image.has_transparency_data:  # becomes white
             ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(ground, image.convert("RGBA"))
@@ -106,6 +107,14 @@ def _orientation(image: Any) -> int:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # an image with broken EXIF is taken as it is
         return 1
+
+
+def _centred(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest part in the centre of an image that has the aspect ratio of a size."""
+    scale = min(image[0] / size[0], image[1] / size[1])
+    width, height = (max(round(side * scale), 1) for side in size)
+    left, top = (image[0] - width) // 2, (image[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def _within(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,9 @@
 """Running exported files. Of these, a file in ONNX needs neither torch nor Lightning."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +46,16 @@ def open_exported(path: Path) -> Exported:
     return OnnxFile(path) if path.suffix == ".onnx" else ProgramFile(path)
 
 
+@contextmanager
+def _opening(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever is raised for a damaged file into one error; the libraries raise many kinds."""
+    try:
+        yield
+    except Exception as error:
+        reason = readable(" ".join(str(error).split()))[:200]
+        raise UserError(f"{readable(path)} can't be opened as {kind}: {reason}") from error
+
+
 class OnnxFile:
     """A file in ONNX, which onnxruntime runs on the CPU.
 
@@ -63,14 +76,10 @@ class OnnxFile:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-        try:
+        with _opening(path, "ONNX"):
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime has a class for each of its error codes
-            raise UserError(
-                f"{readable(path)} can't be opened as ONNX: {readable(str(error))[:200]}"
-            ) from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.of(metadata, path)
 
@@ -94,19 +103,9 @@ class ProgramFile:
         import torch
 
         found: dict[str, Any] = {"classifier.json": ""}
-        try:
-            program = torch.export.load(path, extra_files=found)
-            self._module: Any = program.module()
-        except Exception as error:  # zip, pickle, a missing operator: torch raises many kinds
-            raise UserError(
-                f"{readable(path)} can't be opened as a program: {readable(str(error))[:200]}"
-            ) from error
-        import json
-
-        try:
+        with _opening(path, "a program"):
+            self._module: Any = torch.export.load(path, extra_files=found).module()
             metadata = json.loads(found["classifier.json"] or "{}")
-        except ValueError:
-            metadata = {}
         self.description = Description.of(metadata if KEY in metadata else {}, path)
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:

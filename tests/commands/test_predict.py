@@ -95,6 +95,7 @@ def test_labels_give_accuracy_and_mistakes(
     assert said.count("\nwrong: ") == 20 - right
     sheet = Path("sheet.html").read_text()
     assert sheet.count("<img") == 20 and sheet.count('class="wrong"') == 20 - right
+    assert f"below {digits}" in sheet and re.search(r"<br>\s*1/\d+\.png", sheet)
     with Path("labels.csv").open("w") as file:
         file.write("file,class\n" + "".join(f"{row['image']},{row['label']}\n" for row in rows))
     main(["predict", str(onnx), str(digits), "--labels=labels.csv", "--output=b.csv"])
@@ -110,9 +111,9 @@ def test_a_broken_picture_is_told_and_costs_no_other(
     assert len(rows) == 21 and [name for name in rows if not rows[name]] == ["broken.png"]
     said = capfd.readouterr().err
     assert "broken.png: broken image: not an image" in said
-    assert "1 pictures can't be read; their rows are empty" in said
+    assert "1 picture can't be read: empty rows" in said
     only = fails("predict", onnx, digits / "0" / "broken.png")
-    assert only == "none of the 1 pictures can be read"
+    assert only == "nothing of 1 picture can be read"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from project.decoding import decode
 from project.decoding.decode import BrokenImageError, Decoder, broken_image, open_image, size_of
+from project.decoding.memory import Memory
 from project.errors import UserError
 
 ORIENTATION = 0x0112
@@ -333,7 +334,7 @@ def run_all(jobs: list[Callable[[], None]]) -> None:
 
 
 def test_threads_share_memory() -> None:
-    memory, lock, now, most, alone = decode._Memory(10), threading.Lock(), 0, 0, []
+    memory, lock, now, most, alone = Memory(10), threading.Lock(), 0, 0, []
 
     def hold(size: int) -> None:
         nonlocal now, most

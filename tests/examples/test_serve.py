@@ -1,14 +1,16 @@
 """The server answers pictures with classes, and everything else with 4xx."""
 
+import asyncio
 import importlib
 import io
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -24,7 +26,6 @@ SERVE = CONFIGS.parent / "examples" / "serve"
 def client(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.syspath_prepend(SERVE)
     monkeypatch.setenv("MODEL", str(onnx / "model.onnx"))
-    monkeypatch.setenv("CLASSIFY", str(onnx))
     most = Image.MAX_IMAGE_PIXELS
     before = list(sys.path)
     yield TestClient(importlib.import_module("app").app, raise_server_exceptions=False)
@@ -86,6 +87,10 @@ HOSTILE = {
     "script": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "zip": b"PK\x03\x04" + b"\0" * 100,
+    "html": b"<script>alert(1)</script>",
+    "text bomb": b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+    + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 10**7)),
     "zeros": b"\0" * 1000,
     "long": b"x" * (10 * 2**20 + 1),
 }
@@ -99,6 +104,11 @@ def test_what_is_no_picture_is_refused(name: str, client: TestClient) -> None:
     assert send(client, png()).status_code == 200  # and it goes on
 
 
+def test_what_is_also_a_picture_is_one(client: TestClient) -> None:
+    """A file that is a picture, and something else for another program."""
+    assert send(client, png() + HOSTILE["zip"]).json()[0]["class"] in "0123456789"
+
+
 def test_limits(client: TestClient) -> None:
     assert send(client, *[png()] * 32).status_code == 200
     assert send(client, *[png()] * 33).status_code == 413
@@ -106,6 +116,13 @@ def test_limits(client: TestClient) -> None:
     assert client.post("/predict", json={"pictures": "x"}).status_code == 422
     huge = client.post("/predict", content=b"", headers={"content-length": "999999999999"})
     assert huge.status_code == 413
+    assert send(client, *[b"x"] * 1001).status_code == 400
+    many = {f"field {number}": "x" for number in range(5000)}
+    files = [("pictures", ("a.png", png()))]
+    assert client.post("/predict", data=many, files=files).status_code == 400
+    for kind, code in (("image/png", 422), ("multipart/form-data", 400), ("text/html", 422)):
+        answer = client.post("/predict", content=png(), headers={"content-type": kind})
+        assert answer.status_code == code, kind
     endless = client.post("/predict", content=iter([b"x"]))
     assert endless.status_code == 411
     assert client.get("/predict").status_code == 405
@@ -120,10 +137,38 @@ def test_any_bytes_are_answered(client: TestClient) -> None:
         assert send(client, bytes(content)).status_code in (200, 400)
 
 
-def test_the_image_has_no_torch() -> None:
+async def endless() -> AsyncIterator[bytes]:
+    yield b"--b\r\n"
+    await asyncio.sleep(60)
+
+
+def test_slow_clients_are_left_and_hold_up_nobody(client: TestClient) -> None:
+    async def talk() -> tuple[int, list[int]]:
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://it") as other:
+            files = [("pictures", ("a.png", png()))]
+            sent = [asyncio.create_task(other.post("/predict", files=files)) for _ in range(45)]
+            await asyncio.sleep(0.3)
+            health = await asyncio.wait_for(other.get("/health"), 5)  # not behind the others
+            for _ in range(2):
+                app.AT_ONCE.release()
+            codes = {answer.status_code for answer in await asyncio.gather(*sent)}
+            app.SECONDS = 0.2
+            form = {"content-type": "multipart/form-data; boundary=b", "content-length": "99"}
+            slow = await other.post("/predict", content=endless(), headers=form)
+            return health.status_code, [*codes, slow.status_code]
+
+    app = sys.modules["app"]
+    for _ in range(2):
+        app.AT_ONCE.acquire()
+    assert asyncio.run(talk()) == (200, [200, 408])
+
+
+def test_the_image_has_no_torch(onnx: Path) -> None:
     lines = (SERVE / "Dockerfile").read_text().splitlines()
-    code = " ".join(line for line in lines if not line.startswith("#"))
-    assert "torch" not in code
-    for word in code.split():
-        if word.startswith(("examples/", "project/")):
-            assert (CONFIGS.parent / word).is_file()
+    code = [line.split() for line in lines if not line.startswith("#")]
+    assert not any("torch" in word for words in code for word in words)
+    copied = [words[1:-1] for words in code if words[:1] == ["COPY"]]
+    assert {SERVE / name for name in copied[0]} == {SERVE / "app.py"}
+    assert copied[1][0] == "--from=export"
+    assert all((onnx / name).is_file() for name in copied[1][1:])

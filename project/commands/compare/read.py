@@ -152,7 +152,7 @@ def _megabytes(path: Path) -> float:
 
 def _curves(path: Path) -> dict[str, list[float]]:
     """Return the values of each epoch, which are spread over several rows of the file."""
-    wanted = {"resources/fit_seconds": "seconds", **{name: name for name in CURVES}}
+    wanted = {"workload/fit_seconds": "seconds", **{name: name for name in CURVES}}
     epochs: dict[int, dict[str, float]] = {}
     if not path.is_file():  # a contender may log nothing
         return {}

@@ -10,6 +10,7 @@ from project.commands.export.check import Check
 from project.commands.pages import templates
 from project.console import readable
 from project.csv_text import read_table
+from project.environment import PACKAGE
 from project.errors import UserError
 from project.exported.description import Description
 from project.run_files import SUMMARY
@@ -18,6 +19,7 @@ from project.saving import write
 CARD = "README.md"
 PER_CLASS = "per_class.csv"
 SHOWN = ("images", "precision", "recall", "f1")  # columns of the table of classes
+NETWORK = {"parameters_total", "approach", "pretrained"}  # keys of the summary
 MOST_CLASSES = 100  # in that table
 SCORES = {
     "test/accuracy": "accuracy",
@@ -45,17 +47,21 @@ def write_card(folder: Path, run: Path, about: Description, found: Check, format
         about=asdict(about),
         check=asdict(found),
         format=format_,
+        package=PACKAGE,
         name=readable(about.run["directory"]),
         scores={
             label: summary[key]
             for key, label in SCORES.items()
             if isinstance(summary.get(key), int | float)
         },
+        network=summary if summary.keys() >= NETWORK else {},
+        versions=", ".join(f"{package} {one}" for package, one in about.versions.items()),
         data=summary.get("data") if isinstance(summary.get("data"), dict) else {},
         classes=_per_class(run),
         columns=SHOWN,
         quote=json.dumps,
         cell=_cell,
+        number=_number,
     )
     write(folder / CARD, text, errors="backslashreplace")
 
@@ -63,6 +69,14 @@ def write_card(folder: Path, run: Path, about: Description, found: Check, format
 def _cell(text: str) -> str:
     """Return a name as a cell of a table in Markdown, which ends none and is no HTML."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _number(text: str) -> str:
+    """Return a number with three decimals, unless it is a whole one or none."""
+    try:
+        return text if text.isdecimal() else f"{float(text):.3f}"
+    except ValueError:
+        return _cell(text)
 
 
 def _summary(run: Path) -> dict[str, Any]:

@@ -12,10 +12,10 @@ FIXED_POINT = 2.0**22  # Pillow's weights are multiples of 1 / this
 class Resize(nn.Module):
     """Resizes as Pillow does: bilinear, antialiased, and rounded after each of its two passes.
 
-    Each pass is a product with a matrix of the weights of all pixels, because neither ONNX nor
-    torch resizes a part whose edges are fractions of a pixel. The result is that of Pillow, bit for
-    bit, but for sums that lie within float32's error of a half. Pillow goes through the rows of
-    some tall pictures before their columns; there, a pixel may differ by 1 of 255.
+    Each pass is a product with a matrix of the weights of all pixels, because ONNX's own filter
+    doesn't round between the passes. The result is that of Pillow, bit for bit, but for sums that
+    lie within float32's error of a half. Pillow goes through the rows of some tall pictures before
+    their columns; there, a pixel may differ by 1 of 255.
 
     Args:
         decoder: How the images of the run are read.
@@ -42,14 +42,11 @@ class Resize(nn.Module):
         first = (torch.zeros_like(rows), torch.zeros_like(columns))
         seen = (torch.full_like(rows, height), torch.full_like(columns, width))
         if self.resize == "crop":
-            inner = torch.minimum(columns, rows * (width / height))
-            inner_rows = torch.minimum(rows, columns / (width / height))
-            left, top = (columns - inner) / 2, (rows - inner_rows) / 2
-            # Pillow holds the edges of a box as float32
-            left, right = left.float(), (left + inner).float()
-            top, bottom = top.float(), (top + inner_rows).float()
-            columns, rows = (right - left).double(), (bottom - top).double()
-            left, top = left.double(), top.double()
+            scale = torch.minimum(columns / width, rows / height)
+            inner_rows = (height * scale).round().clamp(min=1.0)
+            inner_columns = (width * scale).round().clamp(min=1.0)
+            left, top = ((columns - inner_columns) / 2).floor(), ((rows - inner_rows) / 2).floor()
+            columns, rows = inner_columns, inner_rows
         elif self.resize == "pad":
             scale = torch.minimum(width / columns, height / rows)
             seen = (
@@ -76,7 +73,7 @@ def _weights(
     Args:
         count: Number of pixels.
         outputs: Number of outputs.
-        start: Where the part that is seen begins, float64, as all that follow.
+        start: The first pixel of the part that is seen, float64, as all that follow.
         extent: How long it is.
         first: The first output that shows it; those before have no weights.
         seen: Number of outputs that show it.
@@ -90,7 +87,8 @@ def _weights(
     near = (pixels >= (center - support + 0.5).floor()) & (
         pixels < (center + support + 0.5).floor()
     )
-    weights = torch.where(near, weights, 0.0)
+    seen_ones = (pixels >= start) & (pixels < start + extent)
+    weights = torch.where(near & seen_ones, weights, 0.0)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
     weights = (weights * FIXED_POINT + 0.5).floor() / FIXED_POINT
     return torch.where((places >= 0) & (places < seen), weights, 0.0).float()

@@ -88,17 +88,17 @@ def predict(arguments: Sequence[str]) -> None:
     for result in broken[:MOST_TOLD]:
         _say(result.error)
     if len(broken) == len(results):
-        raise UserError(f"none of the {len(results):,} pictures can be read")
+        raise UserError(f"nothing of {_pictures(len(results))} can be read")
     as_json = options.format == "jsonl" or str(options.output).endswith((".jsonl", ".json"))
     write_results(results, model.class_names, options.output, as_json)
     if options.html is not None:
         write_sheet(results, model.class_names, options.html, readable(options.model))
     _say(
-        f"{len(results) - len(broken):,} pictures in {seconds:.2f} s, "
+        f"{_pictures(len(results) - len(broken))} in {seconds:.2f} s, "
         f"{len(results) / max(seconds, 1e-9):,.0f} a second; ready after {ready - start:.2f} s"
     )
     if broken:
-        _say(f"{len(broken):,} pictures can't be read; their rows are empty")
+        _say(f"{_pictures(len(broken))} can't be read: empty rows")
     if labels:
         for line in mistakes(results, MOST_TOLD):
             _say(line)
@@ -140,6 +140,10 @@ def _refuse(message: str) -> None:
 
 def _say(text: str) -> None:
     print(lines(text), file=sys.stderr)
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'s' if count != 1 else ''}"
 
 
 def _paths(places: Sequence[str], list_file: str | None) -> Iterator[str]:

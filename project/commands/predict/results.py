@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,9 @@ def write_sheet(
     Raises:
         UserError: If it can't be written.
     """
-    shown = [result for result in results if result.name][:MOST_ON_A_SHEET]
+    read = [result for result in results if result.name]
+    shown = read[:MOST_ON_A_SHEET]
+    folder = os.path.commonpath([Path(one.path).absolute().parent for one in shown])
     groups = []
     for name in class_names:
         mine = sorted((one for one in shown if one.name == name), key=lambda one: -one.probability)
@@ -151,9 +154,11 @@ def write_sheet(
     text = page.render(
         title=title,
         groups=groups,
-        left_out=sum(1 for one in results if one.name) - len(shown),
-        readable=readable,
-        count=len(results),
+        left_out=len(read) - len(shown),
+        broken=len(results) - len(read),
+        folder=readable(folder),
+        within=lambda path: readable(str(Path(path).absolute().relative_to(folder))),
+        count=len(read),
         right=sum(not one.is_wrong for one in known) if known else None,
         known=len(known),
     )

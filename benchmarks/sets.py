@@ -1,5 +1,5 @@
 # part: compare recommend
-"""Sixteen small data sets of several kinds, each a folder of images, made of those at hand.
+"""Small data sets of several kinds, each a folder of images, made of those at hand.
 
 They differ in what decides between approaches: how many images there are, how many classes, how far
 they are from photographs, and how small they are. Every image is written as a PNG of at most 64

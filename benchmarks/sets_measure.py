@@ -1,5 +1,5 @@
 # part: compare recommend
-"""Measure on sixteen small data sets what ``recommend`` says, and what ``compare`` then finds.
+"""Measure on small data sets what ``recommend`` says, and what ``compare`` then finds.
 
 ``python -m benchmarks.sets_measure --clipart FOLDER --stamps FOLDER --fashion ROOT --weights FILE``
 makes the sets in ``runs/sets/``, trains each approach once on each, and lets ``recommend`` measure

@@ -159,6 +159,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of SQLAlchemy, by mlflow
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("path", ON_TOP, ids=lambda path: path.stem)
 def test_on_top_of_another(

@@ -147,7 +147,7 @@ def test_slow_clients_are_left_and_hold_up_nobody(client: TestClient) -> None:
         transport = httpx.ASGITransport(client.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://it") as other:
             files = [("pictures", ("a.png", png()))]
-            sent = [asyncio.create_task(other.post("/predict", files=files)) for _ in range(45)]
+            sent = [asyncio.create_task(other.post("/predict", files=files)) for _ in range(41)]
             await asyncio.sleep(0.3)
             health = await asyncio.wait_for(other.get("/health"), 5)  # not behind the others
             for _ in range(2):

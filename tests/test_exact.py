@@ -33,6 +33,8 @@ from tests.wandb_log import parts
 
 TIMES = ("workload/", "fit_seconds", "best_epoch_seconds", "process_seconds", "peak_memory_mb")
 TIMES += ("train_images_per_second", "best_checkpoint")
+PICTURES = ("train/images", "train/schedule", "val/predictions")
+PICTURES += tuple(f"test/{name}" for name in ("class_", "confusion", "mistakes", "pre", "reliab"))
 
 
 @dataclass
@@ -158,7 +160,7 @@ def history(run: Path) -> History:
     for part in parts(run):
         for row in part.rows:
             for name, value in row.items():
-                if name.startswith("workload/") or name.count("/") > 1:
+                if name.startswith(("workload/", *PICTURES)):
                     continue  # times, and what W&B says of a picture, such as its size
                 if isinstance(value, int | float):
                     step = row.get("trainer/global_step", -1)

@@ -39,6 +39,7 @@ from tests.wandb_log import HEADER, Part, parts, records
 from tests.wandb_server import serving
 
 FIT = ("fit", "--data.limit_per_class=10", "--data.batch_size=15", "--trainer.log_every_n_steps=2")
+FIT = (*FIT, "--pictures=0")  # which tests/callbacks/test_figures.py looks for
 NO_DECAY = ("--model.optimizer=AdamW", "--model.decay_norm_and_bias=false")
 ENVIRONMENT = {"ENTITY": "me", "PROJECT": "flowers", "RUN_GROUP": "a group", "TAGS": "one,two"}
 

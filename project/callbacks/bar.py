@@ -17,13 +17,13 @@ SHOWN_SECONDS = 0.5  # the device is waited for, to show the loss, no more often
 
 
 class Bar(TQDMProgressBar):
-    """Shows phase, loss, accuracy, learning rate, images per second and the time left.
+    """Shows the time left, phase, loss, accuracy, learning rate and images per second.
 
     Loss and accuracy are those of the epoch up to now, of this rank; the time left is that of the
     epoch.
     """
 
-    BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar:10}| {postfix}"
+    BAR_FORMAT = "{desc}"  # in which everything is, as there is no room for more in 80 columns
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
@@ -44,8 +44,7 @@ class Bar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Begin to count the images of the epoch."""
         super().on_train_epoch_start(trainer)
-        last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        self.train_progress_bar.set_description_str(f"epoch {trainer.current_epoch + 1}{last}")
+        self.train_progress_bar.set_description_str(_epoch(trainer))
         self._images, self._begun, self._shown = 0, time.perf_counter(), 0.0
 
     def on_train_batch_end(
@@ -62,29 +61,38 @@ class Bar(TQDMProgressBar):
         if self.is_disabled or now - self._shown < SHOWN_SECONDS:
             return
         self._shown = now
-        bar = self.train_progress_bar
-        bar.n = min(batch_idx + 1, bar.total or batch_idx + 1)
         assert isinstance(pl_module, ImageClassifier)
-        bar.set_postfix_str("  ".join(self._parts(trainer, pl_module, batch_idx + 1)))
+        parts = self._parts(trainer, pl_module, batch_idx + 1)
+        self.train_progress_bar.set_description_str("  ".join(parts))
 
     def _parts(self, trainer: L.Trainer, model: ImageClassifier, done: int) -> list[str]:
         loss, accuracy = model.train_metrics.so_far()
-        parts = [
-            f"phase {schedule.progress.phase.name}"
+        seconds = time.perf_counter() - self._begun
+        parts = [_epoch(trainer)]
+        if total := self.train_progress_bar.total:
+            left = duration(seconds / done * (total - done))
+            parts = [f"{parts[0]} {min(done / total, 1):4.0%}", f"{left} left"]
+        parts += [
+            schedule.progress.phase.name
             for schedule in trainer.callbacks  # type: ignore[attr-defined]  # set late
             if isinstance(schedule, FineTuningSchedule)
         ]
-        parts += [f"loss {loss:.3f}", f"acc {accuracy:.3f}"]
         optimizer = model.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        parts.append(f"lr {max(group['lr'] for group in optimizer.param_groups):.1e}")
-        seconds = time.perf_counter() - self._begun
-        parts.append(f"{self._images * trainer.world_size / seconds:,.0f} img/s")
-        total = self.train_progress_bar.total
-        if total:
-            left = seconds / done * (total - done)
-            parts.append(f"{duration(left)} left")
-        return parts
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        speed = self._images * trainer.world_size / seconds
+        return [
+            *parts,
+            f"loss {loss:.3f}",
+            f"acc {accuracy:.3f}",
+            f"lr {rate:.1e}",
+            f"{speed:,.0f}/s",
+        ]
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+    return f"epoch {trainer.current_epoch + 1}{last}"
 
 
 def duration(seconds: float) -> str:

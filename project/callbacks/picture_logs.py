@@ -49,7 +49,7 @@ def log_table(
         import numpy as np
         import wandb
 
-        with _staged_in(Path(trainer.default_root_dir)):
+        with _staged_beside(logger):
             data = [
                 [wandb.Image(one) if isinstance(one, np.ndarray) else one for one in row]
                 for row in rows
@@ -64,7 +64,7 @@ def log_confusion(
     for logger in wandb_loggers(trainer):
         import wandb
 
-        with _staged_in(Path(trainer.default_root_dir)):
+        with _staged_beside(logger):
             plot = wandb.plot.confusion_matrix(
                 y_true=labels, preds=predictions, class_names=list(names), title="test images"
             )
@@ -77,14 +77,14 @@ def wandb_loggers(trainer: L.Trainer) -> list[WandbLogger]:
 
 
 @contextmanager
-def _staged_in(run_dir: Path) -> Iterator[None]:
-    """Let W&B keep the images of a table in the run directory, not in the home directory.
+def _staged_beside(logger: WandbLogger) -> Iterator[None]:
+    """Let W&B keep the images of a table beside its log, not in the home directory.
 
     An offline run is uploaded later, maybe after that was emptied:
     https://github.com/wandb/wandb/issues/4611
     """
     before = os.environ.get(OF_WANDB)
-    os.environ.setdefault(OF_WANDB, str((run_dir / "wandb").resolve()))
+    os.environ.setdefault(OF_WANDB, str(Path(logger.save_dir or ".", "wandb").resolve()))
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from project.errors import UserError
 from project.lightning_cli import ProjectCLI
 
 NO_MODELS = {"WANDB_LOG_MODEL": "false"}  # in W&B: there is one of each run
+NO_PICTURES = "--pictures=0"  # which would count as time of the training
 GRACE_SECONDS = 20  # time for a run to write its last checkpoint
 
 
@@ -65,7 +66,7 @@ class ChildRuns:
     def start(
         self, arguments: Sequence[str], log: Path, slot: int, lock: int, append: bool = False
     ) -> "subprocess.Popen[bytes]":
-        """Start a run.
+        """Start a run, which draws no pictures unless its config says so.
 
         Args:
             arguments: Its command line, without the program.
@@ -74,10 +75,11 @@ class ChildRuns:
             lock: Descriptor of a locked file; the run holds the lock until it ends.
             append: Whether the output is added to that of an earlier process.
         """
+        command, *options = arguments
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab" if append else "wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", PACKAGE, *arguments],
+                [sys.executable, "-m", PACKAGE, command, NO_PICTURES, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,9 @@
 """The pictures show what they should, are logged once, and change nothing of a training."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from project.callbacks.tested import TestResults
 from project.cli import main
 from project.data import Digits
 from project.networks import CNN
+from tests.conftest import Run
 from tests.wandb_log import records
 
 FIT = (
@@ -169,3 +172,28 @@ def test_weights_and_metrics_are_the_same_without_pictures(runs: dict[int, Path]
     drawn, plain = ((runs[every] / "test_predictions.csv").read_text() for every in (1, 0))
     assert drawn == plain
     assert not (runs[0] / "pictures").exists() and not (runs[0] / "confusion_matrix.png").exists()
+
+
+def test_tensorboard_gets_the_pictures(run: Callable[..., Run]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finished = run(*FIT, "--pictures=2", "--trainer.logger=TensorBoardLogger")
+    log = EventAccumulator(str(finished.path / "tensorboard"))
+    assert set(log.Reload().Tags()["images"]) == PICTURES
+
+
+def test_a_schedule_is_drawn(run: Callable[..., Run], schedule: tuple[str, ...]) -> None:
+    drawn = run(*schedule, "--trainer.logger=false", "--test_after_fit=false")
+    assert (drawn.path / "pictures" / "train_schedule.png").is_file()
+
+
+def test_the_bar_fits_into_a_terminal(
+    run: Callable[..., Run], schedule: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("project.callbacks.bar.SHOWN_SECONDS", 0.0)
+    bar = (*schedule, "--trainer.enable_progress_bar=true", "--trainer.logger=false")
+    shown = run(*bar, "--test_after_fit=false", "--pictures=0").out
+    lines = re.findall(r"epoch \d+/\d+ +\d+%  \d+:\d\d left  [^/]*/s", shown)
+    assert lines and max(map(len, lines)) < 80
+    parts = r"probe  loss \d+\.\d{3}  acc [01]\.\d{3}  lr \d\.\de-\d\d  [\d,]+/s"
+    assert any(re.search(parts, line) for line in lines), lines[0]

@@ -246,6 +246,7 @@ def test_the_loops_of_the_cnn_learn_alike(cifar10: Path) -> None:
     assert plain["images"] == 100 and 0 <= plain["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_vgg_on_the_generated_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "FOLDER_IMAGES", 6)
     monkeypatch.setattr(data, "TEST_IMAGES", 2)
@@ -369,6 +370,7 @@ FOUND = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WAYS)
 def test_faults_are_told_from_what_is_right(name: str, tmp_path: Path) -> None:
     threads = torch.get_num_threads()

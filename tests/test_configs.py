@@ -92,6 +92,7 @@ def test_experiment(
         assert found == REFERENCE_JOBS[name]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_print_config_round_trips(
     name: str,

@@ -189,6 +189,7 @@ def test_the_config_beats_the_state_of_a_callback(
     assert ("nothing was trained" in resumed.out) == (patience == 1)
 
 
+@pytest.mark.slow
 def test_a_validation_at_the_step_of_a_stop_is_not_skipped(run: Callable[..., Run]) -> None:
     stopping = (
         "{class_path: EarlyStopping, init_args: {monitor: val/loss, patience: 9, min_delta: 9}}"
@@ -469,6 +470,7 @@ def test_a_text_in_quotes_does_not_make_a_checkpoint_unreadable(run: Callable[..
     assert fitted.best["compared"]["model.lr_scheduler"]["monitor"] == "0.5"
 
 
+@pytest.mark.slow
 def test_what_is_not_tested_is_said(run: Callable[..., Run], fails: Callable[..., str]) -> None:
     fitted = run("fit", *QUIET, *DATA, "--trainer.max_epochs=1", "--trainer.limit_test_batches=0")
     assert "nothing was tested: trainer.limit_test_batches: 0" in fitted.out

@@ -65,6 +65,7 @@ def test_a_picture_of_too_many_classes_is_a_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.drawing
 @pytest.mark.parametrize("classes", [1, 40])
 @pytest.mark.parametrize("channels", [1, 3])

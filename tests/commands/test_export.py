@@ -123,6 +123,7 @@ def test_other_formats(format_: str, backbone: Path, tmp_path: Path) -> None:
 PRECISIONS = (("fp16", "torch_export", 1e-5), ("bf16", "safetensors", 1e-4))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_stays_in_full_precision_beside_it(backbone: Path) -> None:
     for format_, precision, least in (
         ("torch_export", "fp16", 1e-5),

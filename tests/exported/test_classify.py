@@ -12,7 +12,7 @@ from project.exported.classify import Model
 from tests.exported.pictures import files
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("how", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_all_modes_sizes_and_orientations(mode: Any, how: Any, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Bar(TQDMProgressBar):
         seconds = time.perf_counter() - self._begun
         parts = [_epoch(trainer)]
         if total := self.train_progress_bar.total:
-            left = duration(seconds / done * (total - done))
+            left = Tqdm.format_interval(seconds / done * (total - done))
             parts = [f"{parts[0]} {min(done / total, 1):4.0%}", f"{left} left"]
         parts += [
             schedule.progress.phase.name
@@ -93,10 +93,3 @@ class Bar(TQDMProgressBar):
 def _epoch(trainer: L.Trainer) -> str:
     last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
     return f"epoch {trainer.current_epoch + 1}{last}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as minutes and seconds, or with hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -25,7 +25,7 @@ def sheet(data: ImageDataModule, count: int, epochs: int) -> tuple[Tensor, Tenso
     index = torch.arange(count) * len(data.train_images) // count
     images, labels, *_ = data.train_images[index]
     seeds = [None, *(augmentation_seed(epoch) for epoch in range(epochs))]
-    seen = [data.transform(images, index, seed) for seed in seeds]
+    seen = [data.transform(images.cpu(), index, seed) for seed in seeds]
     return torch.stack([without_normalization(data, one) for one in seen], dim=1), labels
 
 

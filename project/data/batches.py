@@ -386,6 +386,19 @@ class BatchLoader:
                 pin_memory=torch.cuda.is_available(),
             )
 
+    @property
+    def _iterator(self) -> Any:
+        """The processes of the DataLoader, which Lightning ends by this name when a loop ends.
+
+        Else they wait for the garbage collector, which closes their queues first, and for 5 s more.
+        """
+        return None if self._workers is None else self._workers._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        if self._workers is not None:
+            self._workers._iterator = iterator
+
     def __len__(self) -> int:
         return len(self.sampler)
 

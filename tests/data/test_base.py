@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.utilities.combined_loader import _shutdown_workers_and_reset_iterator
 from torch import Tensor
 
 from project.data import Augment, Batch, Digits, ImageDataModule, ImageFolder
@@ -202,10 +203,12 @@ class BrokenImages(TensorImages):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_mistake_in_the_data_arrives_whole(num_workers: int) -> None:
     images = BrokenImages(torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.zeros(8).long())
-    loader = iter(BatchLoader(Source(images), BatchSampler(8, 4), num_workers))
-    assert next(loader).indices.tolist() == [0, 1, 2, 3]
+    loader = BatchLoader(Source(images), BatchSampler(8, 4), num_workers)
+    batches = iter(loader)
+    assert next(batches).indices.tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError) as error:
-        next(loader)
+        next(batches)
+    _shutdown_workers_and_reset_iterator(loader)
     assert str(error.value) == "data.root: image 5 is broken\nreplace it"
     assert error.value.key == "data.root"
 

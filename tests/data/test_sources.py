@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import tarfile
@@ -355,6 +356,7 @@ def test_folder_trains_decoded_for_every_batch(
         "--trainer.logger=false",
     )
     assert finished.summary["test/accuracy"] > 0.9
+    assert not multiprocessing.active_children()  # else they end when garbage is collected, slowly
 
 
 def test_modes_are_composited_and_converted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import IOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -283,6 +284,9 @@ class Classifier:
                     self.model(images)
                     if not seen:
                         raise UserError(f"the layer {layer} takes no part in a prediction")
+                    if not isinstance(seen[-1], Tensor):
+                        kind = type(seen[-1]).__name__
+                        raise UserError(f"the layer {layer} returns a {kind}, which is no tensor")
                     found.append(seen[-1].float().cpu())
         finally:
             if layer is not None:
@@ -330,7 +334,8 @@ class Classifier:
             return torch.from_numpy(
                 decoder.of_picture(Image.fromarray(array[:, :, 0] if grey else array))
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        channels_first = np.require(array.transpose(2, 0, 1), requirements=["C", "W"])
+        tensor = torch.from_numpy(channels_first)
         return self.data.resized(tensor[None])[0]
 
 
@@ -346,14 +351,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _each(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+def _each(pictures: Any) -> Iterable[Any]:
     """Return pictures one by one; a single one may be given."""
-    if isinstance(pictures, str | Path | Image.Image):
-        return [pictures]
+    several = isinstance(pictures, Iterable) and not isinstance(pictures, str | bytes | IOBase)
     if isinstance(pictures, np.ndarray | Tensor):
-        is_batch = pictures.ndim == 4
-        return iter(pictures) if is_batch else [pictures]
-    return pictures
+        several = pictures.ndim == 4 or str(pictures.dtype).startswith(("object", "<U"))
+    return pictures if several else [pictures]
 
 
 def _channels_last(picture: Any) -> NDArray[np.uint8]:

@@ -67,7 +67,15 @@ def table(path: Path) -> Iterator[Table]:
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table by the names of its columns."""
+    """Yield the rows of a table by the names of its columns.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is no table in UTF-8.
+    """
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield {text_of(name): text_of(value or "") for name, value in row.items() if name}
+        try:
+            for row in csv.DictReader(file):
+                yield {text_of(name): text_of(value or "") for name, value in row.items() if name}
+        except csv.Error as error:
+            raise ValueError(str(error)) from error

@@ -176,20 +176,27 @@ def wandb_mode() -> tuple[Mode, str]:
             raise UserError(f"{chosen} is none of {', '.join(get_args(Mode))}", source)
         return cast(Mode, chosen), f"{chosen}, by {source}"
     url = _given("WANDB_BASE_URL") or wandb_url()
-    if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
-        raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
+    scheme, host, port = _server(url)
     has_key = any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
     if not has_key and not logged_in_to_wandb(url):
         return "offline", "offline, because nobody is logged in (wandb login)"
-    address = urlparse(url)
-    if address.scheme in getproxies():
+    if scheme in getproxies():
         return "online", "online, through a proxy"
-    port = address.port or (80 if address.scheme == "http" else 443)
     try:
-        socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
     except OSError:
-        return "offline", f"offline, because {address.hostname} can't be reached"
+        return "offline", f"offline, because {host} can't be reached"
     return "online", "online"
+
+
+def _server(url: str) -> tuple[str, str, int]:
+    """Return protocol, name and port of the server of an address."""
+    with suppress(ValueError):  # of the port, of an address in brackets, of the name's encoding
+        found = urlparse(url)
+        name = (found.hostname or "").encode("idna").decode()
+        if found.scheme in ("http", "https") and name:
+            return found.scheme, name, found.port or (80 if found.scheme == "http" else 443)
+    raise UserError(f"{url} must be https:// and the name of a server", "WANDB_BASE_URL")
 
 
 def model_of(run: Path) -> str | None:

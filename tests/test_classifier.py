@@ -1,5 +1,6 @@
 """``Classifier`` gives from Python what ``predict`` gives, whatever form a picture has."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def test_a_picture_may_have_any_form(pet_run: Path) -> None:
     assert (found == found[0]).all()
     for one in forms:
         torch.testing.assert_close(classifier(one).probabilities, found[:1])
-    for batch in (np.stack([array, array]), torch.stack([tensor, tensor])):
+    names = ["a.png", "a.png"]
+    arrays_of_names = (np.array(names), np.array(names, object))
+    for batch in (np.stack([array, array]), torch.stack([tensor, tensor]), *arrays_of_names):
         torch.testing.assert_close(classifier(batch).probabilities, found[:2])
     grey = array[:, :, 0]
     same = classifier([grey, Image.fromarray(grey).convert("RGB")]).probabilities
@@ -91,6 +94,9 @@ def test_features_and_layers(pet_run: Path) -> None:
     assert len(classifier.features(arrays, layer=name, batch_size=2)) == 3
     with pytest.raises(UserError, match="no layer nowhere; known are backbone"):
         classifier.features(arrays, layer="nowhere")
+    head.register_forward_hook(lambda module, inputs, output: (output,))
+    with pytest.raises(UserError, match="the layer head returns a tuple, which is no tensor"):
+        classifier.features(arrays, layer="head")
 
 
 def test_the_test_images_of_an_array_source(run: Callable[..., Run]) -> None:
@@ -101,6 +107,13 @@ def test_the_test_images_of_an_array_source(run: Callable[..., Run]) -> None:
     batch = data.test_images[torch.arange(len(data.test_images))]
     right = Classifier.load(done.path)(batch.images).labels == batch.labels
     assert right.float().mean().item() == pytest.approx(done.summary["test/accuracy"])
+    Classifier.load(done.path)(np.asarray(Image.new("L", (8, 8))))  # which can't be written to
+
+
+def half_a_file() -> Image.Image:
+    file = io.BytesIO()
+    Image.new("RGB", (50, 50)).save(file, "bmp")
+    return Image.open(io.BytesIO(file.getvalue()[:3000]))
 
 
 @pytest.mark.parametrize(
@@ -109,13 +122,16 @@ def test_the_test_images_of_an_array_source(run: Callable[..., Run]) -> None:
         (np.zeros((4, 4), np.float32), r"uint8 \[H, W, 1 or 3\], .* not float32 \[4, 4\]"),
         (torch.zeros(4, 4, 3), r"uint8 \[1 or 3, H, W\], .* not torch.float32 \[4, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),
-        (3, "int is no picture"),
+        *((one, f"{type(one).__name__} is no picture") for one in (3, None, b"x", io.BytesIO())),
+        *((one, "a picture: broken image") for one in (half_a_file(), Image.new("L", (0, 5)))),
         ("nowhere.jpg", "nowhere.jpg: broken image: No such file"),
     ],
 )
 def test_what_is_no_picture(pet_run: Path, picture: object, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Classifier.load(pet_run)([picture])
+    classifier = Classifier.load(pet_run)
+    for given in ([picture], picture):
+        with pytest.raises(UserError, match=message):
+            classifier(given)  # type: ignore[arg-type]
 
 
 def test_a_run_that_cannot_be_loaded(pet_run: Path) -> None:

@@ -259,6 +259,15 @@ def test_settings_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         wandb_mode()
 
 
+@pytest.mark.parametrize(
+    "url", ["localhost", "http://", "https://h:port", "https://h:99999", "http://[::1", "http://.x"]
+)
+def test_an_address_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    with pytest.raises(UserError, match=r"WANDB_BASE_URL: .* must be https:// and the name of"):
+        wandb_mode()
+
+
 def test_a_model_that_wandb_keeps(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:

@@ -47,6 +47,11 @@ def short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
+def in_legend(name: str) -> str:
+    """Return a name, cut, for a legend, where matplotlib leaves out what begins with ``_``."""
+    return f" {short(name)}" if name.startswith("_") else short(name)
+
+
 def new_figure(width: float, height: float) -> Any:
     """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
@@ -196,7 +201,7 @@ def draw_precision_recall(
     for _, _, recall, precision in curves[MOST_CURVES:]:
         axes.plot(recall, precision, color="lightgrey", linewidth=0.8)
     for average, name, recall, precision in curves[:MOST_CURVES]:
-        axes.plot(recall, precision, label=f"{short(name)}: {average:.3f}")
+        axes.plot(recall, precision, label=f"{in_legend(name)}: {average:.3f}")
     more = f", weakest {MOST_CURVES}" if len(curves) > MOST_CURVES else ""
     axes.legend(title=f"average precision{more}", fontsize=8, title_fontsize=8)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))

@@ -111,14 +111,18 @@ class Decoder:
 
         A large JPEG is read whole here and then reduced, and at a fraction of its size from its
         file; in photos, pixels then differ by up to 2 of 255.
+
+        Raises:
+            BrokenImageError: If it can't be read completely, as where its file is damaged.
         """
         at_least = 2 * max(self.size)
-        reduced = picture
-        if picture.format == "JPEG" and (scale := _scale(picture, at_least)) > 1:
-            reduced = picture.reduce(scale)
-        image = _converted(reduced, self.mode, _factor(reduced, at_least))
-        turn = _turn(picture)
-        return self._fitted(image if turn is None else image.transpose(turn))
+        with _reading(getattr(picture, "filename", "") or "a picture"):
+            reduced = picture
+            if picture.format == "JPEG" and (scale := _scale(picture, at_least)) > 1:
+                reduced = picture.reduce(scale)
+            image = _converted(reduced, self.mode, _factor(reduced, at_least))
+            turn = _turn(picture)
+            return self._fitted(image if turn is None else image.transpose(turn))
 
     def whole(self, path: Path) -> NDArray[np.uint8]:
         """Return a picture in this mode before it is resized, uint8 ``[H, W, C]``.
@@ -129,7 +133,7 @@ class Decoder:
             BrokenImageError: If the file can't be read completely; the message names it.
         """
         image = open_image(path, self.mode, at_least=2 * max(self.size))
-        return np.asarray(image).reshape(image.height, image.width, -1)
+        return np.array(image).reshape(image.height, image.width, -1)
 
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         size = self._size_within(image.size)

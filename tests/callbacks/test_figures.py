@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from project.approaches import TrainFromScratch
@@ -87,6 +88,21 @@ def test_one_class_many_classes_grey_and_rgb_are_drawn(
         with Image.open(path) as image:
             width, height = image.size
         assert 200 < width < 1200 and 50 < height < 1200, path
+
+
+@pytest.mark.drawing
+def test_a_legend_names_classes_that_begin_with_an_underscore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    names, labels = ("_other", "cat"), torch.tensor([0, 1])
+    draw_precision_recall(torch.eye(2), labels, names, tmp_path / "x.png")
+    legend = figures[0].axes[0].get_legend()
+    assert [text.get_text().strip() for text in legend.get_texts()] == [
+        "_other: 1.000",
+        "cat: 1.000",
+    ]
 
 
 def test_training_images_are_not_normalised() -> None:

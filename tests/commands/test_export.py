@@ -208,6 +208,8 @@ def test_a_network_of_ones_own(
 
 
 def test_a_card_is_beside_the_file(pets: Path, run: Callable[..., Run]) -> None:
+    for split in pets.iterdir():
+        (split / "dog").rename(split / "dög <b>")
     done = run(*FOLDER[:-1], f"--data.root={pets}")
     main(["export", str(done.path), "--format=safetensors"])
     card = (done.path / "export" / "safetensors" / "README.md").read_text()
@@ -216,7 +218,7 @@ def test_a_card_is_beside_the_file(pets: Path, run: Callable[..., Run]) -> None:
     assert about["pipeline_tag"] == "image-classification"
     accuracy = about["model-index"][0]["results"][0]["metrics"][0]["value"]
     assert accuracy == pytest.approx(done.summary["test/accuracy"], abs=1e-6)
-    assert '"cat", "dog"' in text and "| test | 8 |" in text
+    assert '"cat", "dög &lt;b>"' in text and "| test | 8 |" in text
     assert f"| accuracy | {done.summary['test/accuracy']:.4f} |" in text
     assert "| calibration error | " in text
     assert re.search(r"^\| cat \| 4 \| \d\.\d{3} \|", text, re.M)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from project.classifier import Classifier, load_run
 from project.cli import main
 from project.commands.export import command
-from project.commands.export.check import check, images_to_check, refuse_difference
+from project.commands.export.check import (
+    Check,
+    _compared,
+    check,
+    images_to_check,
+    refuse_difference,
+)
 from project.commands.export.formats import write_safetensors
 from project.commands.export.graph import Pipeline, Resize
 from project.decoding.decode import Decoder
@@ -155,3 +161,11 @@ def test_every_kind_of_wrong_export_is_found(photos: Path) -> None:
         with pytest.raises(UserError, match=f"the exported file {said}"):
             found(change)
             pytest.fail(f"{name} is let through")
+
+
+def test_a_single_logit_of_a_single_image_is_no_reason_to_refuse() -> None:
+    same, whole = (
+        _compared([(torch.tensor([[0.3]]), torch.tensor([[given]]))], torch.tensor([0]))
+        for given in (0.3, 0.31)
+    )
+    refuse_difference(Check("test", same, whole, size_mb=1.0))

@@ -127,6 +127,7 @@ def test_a_broken_picture_is_told_and_costs_no_other(
         (["MODEL", "a.png", "--bach_size=2"], "unrecognized arguments: --bach_size=2"),
         (["MODEL", "a.png", "--labels=folders"], "--labels: folders: no picture has one of the"),
         (["MODEL", "a.png", "--labels=a.png"], "--labels: a.png can't be read: "),
+        (["MODEL", "a.png", "--labels=b.csv"], "--labels: b.csv can't be read: field larger than"),
         (["MODEL", "a.png", "--labels=a.csv"], "--labels: a.csv must have a column image, file"),
         (["MODEL", "a.png", "--output=no/a.csv"], "no/a.csv: can't be written: No such file"),
     ],
@@ -136,5 +137,6 @@ def test_what_cannot_be_predicted(
 ) -> None:
     Image.new("RGB", (9, 9)).save("a.png")
     Path("a.csv").write_text("picture,label\na.png,1\n")
+    Path("b.csv").write_text("x" * 200_000)
     given = [str(onnx) if word == "MODEL" else word for word in arguments]
     assert message in fails("predict", *given)

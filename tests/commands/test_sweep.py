@@ -51,6 +51,7 @@ parameters:
   model.optimizer.lr: {values: [0.1, 1.0e+30]}
   model.network.hidden: {values: ["[8]", [16, 8]]}
 """
+PARAMETERS = SWEEP[SWEEP.index("parameters:") :]
 FOLDER = Path("runs/sweeps/small")
 
 
@@ -153,6 +154,7 @@ def rows() -> list[dict[str, str]]:
 def test_sweep(small: Path, trained: type[InProcess], capfd: pytest.CaptureFixture[str]) -> None:
     """Four trials, stopped in the third; then the rest, a table, a picture and the best config."""
     trained.stops_at = 3
+    small.write_text(SWEEP.replace("name: digits", r'name: "digits\n:"'))
     with pytest.raises(SystemExit) as exit_:
         main(["sweep", "--config", str(small)])
     assert exit_.value.code == 143
@@ -301,6 +303,10 @@ def test_halving(small: Path) -> None:
     first, late = strict.ask(), strict.ask()
     assert not strict.report(first, {1: 0.9, 2: 0.8})
     assert strict.report(late, {1: 0.95, 2: 0.1})
+    assert strict.finish(late).score == 0.1
+    diverged = strict.ask()
+    assert strict.report(diverged, {1: 0.9, 2: math.nan})
+    assert strict.finish(diverged).score is None  # nothing can be drawn at nan
 
 
 @pytest.mark.parametrize(
@@ -472,8 +478,10 @@ def test_a_grid_has_each_combination_once(small: Path) -> None:
         )
         + "  seed_everything: {min: 1, max: 3}\n"
     )
-    grid = read_sweep(small).grid
+    found = read_sweep(small)
+    grid = [found.combination(number) for number in range(found.combinations)]
     assert len({tuple(point.values()) for point in grid}) == len(grid) == 4 * 2 * 3
+    assert found.combination(len(grid)) == grid[0]
     assert {point["model.optimizer.lr"] for point in grid} == {"0.0", "0.25", "0.5", "0.75"}
 
 
@@ -526,7 +534,42 @@ BAD = [
         "early_terminate: {type: hyperband}",
         "small.yaml: early_terminate: needs min_iter, or max_iter and s",
     ),
+    *(
+        (
+            "name: digits",
+            f"early_terminate: {{type: hyperband, max_iter: 9, s: 1, {key}: {value}}}",
+            f"small.yaml: early_terminate.{key}: {said} must be a number",
+        )
+        for key, value, said in (
+            ("min_iter", "many", "'many'"),
+            ("min_iter", "[1]", "[1]"),
+            ("min_iter", "null", "None"),
+            ("min_iter", ".nan", "nan"),
+            ("min_iter", "true", "True"),
+            ("eta", "null", "None"),
+            ("eta", ".inf", "inf"),
+        )
+    ),
     ("name: digits", "run_cap: many", "small.yaml: run_cap: 'many' must be a number of trials"),
+    ("name: digits", "name: [digits]", "small.yaml: name: ['digits'] must be a text"),
+    ("goal: maximize", "goal: maximize, target: .nan", "small.yaml: metric.target: nan must be a"),
+    ("value: SGD", "distribution: [beta]", "model.optimizer: there is no distribution ['beta']"),
+    ("value: SGD", "parameters: {}", "small.yaml: parameters.model.optimizer: parameters must be"),
+    (PARAMETERS, "parameters: {}", "small.yaml: parameters must be options of fit by name, each"),
+    *(
+        ("value: SGD", wide, "parameters.model.optimizer: log_normal has values here that are no")
+        for wide in ("distribution: log_normal, mu: 1000", "distribution: log_normal, sigma: 400")
+    ),
+    (
+        "value: SGD",
+        "distribution: uniform, min: -1.0e+308, max: 1.0e+308",
+        "parameters.model.optimizer: uniform has values here that are no finite numbers",
+    ),
+    (
+        "{value: SGD}",
+        "{value: SGD}\n  model: {parameters: {optimizer: {value: SGD}}}",
+        "small.yaml: parameters.model.optimizer: is there twice, with dots and nested",
+    ),
 ]
 
 

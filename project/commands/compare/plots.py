@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.callbacks.plots import allowed_to_fail, drawing, short
+from project.callbacks.plots import allowed_to_fail, drawing, in_legend, short
 from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.results import CURVES, Row
 from project.commands.compare.statistics import Crossing
@@ -270,7 +270,7 @@ def _draw_mean(
         [row.images if end is None else end for row in rows],
         [row.mean(score) for row in rows],
         np.nan_to_num([row.std(score) for row in rows]),
-        label=short(rows[0].contender),
+        label=in_legend(rows[0].contender),
         color=look.color,
         marker=look.marker,
         capsize=3,

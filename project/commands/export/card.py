@@ -20,7 +20,7 @@ CARD = "README.md"
 PER_CLASS = "per_class.csv"
 SHOWN = ("images", "precision", "recall", "f1")  # columns of the table of classes
 NETWORK = {"parameters_total", "approach", "pretrained"}  # keys of the summary
-MOST_CLASSES = 100  # in that table
+MOST_CLASSES = 100  # in that table, and by name
 SCORES = {
     "test/accuracy": "accuracy",
     "test/balanced_accuracy": "balanced accuracy",
@@ -59,11 +59,16 @@ def write_card(folder: Path, run: Path, about: Description, found: Check, format
         data=summary.get("data") if isinstance(summary.get("data"), dict) else {},
         classes=_per_class(run),
         columns=SHOWN,
-        quote=json.dumps,
+        names=[_cell(_quoted(name)) for name in about.class_names[:MOST_CLASSES]],
+        quote=_quoted,
         cell=_cell,
         number=_number,
     )
     write(folder / CARD, text, errors="backslashreplace")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _cell(text: str) -> str:

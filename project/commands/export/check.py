@@ -3,10 +3,9 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +77,6 @@ class Check:
     milliseconds: dict[int, float] = field(default_factory=dict)
     milliseconds_of_checkpoint: dict[int, float] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return asdict(self)
-
 
 def images_to_check(classifier: Classifier, most: int | None) -> tuple[str, Images, Tensor]:
     """Return the images that a file is checked on: of the test, or else of what there is.
@@ -118,7 +113,7 @@ def check(
     """
     split, images, index = chosen
     same, labels = [], []
-    for part in torch.tensor_split(index, _cuts(len(index), classifier)):
+    for part in torch.split(index, classifier.data.fitting_eval_batch_size):
         batch = images[part]
         pixels = classifier.data.resized(batch.images)
         same.append((logits_of(classifier, pixels), _of_file(exported, pixels)))
@@ -138,11 +133,6 @@ def check(
     return found
 
 
-def _cuts(count: int, classifier: Classifier) -> list[int]:
-    size = classifier.data.fitting_eval_batch_size
-    return [*range(size, count, size)]
-
-
 def refuse_difference(found: Check) -> None:
     """Compare an export in full precision with the checkpoint.
 
@@ -159,7 +149,7 @@ def refuse_difference(found: Check) -> None:
             "checkpoint); nothing is left of it"
         )
     whole = found.whole
-    if whole is None:
+    if whole is None or not whole.spread:  # a single logit says nothing of what is much
         return
     rounding = ROUNDING * max(whole.largest_logit, 1)
     typical, largest = (most * whole.spread + rounding for most in (TYPICAL, LARGEST))
@@ -219,7 +209,9 @@ def _compared(pairs: list[tuple[Tensor, Tensor]], labels: Tensor) -> Compared:
         logit=difference.max().item(),
         typical_logit=difference.amax(1).median().item(),
         largest_logit=expected.abs().max().item(),
-        spread=expected.std(0).mean().item() if len(labels) > 1 else expected.std().item(),
+        spread=expected.std(0).mean().item()
+        if len(labels) > 1
+        else expected.std(correction=0).item(),
         probability=(expected.softmax(1) - given.softmax(1)).abs().max().item(),
         agreement=(right == mine).float().mean().item(),
         accuracy=(mine == labels).float().mean().item(),

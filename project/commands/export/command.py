@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,7 @@ def export(arguments: Sequence[str]) -> None:
             refuse_difference(found)
         else:
             refuse_loss(found, request.max_loss)
-        write(partial / CHECKED, json.dumps(found.as_dict(), indent=1) + "\n")
+        write(partial / CHECKED, json.dumps(asdict(found), indent=1) + "\n")
         run = loaded.checkpoint.parent.parent
         write_card(partial, run, description, found, request.format)
         if request.format == "onnx":

@@ -75,6 +75,5 @@ def _calibration(data: ImageDataModule, count: int) -> Iterator[dict[str, Any]]:
     assert images is not None
     count = min(count, len(images))
     index = torch.arange(count) * len(images) // count
-    cuts = [*range(CALIBRATED_AT_ONCE, count, CALIBRATED_AT_ONCE)]
-    for part in torch.tensor_split(index, cuts):
+    for part in torch.split(index, CALIBRATED_AT_ONCE):
         yield {"images": channels_last(data.resized(images[part].images))}

@@ -32,7 +32,7 @@ def of_table(file: str, paths: Sequence[str], class_names: Sequence[str]) -> dic
     """
     try:
         rows = list(read_table(Path(file)))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{readable(file)} can't be read: {reason}", "--labels") from error
     columns = rows[0].keys() if rows else ()

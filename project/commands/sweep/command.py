@@ -108,7 +108,7 @@ def _parser() -> ProjectParser:
 
 
 def _count(found: Sweep, trials: int | None) -> int:
-    most = len(found.grid) if found.method == "grid" else None
+    most = found.combinations if found.method == "grid" else None
     asked = trials or found.run_cap or most
     if asked is None:
         raise UserError(

@@ -9,6 +9,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import NormalDist
@@ -112,21 +113,21 @@ class Parameter:
             return self.choices[min(place, len(shares) - 1)]
         if self.kind in ("int_uniform", "uniform", *RANGES):
             return as_text(drawn)
-        return self._rounded(self._at(drawn))
+        return as_text(self.at(drawn))
 
     @property
     def example(self) -> str:
         """One of its values: the first one, or that in the middle."""
-        return self.choices[0] if self.choices else self._rounded(self._at(0.5))
+        return self.choices[0] if self.choices else as_text(self.at(0.5))
 
-    def _rounded(self, value: float) -> str:
-        if "q" in self.options:
-            step = self.options["q"]
+    def at(self, quantile: float) -> float:
+        """Return the value at a quantile."""
+        value, step = self._before_rounding(quantile), self.options.get("q")
+        if step is not None:
             value = round(value / step) * step
-        return as_text(int(value) if self.kind == "int_uniform" else value)
+        return int(value) if self.kind == "int_uniform" else value
 
-    def _at(self, quantile: float) -> float:
-        """Return the value at a quantile, before it is rounded."""
+    def _before_rounding(self, quantile: float) -> float:
         kind, options = self.kind.removeprefix("q_"), self.options
         if kind == "beta":
             from scipy.special import betaincinv
@@ -147,11 +148,11 @@ class Parameter:
         Raises:
             UserError: If it has no such values.
         """
-        low, high = self.options.get("min", 0), self.options.get("max", 0)
+        low, high, step = (self.options.get(key, 1) for key in ("min", "max", "q"))
         if self.kind == "int_uniform":
             count = high - low + 1
         elif self.kind == "q_uniform":
-            count = math.ceil((high - low) / self.options["q"])
+            count = (high - low) / step
         elif self.choices is not None and not self.options.get("probabilities"):
             return self
         else:
@@ -159,8 +160,8 @@ class Parameter:
                 f"{self.kind} has no grid; give values, or method: random or bayes", self.name
             )
         if count > MOST_STEPS:
-            raise UserError(f"{count:,} values are too many for a grid", self.name)
-        values = [low + number * self.options.get("q", 1) for number in range(count)]
+            raise UserError(f"{count:,.0f} values are too many for a grid", self.name)
+        values = [low + number * step for number in range(math.ceil(count))]
         return replace(self, kind="categorical", options={"values": values})
 
 
@@ -176,7 +177,9 @@ def parameters_of(found: Any, prefix: str = "") -> list[Parameter]:
         UserError: With the key of what is wrong.
     """
     if not isinstance(found, Mapping) or not found:
-        raise UserError("must be options of fit by name, each with what it may be", prefix[:-1])
+        raise UserError(
+            "parameters must be options of fit by name, each with what it may be", prefix[:-1]
+        )
     parameters: list[Parameter] = []
     for name, options in found.items():
         key = f"{prefix}{name}"
@@ -193,7 +196,7 @@ def parameters_of(found: Any, prefix: str = "") -> list[Parameter]:
 
 def _parameter(name: str, given: Mapping[str, Any]) -> Parameter:
     kind = given.get("distribution") or _implied(name, given)
-    if kind not in DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
         raise UserError(f"there is no distribution {kind!r}; known are {known}", name)
     defaults = DISTRIBUTIONS[kind]
@@ -207,9 +210,18 @@ def _parameter(name: str, given: Mapping[str, Any]) -> Parameter:
             if not isinstance(value, list | tuple) or (key == "values" and not value):
                 raise UserError(f"{key} must be a list of one or more", name)
         elif key != "value":
-            _check_number(name, key, value, whole=kind == "int_uniform")
+            check_number(value, name, f"{key}: ", whole=kind == "int_uniform")
     _check(name, kind, options)
-    return Parameter(name, kind, options)
+    parameter = Parameter(name, kind, options)
+    if parameter.choices is None and not _is_finite(parameter):
+        raise UserError(f"{kind} has values here that are no finite numbers", name)
+    return parameter
+
+
+def _is_finite(parameter: Parameter) -> bool:
+    with suppress(OverflowError):
+        return all(math.isfinite(parameter.at(quantile)) for quantile in (EDGE, 1 - EDGE))
+    return False
 
 
 def _implied(name: str, given: Mapping[str, Any]) -> str:
@@ -222,10 +234,21 @@ def _implied(name: str, given: Mapping[str, Any]) -> str:
     raise UserError("has no value, values, min and max, or distribution", name)
 
 
-def _check_number(name: str, key: str, value: Any, whole: bool) -> None:
+def check_number(value: Any, key: str, option: str = "", whole: bool = False) -> None:
+    """Check that a value is a finite number.
+
+    Args:
+        value: The value.
+        key: Its key.
+        option: What the message begins with.
+        whole: Whether it must be an integer.
+
+    Raises:
+        UserError: If it isn't.
+    """
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-        raise UserError(f"{key}: {value!r} must be a {'whole ' if whole else ''}number", name)
+        raise UserError(f"{option}{value!r} must be a {'whole ' if whole else ''}number", key)
 
 
 def _check(name: str, kind: str, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from project.commands.durations import duration
 from project.commands.sweep.parameters import Parameter
 from project.commands.sweep.settings import Sweep
 from project.commands.sweep.study import RESULTS, Result, Study
-from project.console import print_table, show
+from project.console import print_table, readable, show
 from project.environment import COMMAND
 from project.errors import UserError
 from project.run_files import CONFIG
@@ -73,10 +73,10 @@ def _again(path: Path) -> str:
 def _write_best(config: Path, path: Path, sweep: Sweep, best: Result) -> None:
     values = config_text.mapping(config)
     values = {name: value for name, value in values.items() if name not in OF_THE_TRIAL}
-    head = f"# {_again(path)}\n#\n# Trial {best.number} of the sweep {sweep.name}: {sweep.metric} "
-    head += f"{best.score:.4f} with\n"
-    head += "".join(f"#   {name}: {value}\n" for name, value in best.values.items())
-    write(path, head + config_text.dump(values))
+    said = f"Trial {best.number} of the sweep {sweep.name}: {sweep.metric} {best.score:.4f} with"
+    given = [f"  {name}: {value}" for name, value in best.values.items()]
+    head = [f"# {readable(line)}".rstrip() for line in (_again(path), "", said, *given)]
+    write(path, "\n".join([*head, config_text.dump(values)]))
 
 
 def _ranked(sweep: Sweep, results: Sequence[Result]) -> list[Result]:

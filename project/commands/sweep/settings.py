@@ -4,14 +4,15 @@ import hashlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from project import config_text
-from project.commands.sweep.parameters import Parameter, as_text, parameters_of
+from project.commands.sweep.parameters import Parameter, as_text, check_number, parameters_of
 from project.environment import PACKAGE
 from project.errors import UserError, under
 
@@ -86,11 +87,22 @@ class Sweep:
         return ["fit", *before, *given, *after]
 
     @property
-    def grid(self) -> list[dict[str, str]]:
-        """All combinations of values, the last parameter changing first."""
-        names = [parameter.name for parameter in self.parameters]
-        choices = (parameter.choices or () for parameter in self.parameters)
-        return [dict(zip(names, values)) for values in product(*choices)]
+    def combinations(self) -> int:
+        """Number of combinations of values on a grid."""
+        return math.prod(len(parameter.choices or ()) for parameter in self.parameters)
+
+    def combination(self, number: int) -> dict[str, str]:
+        """Return one of the combinations on a grid, of which the last parameter changes first.
+
+        Args:
+            number: Which one, from 0; after the last one comes the first one again.
+        """
+        values = {}
+        for parameter in reversed(self.parameters):
+            choices = parameter.choices or ()
+            number, place = divmod(number, len(choices))
+            values[parameter.name] = choices[place]
+        return values
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def read_sweep(path: Path, more: Sequence[str] = ()) -> Sweep:
     try:
         return _sweep(found, path.stem, more)
     except UserError as error:
-        error.key = f"{path}: {error.key}"
+        error.key = f"{path}: {error.key}" if error.key else str(path)
         raise
 
 
@@ -140,17 +152,21 @@ def _sweep(found: Mapping[str, Any], name: str, more: Sequence[str]) -> Sweep:
         raise UserError(f"{method!r} must be one of {', '.join(METHODS)}", "method")
     with under("parameters"):
         parameters = parameters_of(found.get("parameters"))
-        for parameter in parameters:
-            if parameter.name in OF_THE_SWEEP:
-                raise UserError("is set by the sweep; leave it out", parameter.name)
+        for option, count in Counter(parameter.name for parameter in parameters).items():
+            if option in OF_THE_SWEEP:
+                raise UserError("is set by the sweep; leave it out", option)
+            if count > 1:
+                raise UserError("is there twice, with dots and nested", option)
         if method == "grid":
             parameters = [parameter.on_grid() for parameter in parameters]
     metric, maximize, target = _metric(found.get("metric"))
-    run_cap = found.get("run_cap")
+    given, run_cap = found.get("name") or name, found.get("run_cap")
+    if isinstance(given, Mapping | list):
+        raise UserError(f"{given!r} must be a text", "name")
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise UserError(f"{run_cap!r} must be a number of trials", "run_cap")
     return Sweep(
-        name=str(found.get("name") or name),
+        name=str(given),
         method=method,
         metric=metric,
         maximize=maximize,
@@ -178,8 +194,8 @@ def _metric(found: Any) -> tuple[str, bool, float | None]:
         raise UserError("must be that of a metric, such as val/accuracy", "metric.name")
     if goal not in ("minimize", "maximize"):
         raise UserError(f"{goal!r} must be minimize or maximize", "metric.goal")
-    if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
-        raise UserError(f"{target!r} must be a number", "metric.target")
+    if target is not None:
+        check_number(target, "metric.target")
     return name, goal == "maximize", target
 
 
@@ -208,15 +224,16 @@ def _halving(found: Any) -> Halving | None:
     options = _mapping(found, key, ("type", "min_iter", "max_iter", "s", "eta", "strict"))
     if options.get("type") != "hyperband":
         raise UserError(f"{options.get('type')!r} must be hyperband", f"{key}.type")
-    for name in ("min_iter", "max_iter", "s", "eta"):
-        value, least = options.get(name), 2 if name == "eta" else 1
-        if value is not None and (int(value) != value or value < least):
+    for name in filter(options.__contains__, ("min_iter", "max_iter", "s", "eta")):
+        value, least = options[name], 2 if name == "eta" else 1
+        check_number(value, f"{key}.{name}")
+        if value % 1 or value < least:
             raise UserError(f"{value} must be a whole number from {least} on", f"{key}.{name}")
     eta, strict = int(options.get("eta", 3)), options.get("strict", True)
     if not isinstance(strict, bool):
         raise UserError(f"{strict!r} must be true or false", f"{key}.strict")
     if "min_iter" in options:
-        return Halving(options["min_iter"], eta, strict)
+        return Halving(int(options["min_iter"]), eta, strict)
     if "max_iter" in options and "s" in options:
         steps = min(int(options["s"]), int(math.log(options["max_iter"], eta)))
         if steps:

@@ -1,5 +1,6 @@
 """The study of a sweep: what Optuna keeps of its trials, and which values it draws for one."""
 
+import math
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -44,7 +45,6 @@ class Numbered(BaseSampler):
     def __init__(self, sweep: Sweep, seed: int) -> None:
         self._sweep = sweep
         self._seed = seed
-        self._grid = sweep.grid if sweep.method == "grid" else []
         self._one: BaseSampler = RandomSampler()
 
     def before_trial(self, study: OptunaStudy, trial: FrozenTrial) -> None:
@@ -75,8 +75,8 @@ class Numbered(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Draw a parameter alone, or take it from the grid."""
-        if self._grid:
-            return self._grid[trial.number % len(self._grid)][param_name]
+        if self._sweep.method == "grid":
+            return self._sweep.combination(trial.number)[param_name]
         return self._one.sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -262,7 +262,8 @@ def _pruner(sweep: Sweep) -> BasePruner:
 def _result(trial: FrozenTrial) -> Result:
     score = trial.value
     if score is None and trial.state is TrialState.PRUNED and trial.intermediate_values:
-        score = trial.intermediate_values[max(trial.intermediate_values)]
+        last = trial.intermediate_values[max(trial.intermediate_values)]
+        score = last if math.isfinite(last) else None
     return Result(
         number=trial.number,
         state=RESULTS[trial.state],

@@ -167,13 +167,11 @@ class MonitorCheck(L.Callback):
                 raise UserError(f"{monitor}: nothing is validated; monitor train/loss", key)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a training that ends before its minimum, and a scheduler that looks too early.
+        """Refuse a scheduler that would look at a validation before there is one.
 
         Raises:
-            UserError: Naming the minimum, or the frequency of a scheduler that would look at a
-                validation before there is one, and what would be right.
+            UserError: Naming its frequency, and what would be right.
         """
-        _check_minimum(trainer, pl_module)
         for scheduler in trainer.lr_scheduler_configs:
             monitor = scheduler.monitor or ""
             if scheduler.reduce_on_plateau and monitor.startswith("val/"):
@@ -192,20 +190,6 @@ class MonitorCheck(L.Callback):
             if monitor.startswith("val/") and monitor not in known:
                 names = ", ".join(sorted([*known, "train/accuracy", "train/loss"]))
                 raise UserError(f"there is no {monitor!r}; known are {names}", key)
-
-
-def _check_minimum(trainer: Any, model: L.LightningModule) -> None:
-    assert isinstance(model, ImageClassifier)
-    total = math.inf if trainer.fast_dev_run else model.total_steps()
-    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    for name, steps in (("min_steps", 1), ("min_epochs", per_epoch)):
-        least = getattr(trainer, name) or 0
-        if least * steps > total:
-            raise UserError(
-                f"{least:,} is more than the training is long: {total:,} steps, {per_epoch:,} an "
-                "epoch",
-                f"trainer.{name}",
-            )
 
 
 def _check_frequency(trainer: Any, scheduler: LRSchedulerConfig) -> None:

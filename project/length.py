@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Timer
 
 from project.class_paths import those_of
 from project.config_text import in_line
-from project.errors import UserError
+from project.errors import UserError, under
 from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import DEFAULT_EPOCHS, Preset, preset_phases
 
+CALLBACKS = "trainer.callbacks"
 ENDLESS = -1  # of Lightning, for epochs and steps
 
 
@@ -35,7 +36,7 @@ def settle_length(trainer: Namespace) -> None:
     _check_time(trainer.get("max_time"))
     schedules = those_of(trainer.get("callbacks"), FineTuningSchedule)
     if len(schedules) > 1:
-        raise UserError("there are two FineTuningSchedules; leave one", "trainer.callbacks")
+        raise UserError("there are two FineTuningSchedules; leave one", CALLBACKS)
     if schedules:
         _settle_preset(schedules[0].get("init_args") or Namespace(), trainer)
     else:
@@ -57,6 +58,8 @@ def _check_time(limit: Any) -> None:
 def _settle_preset(options: Namespace, trainer: Namespace) -> None:
     epochs = trainer.get("max_epochs") or 0
     if _has_preset(options) and options.epochs is None and epochs > 0:
+        with under("trainer", epochs="max_epochs"):
+            preset_phases(options.preset, epochs)  # refuses too few
         options.epochs = epochs
 
 
@@ -89,6 +92,7 @@ def expand_presets(trainer: Namespace) -> None:
         options = schedule.get("init_args") or Namespace()
         _settle_preset(options, trainer)
         if _has_preset(options) and not options.phases:
-            phases = preset_phases(options.preset, _epochs_of(options))
+            with under(CALLBACKS):
+                phases = preset_phases(options.preset, _epochs_of(options))
             options.phases = tuple(Namespace(asdict(phase)) for phase in phases)
             options.preset = options.epochs = None

@@ -1,7 +1,7 @@
 """What the parser says of a mistake, in one line: the key, what is wrong, what would be right."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from inspect import isabstract, signature
 from pathlib import Path
@@ -34,7 +34,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         message = re.sub(rf"\n *- {_PROBLEM}{_BASE}:\n.*", "", message)
     whole_key = key_of(message)
     message = re.sub(r"Given value: (?:_AsItIs|Namespace)\(.*", "", message)
-    classes = re.findall(r"(?:given class_path |\(class_path=)'([\w.]+)'", message)
+    classes = re.findall(_CLASS, message)
     message = re.sub(r"\. Got value: Namespace\(.*", "", message)
     message = re.sub(r"Type .* expects a function or a callable class: ", "", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
@@ -44,7 +44,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
     ):
         if keys and classes:
-            name, owner = unknown[1].partition(".")[0], classes[-1]
+            name, owner = unknown[1].partition(".")[0], _owner(message, unknown, classes)
             close = _similar(name, _options(owner))
             return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
         known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
@@ -52,7 +52,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         start = _similar(unknown[1].partition(".")[0], known, listed=False)
         return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
-        name, owner = option[1], classes[-1] if classes else ""
+        name, owner = option[1], _owner(message, option, classes)
         if not owner:
             return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
         for base, example in EXAMPLES.items():
@@ -62,7 +62,8 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
-        return f"{place}{classes[-1].rpartition('.')[2]} needs {needed[1]}"
+        owner = _owner(message, needed, classes)
+        return f"{place}{owner.rpartition('.')[2]} needs {needed[1]}"
     expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
     types = [LISTS.get(name, name) for name in expected if name not in NO_CHOICE]
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
@@ -118,6 +119,12 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     return place + "; ".join(lines)
 
 
+def _owner(message: str, found: re.Match[str], classes: Sequence[str]) -> str:
+    """Return the class that a part of a message is about; the values after it name others."""
+    before = re.findall(_CLASS, message[: found.start()])
+    return [*classes[-1:], *before][-1] if classes else ""
+
+
 def key_of(message: str) -> str:
     """Return the key that a message of jsonargparse is about; empty if there is none."""
     keys = _keys(message)
@@ -135,6 +142,7 @@ def _keys(message: str) -> list[str]:
 EXAMPLES: dict[type, str] = {Optimizer: "Adam", Callback: "EarlyStopping", Logger: "CSVLogger"}
 LISTS = {"Iterable": "list", "tuple": "list"}
 NO_CHOICE = ("NoneType", "ImageClassifier")
+_CLASS = r"(?:given class_path |\(class_path=)'([\w.]+)'"
 _PROBLEM, _BASE = "Problem with given class_path ", r"'lightning\.Callback'"
 _NOISE = re.compile(
     r"Does not validate against any of|Subtypes: |Errors:|Expected a <class 'NoneType'>|"

@@ -5,6 +5,7 @@ from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import yaml
@@ -120,7 +121,10 @@ class ProjectParser(LightningArgumentParser):
         Raises:
             UserError: If there is a mistake in them.
         """
-        for arg in args:
+        for before, arg in pairwise(["", *args]):
+            if not arg or re.fullmatch("--[^=]+=", arg):  # as of a variable that isn't set
+                option = (arg or before).strip("-=") if (arg or before)[:2] == "--" else ""
+                raise UserError("an empty value; give one, or leave it out", option)
             if not is_utf8(arg):
                 raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
             if "\0" in arg:

@@ -84,8 +84,10 @@ def excluded(file: Path, paths: Sequence[str], root: Path) -> tuple[list[int], i
             found.append(place)
             matched |= numbers
     if not found:
-        count = f"none of its {len(lines):,} lines names" if lines else "it is empty, and names no"
-        raise UserError(f"{readable(file)}: {count} an image of {readable(root)}", "data.exclude")
+        what = (
+            f"none of its {len(lines):,} lines names an" if lines else "it is empty, and names no"
+        )
+        raise UserError(f"{readable(file)}: {what} image of {readable(root)}", "data.exclude")
     return found, len(lines) - len(matched)
 
 

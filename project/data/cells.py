@@ -14,6 +14,7 @@ from project.errors import UserError
 PARQUET = (".parquet", ".pq")
 SEPARATORS = ",;\t"
 MOST_SHOWN = 5  # rows that an error names
+MOST_CHARACTERS = 200  # of a cell, which has many lines where a quote isn't closed
 
 
 class Cells(NamedTuple):
@@ -83,7 +84,10 @@ def refuse_rows(path: Path, what: str, rows: Sequence[tuple[int, str]], key: str
         UserError: If there are any.
     """
     if rows:
-        named = [f"row {number:,}" + (f" ({text})" if text else "") for number, text in rows]
+        named = [
+            f"row {number:,}" + (f" ({text[:MOST_CHARACTERS]})" if text else "")
+            for number, text in rows
+        ]
         raise UserError(f"{readable(path)}: {len(rows):,} {what}: {some(named, MOST_SHOWN)}", key)
 
 
@@ -97,6 +101,8 @@ def _csv(path: Path, choose: Choose) -> Cells:
         reader = csv.reader(file, delimiter=separator)
         try:
             names = [text_of(name).strip() for name in next(reader, [])]
+            if not any(names):
+                raise UserError(f"{readable(path)} has no first row with the names of its columns")
             places = _places(names, choose(names))
             columns: list[list[str]] = [[] for _ in places]
             long = []

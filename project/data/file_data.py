@@ -241,6 +241,8 @@ class FileDataModule(ImageDataModule):
         self.skipped: list[tuple[str, str]] = []  # path of each, and why
         self.source_shape = (1 if grayscale else 3, DEFAULT_SIZE, DEFAULT_SIZE)
         classes = classes and tuple(map(class_name, classes))
+        if classes is not None and len(classes) < 2:
+            raise UserError(f"{some(classes) or 'none'} must be two or more", "data.classes")
         if classes and len(set(classes)) < len(classes):
             raise UserError(f"{', '.join(classes)} has a class twice", "data.classes")
         self._class_names = classes

@@ -433,6 +433,8 @@ def images_at(place: str, key: str) -> tuple[list[str], list[str]]:
     Raises:
         UserError: If there are none.
     """
+    if not place:
+        raise UserError("an empty path; give one", key)
     path = Path(place)
     search = Search(path)
     if path.is_dir():

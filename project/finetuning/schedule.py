@@ -56,12 +56,10 @@ class FineTuningSchedule(L.Callback):
         allow_changes: bool = False,
     ) -> None:
         if phases is None and preset is None:
-            raise UserError("FineTuningSchedule: needs phases or a preset")
+            raise UserError("are missing; give them, or a preset", "phases")
         if phases is not None and (preset, epochs) != (None, None):
-            raise UserError(
-                "FineTuningSchedule: has phases and a preset; set preset: null and epochs: null, "
-                "or phases: null"
-            )
+            right = "set preset: null and epochs: null, or phases: null"
+            raise UserError(f"are given, and a preset; {right}", "phases")
         # not a list: jsonargparse merges one from two configs item by item
         epochs = DEFAULT_EPOCHS if epochs is None else epochs
         self.phases = preset_phases(preset, epochs) if preset else phases or ()

@@ -92,7 +92,8 @@ def input_spec(name: str, weights: str | None) -> InputSpec:
         config = _timm_config(name)
         channels, height, width = config.input_size
         return InputSpec(channels, (height, width), tuple(config.mean), tuple(config.std))
-    published = _published_weights(name, weights if weights and not _is_file(weights) else None)
+    is_file = weights is not None and _is_file(weights)
+    published = _published_weights(name, None if is_file else weights)
     preset = published.transforms()
     return InputSpec(3, (preset.crop_size[0],) * 2, tuple(preset.mean), tuple(preset.std))
 
@@ -123,7 +124,7 @@ def _torchvision(
         classifier = [key for key, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
         model.set_submodule(classifier, nn.Identity())
         backbone = model
-    if weights:
+    if weights is not None:
         state = _state_dict(name, weights)
         if is_transformer and "encoder.pos_embedding" in state:
             state = interpolate_embeddings(size[0], model.patch_size, OrderedDict(state))
@@ -160,7 +161,8 @@ def _timm(
 
     _check_timm(name)
     is_file = weights is not None and _is_file(weights)
-    tag = f".{weights}" if weights and not is_file and weights != "DEFAULT" else ""
+    published = weights is not None and not is_file
+    tag = f".{weights}" if published and weights != "DEFAULT" else ""
     if tag and (name.startswith(HUB) or not timm.is_model_pretrained(_plain(name) + tag)):
         raise UserError(f"timm has no weights {weights} of {name}; try DEFAULT", "weights")
     config = _timm_config(name)
@@ -168,12 +170,12 @@ def _timm(
     if config.fixed_input_size and size != tuple(config.input_size[1:]):
         options["img_size"] = size  # timm resamples the position embeddings of its weights
     build = partial(timm.create_model, _plain(name) + tag, **options)
-    if not weights or is_file:
+    if not published:
         model = _built(name, build, arguments)
     else:
         with offline_where_unreachable():
             model = _built(name, partial(build, pretrained=True), arguments, downloads=True)
-    if weights and is_file:
+    if weights is not None and is_file:
         what = f"{name} from {weights}"
         state = _as_timm_has_it(read_weights(weights), model, what)
         native = "×".join(str(length) for length in config.input_size[1:])

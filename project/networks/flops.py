@@ -53,7 +53,12 @@ class NetworkCost:
         for cut in dict.fromkeys((depth, 0)):  # not every backbone can be cut
             try:
                 inputs = self.network.prefix(self.images, cut) if cut else self.images
-                with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
+                with (
+                    torch.autograd.set_detect_anomaly(
+                        False
+                    ),  # which would print what can't be counted
+                    FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter,
+                ):
                     logits = self.network(inputs, cut) if cut else self.network(inputs)
                     logits.sum().backward()
             except Exception:  # a forward method may raise anything

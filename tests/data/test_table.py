@@ -147,7 +147,11 @@ def test_a_table_may_be_written_so(
 
 WRONG = {
     "missing": ("", "data.table: there is no file .*labels.csv"),
-    "empty": ("\n", "data.path_column: none is named as such a column is, in .*labels.csv"),
+    "empty": ("\n", "data.table: .*labels.csv has no first row with the names of its columns"),
+    "open quote": (
+        PLAIN + '"cat/2.jpg,cat\n' + "cat/2.jpg,cat\n" * 99,
+        r"1 rows have no class: row 4 \(cat/2.jpg,cat.{150,250}\)$",
+    ),
     "no names": ("cat/1.png,cat\n", "whose columns are cat/1.png, cat, as its first row says"),
     "no label": (
         "image,a,b\n1,2,3\n",

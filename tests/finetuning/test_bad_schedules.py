@@ -131,20 +131,35 @@ OPTION = "--trainer.callbacks.init_args"
             [phases("{name: a, train: all, epcohs: 1}")],
             "Phase has no option 'epcohs'; did you mean",
         ),
-        ([f"{OPTION}.preset=probe"], "has phases and a preset; set preset: null and epochs: null"),
-        ([f"{OPTION}.epochs=3"], "has phases and a preset; set preset: null and epochs: null"),
-        ([f"{OPTION}.phases=null"], "FineTuningSchedule: needs phases or a preset"),
+        ([f"{OPTION}.preset=probe"], "callbacks.phases: are given, and a preset; set preset: null"),
+        ([f"{OPTION}.epochs=3"], "callbacks.phases: are given, and a preset; set preset: null"),
+        (
+            [f"{OPTION}.phases=null"],
+            "trainer.callbacks.phases: are missing; give them, or a preset",
+        ),
         (
             ["--trainer.callbacks=FineTuneSchedule"],
             "trainer.callbacks: no class 'FineTuneSchedule'; did you mean FineTuningSchedule?",
         ),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=gradual", f"{OPTION}.epochs=3"],
-            "epochs: 3 is too few for the 4 phases of gradual",
+            "trainer.callbacks.epochs: 3 is too few for the 4 phases of gradual",
         ),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=lp_ft", f"{OPTION}.epochs=0"],
-            "epochs: 0 is too few for the 2 phases of lp_ft",
+            "trainer.callbacks.epochs: 0 is too few for the 2 phases of lp_ft",
+        ),
+        (
+            [f"{OPTION}.phases=null", f"{OPTION}.preset=lp_ft", "--trainer.max_epochs=1"],
+            "trainer.max_epochs: 1 is too few for the 2 phases of lp_ft",
+        ),
+        (
+            [phases("{train: all, plateau: {max_epochs: 2}}")],
+            "phases[0]: Phase needs name",
+        ),
+        (
+            [phases("{name: a, train: all, epcohs: 1, plateau: {max_epochs: 2}}")],
+            "Phase has no option 'epcohs'; did you mean",
         ),
         (
             [f"{OPTION}.phases=null", f"{OPTION}.preset=lpft"],

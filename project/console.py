@@ -78,7 +78,12 @@ def show(text: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; where the output is no terminal, it is up to 140 characters wide."""
+    """Print a table; where the output is no terminal, it is up to 140 characters wide.
+
+    In a narrow terminal, text takes several lines; numbers stay whole.
+    """
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", column.justify == "right"
     width = None if sys.stdout.isatty() else 140
     console = Console(width=width, markup=False, emoji=False)  # names may look like markup
     shown = [Segment(lines(one.text), one.style) for one in console.render(table)]

@@ -224,6 +224,6 @@ def _written(run: Path) -> list[dict[str, Any]]:
 
 
 def how_to_view(run_dir: Path) -> str:
-    """Return the line that says how to see and to upload an offline run."""
+    """Return the lines that say how to see and to upload an offline run."""
     folder = shlex.quote(f"{run_dir}/wandb")
-    return f"view: wandb leet {folder}   upload: wandb sync {folder}/*run-*"
+    return f"view: wandb leet {folder}\nupload: wandb sync {folder}/*run-*"

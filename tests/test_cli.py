@@ -66,7 +66,7 @@ def test_output_is_what_a_person_needs(run: Callable[..., Run]) -> None:
     assert finished.err == ""
     for noise in ("Tip", "GPU available", "Seed set", "warn", "anonymous", "wandb:"):
         assert noise not in finished.out
-    assert "epoch 1/1  train/loss" in finished.out
+    assert "epoch 1/1  train loss" in finished.out
     assert str(finished.path) in finished.out
     assert "offline, because nobody is logged in" in finished.out
 
@@ -115,6 +115,7 @@ def test_evaluation_needs_only_the_run_directory(run: Callable[..., Run]) -> Non
     fitted = run("fit", *QUICK)
     tested = run("test", "--ckpt_path", fitted.path)
     assert tested.summary["test/accuracy"] == fitted.summary["test/accuracy"]
+    assert (tested.path / "confusion_matrix.png").exists() and "can't be drawn" not in tested.out
     validated = run("validate", "--ckpt_path", fitted.path / "checkpoints" / "best.ckpt")
     assert validated.summary["val/loss"] == pytest.approx(fitted.summary["val/loss"])
     predicted = run("predict", f"--ckpt_path={fitted.path}")

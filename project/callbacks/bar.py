@@ -23,8 +23,6 @@ class Bar(TQDMProgressBar):
     epoch.
     """
 
-    BAR_FORMAT = "{desc}"  # in which everything is, as there is no room for more in 80 columns
-
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
         self._images = 0
@@ -38,8 +36,24 @@ class Bar(TQDMProgressBar):
             leave=False,
             dynamic_ncols=True,
             file=sys.stdout,
-            bar_format=self.BAR_FORMAT,
+            bar_format="{desc}",  # has everything, as there is no room for more in 80 columns
         )
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """Return a bar of the sanity check."""
+        return _short(super().init_sanity_tqdm(), "sanity check")
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Return a bar of a validation."""
+        return _short(super().init_validation_tqdm(), "validation")
+
+    def init_test_tqdm(self) -> Tqdm:
+        """Return a bar of the test."""
+        return _short(super().init_test_tqdm(), "test")
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """Return a bar of a prediction."""
+        return _short(super().init_predict_tqdm(), "prediction")
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Begin to count the images of the epoch."""
@@ -88,6 +102,13 @@ class Bar(TQDMProgressBar):
             f"lr {rate:.1e}",
             f"{speed:,.0f}/s",
         ]
+
+
+def _short(bar: Tqdm, what: str) -> Tqdm:
+    """Let a bar fit into 80 columns, and be gone at its end."""
+    bar.leave = False
+    bar.bar_format = what + " {percentage:3.0f}%  {n_fmt} of {total_fmt} batches  {remaining} left"
+    return bar
 
 
 def _epoch(trainer: L.Trainer) -> str:

@@ -56,7 +56,8 @@ class Figures(L.Callback):
 
     Args:
         results: Where the predictions of the test come from.
-        every: Epochs between pictures of validation predictions; 0 draws nothing at all.
+        every: Epochs between pictures of validation predictions, which the last one has, too; 0
+            draws nothing at all.
     """
 
     def __init__(self, results: TestResults, every: int = 5) -> None:
@@ -104,7 +105,7 @@ class Figures(L.Callback):
             found = {name: torch.cat([one[name].cpu() for one in batches]) for name in batches[0]}
             rows = predicted_images(_data(trainer), images, found, pl_module.class_names)
             title = f"Validation images after epoch {epoch}"
-            file = f"val_predictions_{epoch:04}.png"
+            file = f"{FOLDER}/val_predictions_{epoch:04}.png"
             _draw(trainer, "val/predictions", partial(draw_rows, rows, title), file)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -148,7 +149,7 @@ class Figures(L.Callback):
             show(f"{path}: not drawn, as {classes} are more than {MOST_CLASSES}")
         else:
             draw = partial(draw_confusion_matrix, confusion.cpu(), model.class_names)
-            _draw(trainer, "test/confusion_matrix", draw, f"../{path}")
+            _draw(trainer, "test/confusion_matrix", draw, path)
         if confusion is not None and model.num_classes > 1:
             draw = partial(draw_class_accuracy, confusion.cpu(), model.class_names)
             _draw(trainer, "test/class_accuracy", draw)
@@ -183,7 +184,8 @@ class Figures(L.Callback):
     def _draws_validation(self, trainer: L.Trainer) -> bool:
         if not self._draws(trainer) or trainer.sanity_checking:
             return False
-        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every == 0
+        epoch = trainer.current_epoch + 1
+        return trainer.state.fn != "fit" or epoch % self.every == 0 or epoch == trainer.max_epochs
 
 
 def training_images(data: ImageDataModule) -> tuple[list[Row], str]:
@@ -225,10 +227,11 @@ def predicted_images(
     right = found["predictions"] == found["labels"]
     well, badly = right.nonzero()[:, 0], (~right).nonzero()[:, 0]
     sure = badly[found["confidences"][badly].argsort(descending=True)]
+    some = _spread(badly) if len(badly) > COLUMNS else badly[:0]
     parts = (
         (f"right: {len(well):,} images, some of them", _spread(well), RIGHT),
-        (f"wrong: {len(badly):,} images, some of them", _spread(badly), WRONG),
-        ("the mistakes that the model is surest of", sure[:COLUMNS], WRONG),
+        (f"wrong: {len(badly):,} images, some of them", some, WRONG),
+        (f"of {len(badly):,} mistakes those that the model is surest of", sure[:COLUMNS], WRONG),
     )
     return [_row(data, images, found, names, *part) for part in parts if len(part[1])]
 
@@ -268,7 +271,10 @@ def looked_at(
         WRONG,
     )
     over = overlaid(row.images, maps.cpu())
-    return [row, Row(over, [""] * len(over), "red speaks for the prediction")]
+    return [
+        row,
+        Row(over, [""] * len(over), "red speaks for the prediction; grey where nothing does"),
+    ]
 
 
 def _row(
@@ -282,7 +288,7 @@ def _row(
 ) -> Row:
     columns = ("labels", "predictions", "confidences")
     captions = [
-        f"label: {short(names[label], 16)}\npredicted: {short(names[predicted], 12)} ({sure:.0%})"
+        f"label: {short(names[label], 16)}\nmodel: {short(names[predicted], 14)} ({sure:.0%})"
         if label != predicted
         else f"{short(names[label], 16)}\n({sure:.0%})"
         for label, predicted, sure in zip(*(found[name][places].tolist() for name in columns))
@@ -310,7 +316,7 @@ def _draw(
     trainer: L.Trainer, key: str, draw: Callable[[Path], None], file: str | None = None
 ) -> None:
     """Draw a picture into the run directory, and give it to the loggers."""
-    path = Path(trainer.default_root_dir, FOLDER, file or f"{key.replace('/', '_')}.png")
+    path = Path(trainer.default_root_dir, file or f"{FOLDER}/{key.replace('/', '_')}.png")
     with allowed_to_fail(path.name):
         path.parent.mkdir(exist_ok=True)
         render(draw, path.resolve())

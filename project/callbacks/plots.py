@@ -162,12 +162,14 @@ def draw_reliability(confidences: Tensor, right: Tensor, path: Path) -> None:
     above.plot([0, 1], [0, 1], "--", color="grey", label="as sure as it is right")
     middles, filled = (torch.arange(BINS) + 0.5) / BINS, counts > 0
     above.bar(middles[filled], accuracy[filled], 0.9 / BINS, alpha=0.4)
-    above.plot(sure[filled], accuracy[filled], "o", label="test images, in bins of probability")
-    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    areas = 10 + 90 * counts[filled] / counts.max().clamp(min=1)
+    label = "test images, in bins of probability; larger for more"
+    above.scatter(sure[filled], accuracy[filled], areas, label=label, zorder=3)
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.05))
     above.set_title("Below the line the model is too sure, above not sure enough", fontsize=10)
-    above.legend(loc="upper left", fontsize=8)
     below.bar(middles, counts, 0.9 / BINS, color="grey")
     below.set(xlabel="probability of the predicted class", ylabel="images")
+    figure.legend(loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 

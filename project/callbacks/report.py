@@ -88,7 +88,8 @@ class RunReport(L.Callback):
         rows = {
             "model": f"{type(pl_module).__name__}, {network}, {count['total']:,} parameters, "
             f"{trained} trained",
-            "data": f"{type(data).__name__}, {sizes} images of {shape}, {data.num_classes} classes",
+            "data": f"{type(data).__name__}, {data.num_classes} classes, {shape} pixels",
+            "images": sizes,
             "run": trainer.default_root_dir,
             "W&B": self.tracking.mode,
         }
@@ -134,15 +135,16 @@ class RunReport(L.Callback):
         if trainer.global_rank == 0 and "train/loss" in metrics:
             last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
             columns = [f"epoch {self._epoch + 1}{last}"]
-            names = ["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
-            if checkpoint := best_and_last(trainer):
-                names.append(str(checkpoint.monitor))
-            for name in dict.fromkeys(names):
-                if name in metrics and (self._validated or not name.startswith(VALIDATION)):
-                    columns.append(f"{name} {metrics[name]:.4f}")
+            shown = {name for name in metrics if self._validated or not name.startswith(VALIDATION)}
+            for split in ("train", "val"):
+                scores = {"loss": f"{split}/loss", "acc": f"{split}/accuracy"}
+                parts = [f"{short} {metrics[x]:.4f}" for short, x in scores.items() if x in shown]
+                columns += [" ".join([split, *parts])] if parts else []
+                shown -= set(scores.values())
+            monitor = getattr(best_and_last(trainer), "monitor", None)
+            columns += [f"{monitor} {metrics[monitor]:.4f}"] if monitor in shown else []
             if (seconds := metrics.get("workload/epoch_seconds")) is not None:
-                rate = metrics["workload/images_per_second"]
-                columns += [f"{seconds:.1f} s", f"{rate:,.0f} images/s"]
+                columns.append(f"{seconds:.1f} s")
             show("  ".join(columns))
         if (checkpoint := best_and_last(trainer)) is not None:
             self._log_best(trainer, checkpoint.best)

@@ -12,13 +12,19 @@ POINTS = 200  # of the learning rates of a phase
 
 
 @drawing()
-def draw_schedule(phases: Sequence[PhasePreview], groups: Sequence[str], path: Path) -> None:
+def draw_schedule(
+    phases: Sequence[PhasePreview],
+    groups: Sequence[str],
+    path: Path,
+    unit: str = "optimizer step",
+) -> None:
     """Draw a row for each group, the output of the network at the top.
 
     Args:
         phases: The phases.
         groups: Names of the optimizer groups, input first.
         path: PNG file to write.
+        unit: What is counted along the schedule.
     """
     from matplotlib.colors import LogNorm
 
@@ -48,7 +54,8 @@ def draw_schedule(phases: Sequence[PhasePreview], groups: Sequence[str], path: P
         axes.axvline(start, color="white", linewidth=1.5)
         height = len(groups) * 1.02 + (number % 2) * 0.07 * len(groups)
         words = phase.resolved.phase.length_in_words()
-        label = short(phase.resolved.phase.name, 14) + (f", {words} epochs" if words else "")
+        epochs = f", {words} epoch{'s'[words == '1' :]}" if words else ""
+        label = short(phase.resolved.phase.name, 14) + epochs
         wide = phase.resolved.steps > ends[-1] / 8
         shown = label if wide else short(phase.resolved.phase.name, 10)
         axes.text(start, height, shown, fontsize=8, va="bottom")
@@ -58,6 +65,6 @@ def draw_schedule(phases: Sequence[PhasePreview], groups: Sequence[str], path: P
     else:
         axes.set_ylabel(f"{len(groups)} groups, the network's input at the bottom")
         axes.set_yticks([])
-    axes.set_xlabel("optimizer step; grey is frozen")
+    axes.set_xlabel(f"{unit}; grey is frozen")
     figure.suptitle("What trains when, and with which learning rate", fontsize=10)
     figure.savefig(path, dpi=120)

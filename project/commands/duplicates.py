@@ -62,7 +62,8 @@ def look_at(images: Images, chosen: Tensor, seconds: float = math.inf) -> Look:
         parts = torch.split(chosen, CHUNK)
         small = torch.cat([_thumbnails(images[index].images) for index in parts])
         return Look(chosen, small, images[chosen[:1]].images.shape[2:], {})
-    bar = tqdm(total=len(paths), desc="reading", unit=" images", disable=not sys.stderr.isatty())
+    hidden = not sys.stderr.isatty()
+    bar = tqdm(total=len(paths), desc="reading", unit=" images", leave=False, disable=hidden)
     found: list[tuple[Tensor, tuple[int, int]] | str] = []
     with bar, Threads() as pool:
         for start in range(0, len(paths), FILES):

@@ -9,11 +9,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
 from project.approaches.pretrained import remove_weights
-from project.callbacks.plots import drawing
+from project.callbacks.schedule_plot import draw_schedule
 from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase
-from project.finetuning.preview import PhasePreview, preview, tables
+from project.finetuning.preview import preview, tables
 from project.finetuning.requirements import check_length, steps_per_epoch
 from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
 from project.lightning_cli import ProjectCLI
@@ -43,7 +43,8 @@ def plan(arguments: Sequence[str]) -> None:
     for table in tables(rows, schedule, counted=steps is not None):
         print_table(table)
     if plot is not None:
-        draw(rows, schedule, steps is not None, Path(plot))
+        unit = "optimizer step" + ("" if steps else f", if an epoch had {per_epoch} of them")
+        draw_schedule(rows, list(schedule.groups.layer_group), Path(plot), unit)
         show(f"plot: {plot}")
 
 
@@ -115,51 +116,3 @@ class PlanCLI(ProjectCLI):
             count: int | None = data.steps_per_epoch
             return count
         return steps_per_epoch(trainer)
-
-
-@drawing()
-def draw(
-    rows: Sequence[PhasePreview], schedule: ResolvedSchedule, counted: bool, path: Path
-) -> None:
-    """Draw the phases as bars, one line for each layer group, and the learning rates as curves.
-
-    Args:
-        rows: The phases.
-        schedule: The schedule that they are of.
-        counted: Whether the steps of an epoch are known, not assumed.
-        path: PNG file.
-    """
-    from matplotlib import colormaps  # slow to import
-    from matplotlib.figure import Figure
-
-    groups = list(schedule.groups.layer_group)
-    colors = [colormaps["viridis"](place / len(groups)) for place in range(len(groups))]
-    figure = Figure(figsize=(9, 3.5 + 0.3 * len(groups)), layout="constrained")
-    bars, curves = figure.subplots(2, 1, sharex=True, height_ratios=(len(groups), 9))
-    start = 0
-    for row in rows:
-        length = len(next(iter(row.learning_rates.values())))
-        for group, curve in row.learning_rates.items():
-            place = groups.index(group)
-            bars.barh(place, length, left=start, color=colors[place], align="center")
-            curves.plot(range(start, start + length), curve.tolist(), color=colors[place])
-        cost = "" if row.gflop is None else f"\n{row.gflop:.3g} GFLOP/image"
-        middle = start + length / 2
-        bars.text(
-            middle,
-            len(groups) - 0.4,
-            row.resolved.phase.name + cost,
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
-        for axes in (bars, curves):
-            axes.axvline(start, color="grey", linewidth=0.5)
-        start += length
-    bars.set_yticks(range(len(groups)), groups)
-    bars.set_ylim(-0.5, len(groups) - 0.5)
-    highest = max(float(curve.max()) for row in rows for curve in row.learning_rates.values())
-    curves.set(yscale="log", ylabel="learning rate", xlim=(0, start), ylim=(highest / 1e5, None))
-    assumed = "" if counted else f", if an epoch had {NOMINAL_STEPS_PER_EPOCH} of them"
-    curves.set_xlabel(f"optimizer step{assumed}")
-    figure.savefig(path, dpi=150)

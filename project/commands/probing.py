@@ -57,7 +57,8 @@ def features_of(
     depth, found = len(model.network.stages()), []
     sampler = BatchSampler(len(images), data.fitting_eval_batch_size)
     loader = BatchLoader(Source(images), sampler, data.num_workers_for(images))
-    bar = tqdm(total=len(images), desc="features", unit=" images", disable=not sys.stderr.isatty())
+    hidden = not sys.stderr.isatty()
+    bar = tqdm(total=len(images), desc="features", unit=" images", leave=False, disable=hidden)
     with bar:
         for batch in loader:
             pixels = data.transform(batch.images.to(model.device), batch.indices, None)

@@ -19,7 +19,6 @@ class PhasePreview:
 
     Attributes:
         resolved: The phase, and what it trains.
-        tensors: Number of parameter tensors that train.
         parameters: Number of parameters that train.
         norm: What happens to norm layers that train; empty if the phase trains none.
         gflop: 1e9 floating point operations of forward and backward pass for one image, without
@@ -29,7 +28,6 @@ class PhasePreview:
     """
 
     resolved: ResolvedPhase
-    tensors: int
     parameters: int
     norm: str
     gflop: float | None
@@ -81,7 +79,6 @@ def _preview(
     gflop = cost.training(trained, cached)
     return PhasePreview(
         resolved=resolved,
-        tensors=len(sizes),
         parameters=sum(sizes),
         norm=phase.norm if norms & model.layer_groups.select(phase.train) else "",
         gflop=gflop,
@@ -103,23 +100,21 @@ def tables(
         schedule: The schedule that they are of.
         counted: Whether the steps of an epoch are known, not assumed.
     """
-    phases = Table(title="phases")
-    columns = ("phase", "trains", "norm", "tensors", "parameters", "GFLOP/image", "of full")
-    for name in (*columns, "epochs", "steps"):
+    phases = Table(title="phases; GFLOP for an image, and the share of a training of everything")
+    for name in ("phase", "trains", "norm", "parameters", "GFLOP", "epochs", "steps"):
         phases.add_column(name, justify="left" if name in ("phase", "trains", "norm") else "right")
     for row in rows:
         phase = row.resolved.phase
-        cost = ("?", "?")
+        cost = "?"
         if row.gflop is not None and row.fraction is not None:
-            cost = (f"{row.gflop:.3g}", f"{row.fraction:.0%}")
+            cost = f"{row.gflop:.3g} ({row.fraction:.0%})"
         steps = f"{row.resolved.steps:,}" if counted or phase.steps else "?"
-        counts = (f"{row.tensors:,}", f"{row.parameters:,}")
         phases.add_row(
             Text(phase.name),
             Text(phase.what()),
-            row.norm,
-            *counts,
-            *cost,
+            row.norm.replace("_", " "),
+            f"{row.parameters:,}",
+            cost,
             phase.length_in_words(),
             steps,
         )
@@ -132,6 +127,7 @@ def tables(
         for row in rows:
             curve = row.learning_rates.get(group)
             values = () if curve is None else (curve[0], curve.max(), curve[-1])
-            cells.append("  ".join(f"{float(value):.2g}" for value in values) or "frozen")
+            texts = [f"{float(value):.2g}" for value in values]
+            cells.append(" ".join(texts if len(set(texts)) > 1 else texts[:1]) or "frozen")
         rates.add_row(Text(group), *cells)
     return [phases, rates]

@@ -24,7 +24,8 @@ def test_validation_scores_are_those_of_the_best_epoch(
     for score in SCORES:
         assert checked.summary[f"val/{score}"] == pytest.approx(fitted.summary[f"val/{score}"])
     epochs = [line.split() for line in fitted.out.splitlines() if line.startswith("epoch ")]
-    values = [float(words[words.index(monitor) + 1]) for words in epochs]
+    places = {"val/loss": ["val", "loss"]}.get(monitor, [monitor])
+    values = [float(words[words.index(places[0]) + len(places)]) for words in epochs]
     best = (min if mode == "min" else max)(values)
     assert fitted.summary[monitor] == pytest.approx(best, abs=1e-4)
 

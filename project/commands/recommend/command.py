@@ -61,7 +61,7 @@ def recommend(arguments: Sequence[str]) -> None:
     found, machine = scan(find_images(objects.data)), find_machine()
     if compared:
         refuse_other_data(compared, found)
-    show_facts(found, machine)
+    show_facts(found, machine, request.weights)
     task = task_of(request, given, min(objects.data.source_shape[1:]), found, machine)
     configs = {one.name: config_of(one, task) for one in CANDIDATES}
     few = replace(task, images=request.sample, epochs=min(request.epochs, SAMPLE_EPOCHS))

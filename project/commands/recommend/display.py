@@ -16,8 +16,9 @@ from project.console import print_table, readable, show
 from project.environment import COMMAND
 
 
-def show_facts(found: Scan, machine: Machine) -> None:
-    """Print the facts about data and machine."""
+def show_facts(found: Scan, machine: Machine, weights: str | None) -> None:
+    """Print the facts about data and machine, and which weights the backbone has."""
+    named = [] if weights in (None, "DEFAULT") else [readable(str(weights))]
     facts = {
         "images": f"{found.images:,} training, {found.val_images:,} validation, "
         f"{found.test_images:,} test, in {len(found.class_names)} classes",
@@ -27,7 +28,7 @@ def show_facts(found: Scan, machine: Machine) -> None:
         "duplicates": f"{found.duplicates} of {found.compared[0]:,} test images look like one of "
         f"{found.compared[1]:,} in training",
         "machine": str(machine),
-        "weights": ", ".join(weights_at_hand()) or "none downloaded yet",
+        "weights": ", ".join(named or weights_at_hand()) or "none downloaded yet",
     }
     table = Table("data and machine", "", show_lines=False)
     for name, text in facts.items():

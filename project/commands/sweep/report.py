@@ -92,8 +92,8 @@ def _table(sweep: Sweep, ranked: Sequence[Result], searched: Sequence[Parameter]
     table.add_column(sweep.metric, justify="right")
     names = _names([one.name for one in searched])
     for name in names.values():
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
+        table.add_column(name, justify="right")
+    table.add_column("")
     table.add_column("time", justify="right")
     for one in ranked[:MOST_ROWS]:
         score = "" if one.score is None else f"{one.score:.4f}"
@@ -213,7 +213,7 @@ def _over_time(axes: Any, sweep: Sweep, scored: Sequence[Result], best: Result) 
 
 
 def _over_values(axes: Any, parameter: Parameter, scored: Sequence[Result], best: Result) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     choices = parameter.choices
     places: list[float]
@@ -227,7 +227,10 @@ def _over_values(axes: Any, parameter: Parameter, scored: Sequence[Result], best
         places = [float(one.values[parameter.name]) for one in scored]
         if parameter.is_log:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+            wide = max(places) >= 10 * min(places)
+            axes.xaxis.set_major_locator(
+                LogLocator(subs=(1, 3), numticks=6) if wide else MaxNLocator(4)
+            )
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
     _scatter(axes, places, scored)

@@ -47,7 +47,7 @@ def whole(path: Path, size: int = 0) -> Iterator[BinaryIO]:
     Raises:
         UserError: If it can't be written; what was at ``path`` is still there.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = _partial(path)
     raw = None
     try:
         raw = _File(partial, "w")
@@ -64,6 +64,26 @@ def whole(path: Path, size: int = 0) -> Iterator[BinaryIO]:
         if isinstance(cause, OSError):
             raise cant_write(path, cause, size) from error
         raise
+
+
+def _partial(path: Path) -> Path:
+    if path.exists() and not path.is_file():  # it would replace a device, such as /dev/null
+        raise UserError("can't be written: it is no regular file", str(path))
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def check_place(path: Path) -> None:
+    """Check that a file can be written, before the work whose result it will hold.
+
+    Raises:
+        UserError: If it can't.
+    """
+    partial = _partial(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise cant_write(path, error) from error
 
 
 def _sync(folder: Path) -> None:

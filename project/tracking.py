@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from project import config_text
 from project.class_paths import is_a, listed, named
+from project.console import readable
 from project.errors import UserError
 from project.run_files import CONFIG
 from project.runs import RunDir, identity
@@ -125,6 +126,12 @@ def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
     run.wandb_id = given or os.environ.get("WANDB_RUN_ID") or run.wandb_id
     options.id = run.wandb_id
     folder = Path(options.get("save_dir") or run.path)
+    if folder not in (run.path, run.tracked):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # W&B would take a temporary folder, which is lost
+            key = "WANDB_DIR" if os.environ.get("WANDB_DIR") == str(folder) else "trainer.logger"
+            raise UserError(f"{readable(folder)} is no folder that can be written to", key)
     return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
 
 

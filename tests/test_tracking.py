@@ -268,6 +268,17 @@ def test_an_address_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> N
         wandb_mode()
 
 
+def test_a_folder_that_wandb_cannot_write_to(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    Path("file").touch()
+    given = fails("fit", "--data=Digits", "--trainer.logger.init_args.save_dir=file/there")
+    assert given == "trainer.logger: file/there is no folder that can be written to"
+    monkeypatch.setenv("WANDB_DIR", "file/here")
+    said = fails("fit", "--data=Digits")
+    assert said == "WANDB_DIR: file/here is no folder that can be written to"
+
+
 def test_a_model_that_wandb_keeps(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:

@@ -43,8 +43,6 @@ class ImageFolder(FileDataModule):
         train = self._layout().train
         names = list(_by_class(train))
         folder = readable(train.path)
-        if not train.path.is_dir():
-            raise UserError(f"data.root: {folder} is not a folder")
         if len(names) < 2:
             found = f"only {names[0]}" if names else "none"
             more = f", but {train.images:,} images; name" if train.images else "; or name"
@@ -68,6 +66,8 @@ class ImageFolder(FileDataModule):
         return Found(train, val, test, layout.is_split)
 
     def _layout(self) -> Layout:
+        if not Path(self.root).is_dir():
+            raise UserError(f"data.root: {readable(Path(self.root))} is not a folder")
         return read_layout(Path(self.root), self.cache_dir.folder)
 
     def _find(

@@ -129,7 +129,12 @@ def test_a_broken_picture_is_told_and_costs_no_other(
         (["MODEL", "a.png", "--labels=a.png"], "--labels: a.png can't be read: "),
         (["MODEL", "a.png", "--labels=b.csv"], "--labels: b.csv can't be read: field larger than"),
         (["MODEL", "a.png", "--labels=a.csv"], "--labels: a.csv must have a column image, file"),
-        (["MODEL", "a.png", "--output=no/a.csv"], "no/a.csv: can't be written: No such file"),
+        (
+            ["nowhere.onnx", "a.png", "--output=no/a.csv"],
+            "no/a.csv: can't be written: No such file",
+        ),
+        (["nowhere.onnx", "a.png", "--html=."], ".: can't be written: it is no regular file"),
+        (["nowhere.onnx", "a.png", "--output=/dev/null"], "/dev/null: can't be written: it is no"),
     ],
 )
 def test_what_cannot_be_predicted(

@@ -395,6 +395,12 @@ def test_setup_lazily_decodes_when_asked(pets: Path, decoded: list[Path]) -> Non
     assert kept.path(0) == some.path(0)
 
 
+def test_a_folder_that_is_gone_is_no_empty_one() -> None:
+    """A checkpoint knows the classes, so that nothing else asks the folder for them."""
+    with pytest.raises(UserError, match="data.root: gone is not a folder"):
+        ImageFolder("gone", classes=("cat", "dog")).setup_lazily()
+
+
 def test_images_without_files() -> None:
     data = Digits()
     data.setup_lazily()

@@ -20,6 +20,7 @@ from project.decoding.decode import BrokenImageError, Decoder
 from project.decoding.listing import images_at
 from project.errors import UserError
 from project.exported.running import FILES, find_exported, open_exported
+from project.saving import check_place
 
 DESCRIPTION = """\
 Classify pictures. MODEL is a run directory or a checkpoint in it, or a file or folder that `export`
@@ -75,6 +76,8 @@ def predict(arguments: Sequence[str]) -> None:
     """
     start = time.perf_counter()
     options = _parser().parse_args(list(arguments))
+    for file in filter(None, (options.output, options.html)):
+        check_place(file)
     paths = list(_paths(options.pictures, options.list))
     model = open_model(options.model, options.trust or [])
     labels: dict[str, str] = {}

@@ -1,3 +1,5 @@
+"""The command line, in an order that lets a signal end it while it still imports."""
+
 import os
 import sys
 

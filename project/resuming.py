@@ -1,6 +1,5 @@
 """Which run, and which of its checkpoints, a command goes on from."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -21,7 +20,7 @@ from project.checkpoints import (
 )
 from project.console import readable, show
 from project.errors import UserError
-from project.run_files import CONFIG, SUMMARY, is_run_dir
+from project.run_files import CONFIG, is_run_dir, read_summary
 from project.runs import RUNS, asked_config, job_of, this_job
 
 AUTO = "auto"
@@ -98,7 +97,7 @@ def resume(config: Namespace, saved: Callable[[], Mapping[str, Any]], args: list
     checkpoint = newest_checkpoint(run)
     for name, before, now in changes:
         show(f"{name}: {_short(before)} before, {_short(now)} now")
-    if not changes and _has_ended(run):
+    if not changes and read_summary(run).get("ended"):
         show(
             f"{readable(run)} has ended, and nothing of its config is changed; "
             "give a larger limit, such as --trainer.max_epochs, or no --resume for a new run"
@@ -223,13 +222,6 @@ def _short(value: Any) -> str:
         return "nothing"
     text = config_text.dump(value).strip().removesuffix("\n...") if value != [] else "[]"
     return text if len(text) < 60 and "\n" not in text else f"{text.splitlines()[0][:60]} …"
-
-
-def _has_ended(run: Path) -> bool:
-    try:
-        return bool(json.loads((run / SUMMARY).read_text()).get("ended"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _requeued() -> bool:

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from project.checkpoints import local
 from project.console import is_utf8, readable
 from project.errors import UserError
-from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY, is_run_dir
+from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY, is_run_dir, read_json
 from project.saving import copy, write
 
 RUNS = Path("runs")
@@ -58,11 +58,7 @@ def job_of(run: Path) -> str | None:
 
 def identity(run: Path) -> dict[str, str | None]:
     """Return what a run directory says of the run: its id in W&B, its job, and the asked config."""
-    try:
-        found = json.loads((run / IDENTITY).read_text())
-    except (OSError, ValueError, RecursionError):  # of an older version, or not of this program
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(run / IDENTITY)
 
 
 def run_of(checkpoint: str | Path) -> Path | None:

@@ -67,6 +67,19 @@ def test_configs_and_commands_exist(page: Path) -> None:
     assert unknown_commands(text) == []
 
 
+@every_page
+def test_nothing_is_left_of_a_merge(page: Path) -> None:
+    assert not re.search("^(<{7}|={7}$|>{7})", page.read_text(), re.MULTILINE)
+
+
+def test_architecture_names_every_module() -> None:
+    """Of the package itself and of the folder with the most; others say it in their own way."""
+    text = (ROOT / "docs/architecture.md").read_text().partition("## Where things are")[2]
+    folders = (ROOT / PACKAGE, ROOT / PACKAGE / "callbacks")
+    modules = [path for folder in folders for path in folder.glob("[a-z]*.py")]
+    assert [path.name for path in modules if not re.search(rf"\b{path.stem}\b", text)] == []
+
+
 def test_readme_names_every_config_in_a_table() -> None:
     rows = re.findall(r"^\| `(configs/[^`]+)` \|", README.read_text(), re.MULTILINE)
     shipped = {path.relative_to(ROOT).as_posix() for path in CONFIGS.rglob("*.yaml")}

@@ -20,7 +20,7 @@ import wandb
 from PIL import Image
 from torch import nn
 
-from project import artifacts
+from project import artifacts, trust
 from project.approaches import TrainFromScratch
 from project.callbacks import GradientNorms
 from project.callbacks.artifacts import _source
@@ -298,7 +298,8 @@ def test_a_model_that_wandb_keeps(
     name = "wandb:me/flowers/model-x:best"
     folder = Path("artifacts/model-x-v3")
     assert find_checkpoint(name) == folder / "checkpoints" / "best.ckpt"
-    command = with_config_of_run(["test", f"--ckpt_path={name}"])
+    with trust.command():
+        command = with_config_of_run(["test", f"--ckpt_path={name}"])
     assert command[1] == f"--config={folder / 'config.yaml'}"
     assert _source(name) == "me/flowers/model-x:best"
     message = fails("test", "--ckpt_path=wandb:me/flowers/model-y:best")

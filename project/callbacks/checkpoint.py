@@ -24,6 +24,7 @@ from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
 from project.errors import UserError
+from project.run_files import BEST, CHECKPOINTS, LAST
 from project.saving import copy
 from project.upstream import follow_weights, uploads_checkpoints
 
@@ -115,7 +116,7 @@ class BestAndLast(ModelCheckpoint):
             trainer.strategy.checkpoint_io = WholeCheckpoints(self.background)
         if isinstance(pl_module, ImageClassifier):
             pl_module.selection = self.selection.rule
-        self.dirpath = str(Path(trainer.default_root_dir, "checkpoints").resolve())
+        self.dirpath = str(Path(trainer.default_root_dir, CHECKPOINTS).resolve())
         super().setup(trainer, pl_module, stage)
 
     @property
@@ -155,7 +156,7 @@ class BestAndLast(ModelCheckpoint):
         state = checkpoint["callbacks"].get(self.state_key)
         if not state:
             return
-        file = Path(trainer.ckpt_path).parent / "best.ckpt"
+        file = Path(trainer.ckpt_path).parent / BEST
         best = {}
         with suppress(DamagedError):  # then it counts as gone
             best = load_checkpoint(file) if file.is_file() else {}
@@ -198,7 +199,7 @@ class BestAndLast(ModelCheckpoint):
         self.selection.reference = best
 
     def _take(self, state: dict[str, Any]) -> None:
-        self.best_model_path = str(self._folder / "best.ckpt")
+        self.best_model_path = str(self._folder / BEST)
         self.best_model_score = torch.tensor(state["score"])
         self.best = dict(state["scores"])
         self._best_step = state["step"]
@@ -268,7 +269,7 @@ class BestAndLast(ModelCheckpoint):
             return
         self.best = scores(trainer, *EPOCH)
         self._best_step = trainer.global_step
-        self.best_model_path = str(self._folder / "best.ckpt")
+        self.best_model_path = str(self._folder / BEST)
         if trainer.is_global_zero:
             trainer.strategy.checkpoint_io.teardown()  # which may still write it
             last, best = Path(self.last_model_path), Path(self.best_model_path)
@@ -280,7 +281,7 @@ class BestAndLast(ModelCheckpoint):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the last checkpoint along where a finished run is resumed in another directory."""
         idle = not self.last_model_path and trainer.ckpt_path is not None
-        last = self._folder / "last.ckpt"
+        last = self._folder / LAST
         if idle and trainer.is_global_zero and not last.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             copy(Path(str(trainer.ckpt_path)), last)
@@ -324,7 +325,7 @@ class BestAndLast(ModelCheckpoint):
         if not trainer.strategy.reduce_boolean_decision(better):
             return
         self.best_model_score = self.current_score = score
-        self.best_model_path = str(self._folder / "best.ckpt")
+        self.best_model_path = str(self._folder / BEST)
         self.best = scores(trainer, *((VALIDATION,) if self.of_validation else EPOCH))
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
@@ -333,7 +334,7 @@ class BestAndLast(ModelCheckpoint):
         if _writes(trainer):
             self._last_step = trainer.global_step
             self._last_time = time.monotonic()
-            self.last_model_path = str(self._folder / "last.ckpt")
+            self.last_model_path = str(self._folder / LAST)
             self._save(self.last_model_path, trainer, pl_module)
 
     def _save(self, path: str, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -17,7 +17,7 @@ from project.console import readable, show
 from project.data import Batch, ImageDataModule
 from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
-from project.run_files import CONFIG
+from project.run_files import CHECKPOINTS, CONFIG, LAST
 from project.saving import write
 from project.upstream import any_not_finite
 
@@ -165,7 +165,7 @@ class FiniteSteps(L.Callback):
             index if (path := data.train_images.path(index)) is None else readable(path)
             for index in of_all_ranks(indices, trainer.world_size)
         ]
-        last = run / "checkpoints" / "last.ckpt"
+        last = run / CHECKPOINTS / LAST
         resumed = ["--ckpt_path", str(last)] if last.exists() else []
         again = [*COMMAND, "fit", "--config", str(run / CONFIG), *resumed]
         replay = shlex.join([*again, "--trainer.detect_anomaly", "true"])

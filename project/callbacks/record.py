@@ -1,7 +1,5 @@
 """Records the config and the environment of a run in every logger, and notes on its data."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from project.console import readable
 from project.data import ImageDataModule
 from project.environment import git_commit, versions
 from project.metrics_file import last_values
-from project.run_files import SUMMARY
+from project.run_files import read_summary
 from project.runs import RunDir
 from project.wandb_logger import RunLogger
 
@@ -77,11 +75,9 @@ class RunRecord(L.Callback):
 
 def _of_training(run: Path) -> dict[str, float]:
     """Return the last values that a training has logged, and the scores of its best checkpoint."""
-    values = last_values(run)
-    with suppress(OSError, ValueError):  # a training that was killed has no summary
-        summary = json.loads((run / SUMMARY).read_text())
-        values |= {f"best/{name}": summary[name] for name in summary if name.startswith("val/")}
-    return values
+    summary = read_summary(run)
+    best = {f"best/{name}": summary[name] for name in summary if name.startswith("val/")}
+    return last_values(run) | best
 
 
 def _validates_once(trainer: Any) -> bool:

@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project import signals
 from project.callbacks.checkpoint import best_and_last
 from project.environment import COMMAND
+from project.run_files import CHECKPOINTS, LAST
+from project.runs import this_job
 from project.signals import FIRST_RANK, Stopped
 from project.upstream import own_signals, requeue_signal, started_ranks, stop_after_batch
 
@@ -129,7 +131,7 @@ class StopOnSignal(L.Callback):
             return
         advice = _how_to_go_on(trainer)
         if self._fits and signals.now.received == requeue_signal(trainer):
-            job = _job()
+            job = str(this_job())
             advice = f"{advice}; SLURM job {job} goes into the queue again"
             if trainer.is_global_zero:
                 signals.now.afterwards = lambda: _requeue(job)
@@ -138,7 +140,7 @@ class StopOnSignal(L.Callback):
 
 def _how_to_go_on(trainer: L.Trainer) -> str:
     run = Path(trainer.default_root_dir)
-    saved = (run / "checkpoints" / "last.ckpt").exists()
+    saved = (run / CHECKPOINTS / LAST).exists()
     if trainer.state.fn == "fit":
         if saved:
             again = shlex.join([*COMMAND, "fit", "--resume", str(run)])
@@ -146,13 +148,6 @@ def _how_to_go_on(trainer: L.Trainer) -> str:
         return f"before step {trainer.global_step + 1}; {signals.ANEW}"
     test = shlex.join([*COMMAND, "test", "--ckpt_path", str(run)])
     return f"the training is saved; test it with: {test}" if saved else signals.ANEW
-
-
-def _job() -> str:
-    """Return the id of this SLURM job, as ``scontrol`` takes it."""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ["SLURM_JOB_ID"]
 
 
 def _requeue(job: str) -> None:

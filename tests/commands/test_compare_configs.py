@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from project.cli import main
+from project.commands.child_runs import NO_PICTURES
+from project.commands.compare import command
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell
 from tests.conftest import CONFIGS
@@ -46,9 +48,11 @@ def test_comparison(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def run_here(runs: Runs, cell: Cell) -> None:
-        main(runs.arguments(cell))
+        main([*runs.arguments(cell), NO_PICTURES])
 
     monkeypatch.setattr(Runs, "_run", run_here)
+    monkeypatch.setattr(command, "check", lambda _: None)  # the runs read the same configs
+    monkeypatch.setattr(command, "write_report", lambda *_: None)  # its plots take seconds
     root = mnist if config["data"]["class_path"] == "MNIST" else pets
     few = "--images_per_class=[20]" if "images_per_class" in config else "--train_fractions=[1]"
     output = tmp_path / "output"

@@ -19,6 +19,7 @@ from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell
 from project.csv_text import read_table
 from project.data import ImageDataModule
+from project.run_files import BEST, CHECKPOINTS, CONFIG, METRICS
 
 TEST = "test/"
 COSTS = (
@@ -120,18 +121,18 @@ def _read(
         "gap": trained - validated,
         "source_seconds": source["process_seconds"] if source else 0.0,
         "images_per_second": summary["train_images_per_second"],
-        "checkpoint_mb": _megabytes(run_dir / "checkpoints" / "best.ckpt"),
+        "checkpoint_mb": _megabytes(run_dir / CHECKPOINTS / BEST),
     }
     file = (run_dir / TEST_PREDICTIONS).resolve()
     labels, predictions = _predictions(file, file.stat().st_mtime_ns, tuple(class_names))
     return replace(
         result,
-        config_sha256=hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest(),
+        config_sha256=hashlib.sha256((run_dir / CONFIG).read_bytes()).hexdigest(),
         approach=summary["approach"],
         pretrained=summary["pretrained"],
         images=summary["data"]["train"]["images"],
         figures=figures,
-        curves=_curves(run_dir / "metrics.csv"),
+        curves=_curves(run_dir / METRICS),
         labels=labels,
         predictions=predictions,
     )

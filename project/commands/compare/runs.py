@@ -1,13 +1,12 @@
 """Runs the cells of a comparison: each in a process of its own, and none of them twice."""
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import mean
@@ -21,9 +20,9 @@ from project.commands.compare.settings import Cell
 from project.commands.durations import duration
 from project.console import show
 from project.errors import UserError
+from project.run_files import SUMMARY, read_summary
 
 CACHE = "cache"
-SUMMARY = "summary.json"
 
 
 class Runs:
@@ -58,11 +57,9 @@ class Runs:
 
         The predictions are written before the summary says that there was a test.
         """
-        with suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.run_dir(cell) / SUMMARY).read_text("utf-8"))
-            if "test/accuracy" in found and (self.run_dir(cell) / TEST_PREDICTIONS).is_file():
-                return found
-        return None
+        found = read_summary(self.run_dir(cell))
+        is_tested = "test/accuracy" in found and (self.run_dir(cell) / TEST_PREDICTIONS).is_file()
+        return found if is_tested else None
 
     def error(self, cell: Cell) -> str:
         """Return why a run failed: its error message, else the last line of its output."""

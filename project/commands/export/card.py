@@ -4,8 +4,8 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from project.callbacks.tested import PER_CLASS
 from project.commands.export.check import Check
 from project.commands.pages import templates
 from project.console import readable
@@ -13,11 +13,10 @@ from project.csv_text import read_table
 from project.environment import PACKAGE
 from project.errors import UserError
 from project.exported.description import Description
-from project.run_files import SUMMARY
+from project.run_files import read_summary
 from project.saving import write
 
 CARD = "README.md"
-PER_CLASS = "per_class.csv"
 SHOWN = ("images", "precision", "recall", "f1")  # columns of the table of classes
 NETWORK = {"parameters_total", "approach", "pretrained"}  # keys of the summary
 MOST_CLASSES = 100  # in that table, and by name
@@ -41,7 +40,7 @@ def write_card(folder: Path, run: Path, about: Description, found: Check, format
         found: What the check has found.
         format_: Format of the file.
     """
-    summary = _summary(run)
+    summary = read_summary(run)
     page = templates(__name__.rpartition(".")[0], html=False).get_template("card.md.jinja")
     text = page.render(
         about=asdict(about),
@@ -82,14 +81,6 @@ def _number(text: str) -> str:
         return text if text.isdecimal() else f"{float(text):.3f}"
     except ValueError:
         return _cell(text)
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # an interrupted run has none
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _per_class(run: Path) -> list[dict[str, str]]:

@@ -30,6 +30,7 @@ from project.finetuning import FineTuningSchedule
 from project.finetuning.phases import preset_phases
 from project.mistakes import explain
 from project.parsing import ProjectParser, build
+from project.run_files import read_summary
 
 STEPS = 4  # optimizer steps of each phase
 WARM_UP = 2 if torch.cuda.is_available() else 1  # first ones, in which kernels are chosen
@@ -252,7 +253,7 @@ def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, 
     if done.returncode or not output.is_file():
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise UserError((lines or ["it printed nothing"])[-1].removeprefix("error: "))
-    summary = json.loads((run_dir / "summary.json").read_text())
+    summary = read_summary(run_dir)
     found: dict[str, Any] = json.loads(output.read_text())
     return found | {name: summary[name] for name in ("process_seconds", "peak_memory_mb")}
 

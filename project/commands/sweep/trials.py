@@ -2,7 +2,6 @@
 
 import csv
 import fcntl
-import json
 import math
 import os
 import shutil
@@ -20,7 +19,7 @@ from project.commands.child_runs import ChildRuns, end, error_in
 from project.commands.durations import duration
 from project.commands.sweep.settings import Sweep
 from project.console import show
-from project.run_files import SUMMARY, is_run_dir
+from project.run_files import METRICS, is_run_dir, read_summary
 from project.signals import Stopped
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from project.commands.sweep.study import Result, Study
 
 POLL_SECONDS = 0.2
-METRICS = "metrics.csv"
 LONGEST = 100  # characters of an error; its log has all
 BY_SIGNAL = {128 + signum for signum in signals.WORDS} | {-signum for signum in signals.WORDS}
 SIGNAL_SECONDS = 2.0  # by which the signal of a group of processes has come to this one, too
@@ -235,10 +233,7 @@ class Trials:
         return f"trial {result.number}: {text}{took}; {self.study.finished} of {self.count}"
 
     def _summary(self, number: int) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.run_dir(number) / SUMMARY).read_text("utf-8"))
-            return found
-        return {}
+        return read_summary(self.run_dir(number))
 
     def _score(self, number: int) -> float | None:
         """Return the metric of a trial: that of its best checkpoint, else the last one."""

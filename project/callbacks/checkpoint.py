@@ -5,8 +5,7 @@ import pickle
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
@@ -20,6 +19,13 @@ from torch import Tensor
 from project.approaches import ImageClassifier
 from project.approaches.metrics import natural_mode
 from project.approaches.selection import NOISE_OF, Rule, Selection, Validated
+from project.callbacks.loop_state import (
+    as_stopped,
+    forget_interruption,
+    interrupt_validation,
+    stops,
+    validates_now,
+)
 from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
@@ -220,9 +226,9 @@ class BestAndLast(ModelCheckpoint):
             (self.every_n_steps and trainer.global_step % self.every_n_steps == 0)
             or self._is_time(trainer)
         )
-        if due or trainer.received_sigterm or _stops(trainer):
+        if due or trainer.received_sigterm or stops(trainer):
             # Lightning would skip this validation after a resume
-            self._save_after_validation = _validates_now(trainer)
+            self._save_after_validation = validates_now(trainer)
             if not self._save_after_validation:
                 self._save_last(trainer, pl_module)
 
@@ -240,7 +246,7 @@ class BestAndLast(ModelCheckpoint):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let an average that hasn't begun be the weights themselves, and count from anew."""
         follow_weights(trainer, pl_module)
-        _count_anew(trainer)
+        forget_interruption(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if it is this one."""
@@ -248,14 +254,14 @@ class BestAndLast(ModelCheckpoint):
             return
         if self.of_validation:
             self._compare(trainer, pl_module)
-        stopped = _stops(trainer) and not trainer.is_last_batch
+        stopped = stops(trainer) and not trainer.is_last_batch
         if self._save_after_validation or (stopped and self._last_step != trainer.global_step):
             self._save_last(trainer, pl_module)
         self._save_after_validation = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last checkpoint after every epoch, and complete the scores of the best one."""
-        with _as_stopped(trainer):
+        with as_stopped(trainer):
             if not self.of_validation and trainer.is_last_batch:  # of a whole epoch
                 self._compare(trainer, pl_module)
             if self.best_model_path and not any(name.startswith(EPOCH) for name in self.best):
@@ -299,7 +305,7 @@ class BestAndLast(ModelCheckpoint):
         for callback in trainer.callbacks if begun else ():  # type: ignore[attr-defined]  # set late
             if isinstance(callback, WeightAveraging):
                 callback.on_validation_epoch_end(trainer, pl_module)
-        _interrupt_validation(trainer)
+        interrupt_validation(trainer)
         self._save_last(trainer, pl_module)
 
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -388,60 +394,6 @@ def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
 
 def _writes(trainer: Any) -> bool:
     return not (trainer.fast_dev_run or trainer.sanity_checking)
-
-
-def _stops(trainer: Any) -> bool:
-    """Return whether the training stops after this batch, unless it is the epoch's last one."""
-    step: int = trainer.global_step
-    if trainer.max_steps != -1 and step >= trainer.max_steps:
-        return True
-    enough = trainer.current_epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
-    return bool(trainer.should_stop and enough)
-
-
-def _validates_now(trainer: Any) -> bool:
-    """Return whether a validation that the config asks for follows this batch."""
-    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or not sum(trainer.num_val_batches) or batches is None:
-        return False
-    if every is not None and (trainer.current_epoch + 1) % every:
-        return False
-    loop = trainer.fit_loop
-    batch: int = loop.total_batch_idx if every is None else loop.batch_idx
-    return bool((batch + 1) % batches == 0)
-
-
-@contextmanager
-def _as_stopped(trainer: Any) -> Iterator[None]:
-    """Let a checkpoint at the end of an epoch say whether the epoch is over.
-
-    Lightning counts an epoch inside which a training stops as processed:
-    https://github.com/Lightning-AI/pytorch-lightning/issues/19617
-    """
-    progress = trainer.fit_loop.epoch_progress
-    rest = 0 if trainer.is_last_batch else 1
-    for counts in (progress.current, progress.total):
-        counts.processed -= rest
-    try:
-        yield
-    finally:
-        for counts in (progress.current, progress.total):
-            counts.processed += rest
-
-
-def _interrupt_validation(trainer: Any) -> None:
-    """Let Lightning count no batch of this validation, and take it for one to be finished."""
-    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-    before = progress.total.completed - progress.current.completed
-    for counts, completed in ((progress.total, before), (progress.current, 0)):
-        counts.ready = counts.started = completed + 1
-        counts.processed = counts.completed = completed
-
-
-def _count_anew(trainer: Any) -> None:
-    """Forget the batch that a resumed validation had begun, or all later ones looked unfinished."""
-    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-    total.ready = total.started = total.processed = total.completed
 
 
 def _why_not(trainer: Any) -> str:

@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.console import readable
 from project.errors import UserError
 from project.trust import Refused, resolve_name
-from project.upstream import restored
+from project.upstream.lightning import restored
 
 OURS = Path(__file__).parent
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]

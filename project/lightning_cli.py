@@ -41,13 +41,13 @@ from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
 from project.runs import RunDir, experiment_name, run_of
 from project.tracking import given_by_environment, leave_out_wandb
-from project.upstream import (
+from project.upstream.jsonargparse import settled
+from project.upstream.lightning import (
     CheckpointsDecideNothing,
     drop_anonymous,
     forget_averages,
     log_on_first_rank,
     profile_nothing,
-    settled,
     skip_empty_hooks,
 )
 

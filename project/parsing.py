@@ -35,7 +35,7 @@ from project.length import expand_presets
 from project.mistakes import explain, key_of
 from project.networks import Network
 from project.trust import heard, resolve_name
-from project.upstream import (
+from project.upstream.jsonargparse import (
     before_class_change,
     keep_alternatives,
     leave_texts,

@@ -20,7 +20,7 @@ from project.console import readable
 from project.errors import UserError
 from project.run_files import CONFIG
 from project.runs import RunDir, identity
-from project.upstream import logged_in_to_wandb, wandb_url
+from project.upstream.wandb import logged_in_to_wandb, wandb_url
 from project.wandb_logger import RunLogger, model_name
 
 Mode = Literal["online", "offline", "disabled", "shared"]

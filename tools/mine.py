@@ -75,7 +75,7 @@ PARTS = {
     "sweep": Part(
         (
             *("project/commands/sweep", "configs/sweeps", "tests/commands/test_sweep*.py"),
-            *("docs/sweeps.md", *DURATIONS, *CHILDREN),
+            *("docs/sweeps.md", "project/upstream/optuna.py", *DURATIONS, *CHILDREN),
         ),
         dependencies=("optuna",),
         lines=("python -m project sweep", "sweep = ["),

@@ -28,7 +28,7 @@ from project.errors import UserError
 from project.networks import Network
 from project.networks.base import one_image_explained
 from project.randomness import mix, run_seed
-from project.upstream import allow_recompilation
+from project.upstream.torch import allow_recompilation
 
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 

@@ -32,7 +32,7 @@ from project.console import readable, show
 from project.errors import UserError
 from project.run_files import BEST, CHECKPOINTS, LAST
 from project.saving import copy
-from project.upstream import follow_weights, uploads_checkpoints
+from project.upstream.lightning import follow_weights, uploads_checkpoints
 
 STATE = {  # what a checkpoint has of BestAndLast
     "monitor": (str, None),

@@ -19,7 +19,7 @@ from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
 from project.run_files import CHECKPOINTS, CONFIG, LAST
 from project.saving import write
-from project.upstream import any_not_finite
+from project.upstream.torch import any_not_finite
 
 EVERY = 10  # steps on a GPU, after which the CPU looks at what was found in those before them
 FOUND = "not_finite.json"

@@ -23,7 +23,7 @@ from project.console import show
 from project.data import ImageDataModule
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
-from project.upstream import ema_decay, has_averaged
+from project.upstream.lightning import ema_decay, has_averaged
 
 ALL_OF = (  # loggers whose messages a config has asked for
     "lightning.pytorch.callbacks.early_stopping",  # verbose: true

@@ -15,7 +15,7 @@ from project.console import readable, show
 from project.data import ImageDataModule
 from project.finetuning import FineTuningSchedule
 from project.randomness import run_seed
-from project.upstream import resume_by_epochs
+from project.upstream.lightning import resume_by_epochs
 
 
 class Resume(L.Callback):

@@ -32,7 +32,7 @@ from project.console import readable, show
 from project.errors import UserError
 from project.run_files import BEST, CHECKPOINTS, LAST
 from project.saving import copy
-from project.upstream.lightning import follow_weights, uploads_checkpoints
+from project.upstream.lightning import callbacks_of, follow_weights, uploads_checkpoints
 
 STATE = {  # what a checkpoint has of BestAndLast
     "monitor": (str, None),
@@ -302,9 +302,8 @@ class BestAndLast(ModelCheckpoint):
             pl_module: The model.
             begun: Whether averages of the weights are validated in place of the weights.
         """
-        for callback in trainer.callbacks if begun else ():  # type: ignore[attr-defined]  # set late
-            if isinstance(callback, WeightAveraging):
-                callback.on_validation_epoch_end(trainer, pl_module)
+        for average in callbacks_of(trainer, WeightAveraging) if begun else ():
+            average.on_validation_epoch_end(trainer, pl_module)
         interrupt_validation(trainer)
         self._save_last(trainer, pl_module)
 
@@ -363,8 +362,7 @@ def _blame(trainer: L.Trainer, error: Exception) -> None:
     Raises:
         UserError: If it is that of a callback.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-    for callback in callbacks:
+    for callback in callbacks_of(trainer, L.Callback):
         try:
             pickle.dumps(callback.state_dict())
         except PICKLES_FAIL as reason:
@@ -386,10 +384,7 @@ def scores(trainer: L.Trainer, *prefixes: str) -> dict[str, float]:
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
     """Return the run's own checkpoint callback; a config may have added others."""
-    own = [
-        callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)
-    ]
-    return own[0] if own else None
+    return next(iter(callbacks_of(trainer, BestAndLast)), None)
 
 
 def _writes(trainer: Any) -> bool:

@@ -23,6 +23,7 @@ from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.trust import resolve_name
+from project.upstream.lightning import callbacks_of
 
 FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
 
@@ -134,12 +135,8 @@ def _trial(config: Namespace, folder: str) -> Namespace:
     return trial
 
 
-def _schedules(built: Built) -> list[FineTuningSchedule]:
-    return [one for one in built.trainer.callbacks if isinstance(one, FineTuningSchedule)]
-
-
 def _find_batch_size(options: Namespace, config: Namespace, built: Built) -> None:
-    for schedule in _schedules(built):
+    for schedule in callbacks_of(built.trainer, FineTuningSchedule):
         if len(schedule.phases) > 1 or schedule.phases[0].cache_features:
             raise UserError(
                 "measures the first phase of a FineTuningSchedule only; run it with the phase "
@@ -172,7 +169,7 @@ def _find_batch_size(options: Namespace, config: Namespace, built: Built) -> Non
 
 
 def _find_learning_rate(options: Namespace, config: Namespace, built: Built) -> None:
-    if _schedules(built):
+    if callbacks_of(built.trainer, FineTuningSchedule):
         raise UserError(
             "doesn't know the learning rates of a FineTuningSchedule; run it without one"
         )

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from project.approaches import ImageClassifier
 from project.checkpoints import WholeCheckpoints, not_finite
 from project.console import readable, show
-from project.data import Batch, ImageDataModule
+from project.data import Batch, data_of
 from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
 from project.run_files import CHECKPOINTS, CONFIG, LAST
@@ -155,7 +155,7 @@ class FiniteSteps(L.Callback):
     def _error(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> UserError:
         """Write down what the step was made of, and return what is told of it."""
         assert isinstance(pl_module, ImageClassifier)
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         assert data.train_images is not None
         batch, images = self._steps[step]
         run, loss = Path(trainer.default_root_dir), pl_module.train_metrics.loss_sum.item()

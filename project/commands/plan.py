@@ -18,6 +18,7 @@ from project.finetuning.requirements import check_length, steps_per_epoch
 from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
 from project.lightning_cli import ProjectCLI
 from project.trust import resolve_name
+from project.upstream.lightning import callbacks_of
 
 
 def plan(arguments: Sequence[str]) -> None:
@@ -87,7 +88,7 @@ class PlanCLI(ProjectCLI):
         Raises:
             UserError: If it can't work.
         """
-        steps, found = self._count_steps(), self.callbacks_of(FineTuningSchedule)
+        steps, found = self._count_steps(), callbacks_of(self.trainer, FineTuningSchedule)
         if self.trainer.max_epochs == 0:
             raise UserError("0 trains nothing, so there is nothing to plan", "trainer.max_epochs")
         epochs = max(self.trainer.max_epochs or 0, 1)

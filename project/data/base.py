@@ -510,6 +510,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self._constants
 
 
+def data_of(trainer: Any) -> ImageDataModule:
+    """Return the data module of a trainer; Lightning sets it late, and declares no attribute."""
+    data: ImageDataModule = trainer.datamodule
+    return data
+
+
 def augmentation_seed(epoch: int) -> int:
     """Return the seed of the augmentation in an epoch of this run."""
     return mix(run_seed(), epoch)

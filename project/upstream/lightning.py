@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from subprocess import Popen
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -31,6 +31,14 @@ QUIET = (  # warnings about what is meant to be so, or that no user can act on
     ".*callbacks used to create the checkpoint need to be provided.*",  # Resume says it
     ".*Total length of `list` across ranks is zero.*",  # no validation split
 )
+
+
+Kind = TypeVar("Kind", bound=L.Callback)
+
+
+def callbacks_of(trainer: Any, kind: type[Kind]) -> list[Kind]:
+    """Return the callbacks of a class; Lightning sets them late, and declares no attribute."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
 
 
 class CheckpointsDecideNothing(LightningCLI):
@@ -146,7 +154,7 @@ def unlogged(trainer: L.Trainer) -> dict[str, Any] | None:
 
 def restart_averages(trainer: L.Trainer) -> None:
     """Let averages of weights start anew with the next step; WeightAveraging has no way to."""
-    for average in _averages(trainer):
+    for average in callbacks_of(trainer, WeightAveraging):
         if average._average_model is not None:
             average._average_model.n_averaged.zero_()
 
@@ -156,7 +164,7 @@ def follow_weights(trainer: L.Trainer, model: L.LightningModule) -> None:
 
     Until its first update, WeightAveraging validates and saves the weights of the beginning.
     """
-    for average in _averages(trainer):
+    for average in callbacks_of(trainer, WeightAveraging):
         if average._average_model is not None and not average._average_model.n_averaged:
             average._average_model.module.load_state_dict(model.state_dict())
 
@@ -166,13 +174,8 @@ def forget_averages(trainer: L.Trainer) -> None:
 
     After ``fit``, WeightAveraging loads its own average in place of the checkpoint that is tested.
     """
-    for average in _averages(trainer):
+    for average in callbacks_of(trainer, WeightAveraging):
         average._average_model = None
-
-
-def _averages(trainer: L.Trainer) -> list[WeightAveraging]:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
 
 
 def drop_anonymous(logger: WandbLogger) -> None:

@@ -189,29 +189,31 @@ class Figures(L.Callback):
         return trainer.state.fn != "fit" or epoch % self.every == 0 or epoch == trainer.max_epochs
 
 
-def training_images(data: ImageDataModule) -> tuple[list[Row], str]:
+def training_images(
+    data: ImageDataModule, images: int | None = None, epochs: int = SEEN_EPOCHS
+) -> tuple[list[Row], str]:
     """Return rows of training images as the network sees them, and their title.
 
     With augmentation, each row is of one image in several epochs.
+
+    Args:
+        data: The data, after its ``setup``.
+        images: Number of images; None takes 6, or 24 where one in several epochs is the same.
+        epochs: Number of epochs, from the first on.
     """
+    title = "Training images as the network sees them"
     if data.augment is None:
-        seen, labels = sheet(data, 3 * COLUMNS, 0)
+        seen, labels = sheet(data, images or 3 * COLUMNS, 0)
         names = [short(data.class_names[label], 16) for label in labels.tolist()]
         parts = range(0, len(names), COLUMNS)
-        rows = [Row(seen[x : x + COLUMNS, 0], names[x : x + COLUMNS]) for x in parts]
-        return rows, "Training images as the network sees them"
-    seen, labels = sheet(data, 6, SEEN_EPOCHS)
+        return [Row(seen[x : x + COLUMNS, 0], names[x : x + COLUMNS]) for x in parts], title
+    seen, labels = sheet(data, images or 6, epochs)
+    numbered = [f"epoch {epoch}" for epoch in range(1, epochs + 1)]
     rows = [
-        Row(
-            images,
-            [
-                f"{short(data.class_names[label], 16)}\nnot augmented",
-                *(f"epoch {epoch}" for epoch in range(1, SEEN_EPOCHS + 1)),
-            ],
-        )
-        for images, label in zip(seen, labels.tolist())
+        Row(row, [f"{short(data.class_names[label], 16)}\nnot augmented", *numbered])
+        for row, label in zip(seen, labels.tolist())
     ]
-    return rows, "Training images as the network sees them, augmented anew in each epoch"
+    return rows, f"{title}, augmented anew in each epoch"
 
 
 def predicted_images(

@@ -5,8 +5,9 @@ from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from inspect import signature
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import (
@@ -45,6 +46,7 @@ from project.upstream.jsonargparse import (
     settled,
 )
 
+Options = TypeVar("Options")
 _MANY_CLASSES = re.compile(r"(known\s+subclasses:[^)]{900}[^,)]*,)[^)]*\)", re.DOTALL)
 
 
@@ -238,6 +240,11 @@ def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, A
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))
+
+
+def options_of(kind: type[Options], config: Mapping[str, Any]) -> Options:
+    """Return the options of a command, a dataclass, with the values that a config gives them."""
+    return kind(**{name: config[name] for name in signature(kind).parameters})
 
 
 def build(

@@ -7,12 +7,11 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 
-from project.approaches.pretrained import remove_weights
 from project.callbacks.figures import training_images
 from project.callbacks.plots import draw_rows
+from project.commands.dry import DryCLI
 from project.console import show
 from project.errors import UserError
-from project.lightning_cli import ProjectCLI
 
 MOST_IMAGES = 100
 MOST_EPOCHS = 50
@@ -29,7 +28,7 @@ def preview_data(arguments: Sequence[str]) -> None:
     Raises:
         UserError: If the data is missing, or the sheet can't be written.
     """
-    cli = PreviewCLI(list(arguments), run=False)
+    cli = PreviewCLI(list(arguments))
     options, data = cli.options, cli.datamodule
     path = Path(options.output)
     if path.suffix != ".png" or not path.parent.is_dir():
@@ -50,7 +49,7 @@ def preview_data(arguments: Sequence[str]) -> None:
     show(f"sheet: {path}")
 
 
-class PreviewCLI(ProjectCLI):
+class PreviewCLI(DryCLI):
     """Builds what a config of ``fit`` names, without a run directory."""
 
     words = ("preview-data",)
@@ -68,14 +67,9 @@ class PreviewCLI(ProjectCLI):
         parser.add_argument(
             "--epochs", type=NonNegativeInt, default=5, help="Number of epochs, from the first on."
         )
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Not used; configs of fit have it."
-        )
 
     def prepare(self, config: Namespace) -> None:
         """Let only the images be decoded that are drawn, and nothing be logged."""
-        config.trainer.logger = False
-        config.trainer.enable_progress_bar = False
-        remove_weights(config.model.init_args)
+        super().prepare(config)
         if "cache" in config.data.init_args:
             config.data.init_args.cache = "off"

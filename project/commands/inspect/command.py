@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from project.console import readable, show
 from project.data import ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
-from project.parsing import ProjectParser, build
+from project.parsing import ProjectParser, build, options_of
 
 FOLDER = Path("runs", "inspect")
 
@@ -68,7 +68,7 @@ def inspect(arguments: Sequence[str]) -> None:
     arguments = [*folder_as_data(arguments)]
     parser = _parser()
     config = parser.parse(arguments)
-    request = Request(**{field.name: config[field.name] for field in fields(Request)})
+    request = options_of(Request, config)
     model, data = _built(request, parser.parse(arguments, defaults=False).data.as_dict())
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     with output_folder(Path(request.output or FOLDER / stamp)) as folder:

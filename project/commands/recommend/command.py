@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from project.commands.recommend.trial import Prediction
 from project.console import show
 from project.environment import COMMAND, versions
 from project.errors import UserError
+from project.parsing import options_of
 
 SAMPLE_EPOCHS = 10  # at most, of the network from scratch on a sample
 
@@ -53,7 +54,7 @@ def recommend(arguments: Sequence[str]) -> None:
     config = parser.parse(arguments)
     given = parser.parse(arguments, defaults=False).data.as_dict()
     objects = parser.instantiate(config)
-    request = Request(**{field.name: objects[field.name] for field in fields(Request)})
+    request = options_of(Request, objects)
     compared = read_comparison(Path(request.check)) if request.check else None
     if compared and compared.epochs:
         request = replace(request, epochs=compared.epochs)

@@ -36,6 +36,7 @@ from project.console import show
 from project.data import ImageDataModule, data_of
 from project.data.batches import Images
 from project.data.sheet import sheet
+from project.data.splits import spread
 from project.finetuning import FineTuningSchedule
 from project.upstream.lightning import callbacks_of
 
@@ -230,9 +231,9 @@ def predicted_images(
     right = found["predictions"] == found["labels"]
     well, badly = right.nonzero()[:, 0], (~right).nonzero()[:, 0]
     sure = badly[found["confidences"][badly].argsort(descending=True)]
-    some = _spread(badly) if len(badly) > COLUMNS else badly[:0]
+    some = badly[spread(len(badly), COLUMNS)] if len(badly) > COLUMNS else badly[:0]
     parts = (
-        (f"right: {len(well):,} images, some of them", _spread(well), RIGHT),
+        (f"right: {len(well):,} images, some of them", well[spread(len(well), COLUMNS)], RIGHT),
         (f"wrong: {len(badly):,} images, some of them", some, WRONG),
         (f"of {len(badly):,} mistakes those that the model is surest of", sure[:COLUMNS], WRONG),
     )
@@ -297,12 +298,6 @@ def _row(
         for label, predicted, sure in zip(*(found[name][places].tolist() for name in columns))
     ]
     return Row(_pixels(data, images, found["indices"][places]), captions, heading, color)
-
-
-def _spread(places: Tensor) -> Tensor:
-    """Return a few places out of many, evenly spread."""
-    count = min(COLUMNS, len(places))
-    return places[torch.arange(count) * len(places) // max(count, 1)]
 
 
 def _pixels(data: ImageDataModule, images: Images, indices: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 
 from project import config_text
-from project.commands.duplicates import spread
 from project.commands.preparation import data_class
 from project.data import Batch, data_of
 from project.data.batches import Images, TensorImages
+from project.data.splits import spread
 from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule

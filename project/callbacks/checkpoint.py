@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import re
 import shutil
 import time
 from contextlib import suppress
@@ -29,6 +28,7 @@ from project.callbacks.loop_state import (
 from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
+from project.durations import seconds_of
 from project.errors import UserError
 from project.run_files import BEST, CHECKPOINTS, LAST
 from project.saving import copy
@@ -44,7 +44,6 @@ STATE = {  # what a checkpoint has of BestAndLast
 REFERENCE = {"score": a_number, "values": (Tensor, None)}
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
-SECONDS = {"s": 1, "m": 60, "h": 3600}
 EPOCH = ("train/", "workload/")  # the same of metrics that are known at the end of an epoch
 
 
@@ -66,7 +65,8 @@ class BestAndLast(ModelCheckpoint):
             and with ``val/loss`` unless ``model.loss`` is one's own. ``last`` takes the last one.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
-        every: Write it also when so much time is over since the last time, such as 90s, 5m or 1h.
+        every: Write it also when so much time is over since the last time, such as 90s, 5m or
+            1h30m.
         background: Write checkpoints while the training goes on. The weights and the state of the
             optimizer are in memory twice then, while a checkpoint is written.
 
@@ -88,9 +88,6 @@ class BestAndLast(ModelCheckpoint):
             raise UserError(
                 f"{every_n_steps} must be at least 1, or null", "checkpoint.every_n_steps"
             )
-        seconds = None if every is None else re.fullmatch(r"([1-9]\d*) *([smh])", every)
-        if every is not None and seconds is None:
-            raise UserError(f"{every} must be such as 90s, 5m or 1h", "checkpoint.every")
         mode = mode or natural_mode(monitor)
         super().__init__(filename="best", monitor=monitor, mode=mode or "min", save_last=True)
         self._mode_is_known = mode is not None
@@ -101,7 +98,7 @@ class BestAndLast(ModelCheckpoint):
             )
         self.selection = Selection(selection, self.mode)
         self.every_n_steps = every_n_steps
-        self.seconds = int(seconds[1]) * SECONDS[seconds[2]] if seconds else math.inf
+        self.seconds = math.inf if every is None else seconds_of(every, "checkpoint.every")
         self.background = background
         self.best: dict[str, float] = {}
         self._best_step = 0  # optimizer steps before it was measured

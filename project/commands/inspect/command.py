@@ -13,7 +13,6 @@ from torch import Tensor
 
 from project.approaches import FineTuning, ImageClassifier
 from project.approaches.pretrained import is_checkpoint
-from project.commands.durations import duration
 from project.commands.inspect.findings import group, judge_labels
 from project.commands.inspect.images import Found, find
 from project.commands.inspect.report import Inspection, show_findings, write_files
@@ -21,6 +20,7 @@ from project.commands.preparation import folder_as_data, why_no_weights
 from project.commands.probing import features_of
 from project.console import readable, show
 from project.data import ImageDataModule
+from project.durations import duration
 from project.environment import COMMAND
 from project.errors import UserError
 from project.parsing import ProjectParser, build, options_of

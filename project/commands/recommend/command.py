@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from project.approaches.pretrained import is_checkpoint
-from project.commands.durations import duration
 from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
 from project.commands.recommend.checking import (
@@ -32,6 +31,7 @@ from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction
 from project.console import show
+from project.durations import duration
 from project.environment import COMMAND, versions
 from project.errors import UserError
 from project.parsing import options_of

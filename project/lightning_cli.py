@@ -25,7 +25,7 @@ from project.callbacks.notices import MonitorCheck, show_messages, stop_after_va
 from project.callbacks.plateau import PlateauSteps
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
-from project.class_paths import FROM_DATA
+from project.class_paths import FROM_DATA, short_name
 from project.console import class_name, show, some
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
@@ -312,7 +312,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             if self.subcommand == "fit":
                 search(finder, config, self._build)
             else:
-                show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
+                show(f"{short_name(finder)}: only fit searches")
         return asked
 
     def _build(self, options: Namespace) -> Built:

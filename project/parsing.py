@@ -26,7 +26,7 @@ from project import config_text
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.checkpoints import from_home
-from project.class_paths import FROM_DATA, FROM_MODEL, check_written, class_parser
+from project.class_paths import FROM_DATA, FROM_MODEL, check_written, class_parser, init_args_of
 from project.console import is_utf8, readable
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
@@ -236,7 +236,7 @@ def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, A
         if not (isinstance(found, type) and issubclass(found, Network)):
             return None
         with under("model.network"):
-            spec = found.expected_input(**vars(network.get("init_args") or Namespace()))
+            spec = found.expected_input(**vars(init_args_of(network)))
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.class_paths import is_a, listed, those_of
+from project.class_paths import is_a, listed, short_name, those_of
 from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
@@ -60,7 +60,7 @@ def search(finder: Namespace, config: Namespace, build: Callable[[Namespace], Bu
     with _by(finder):
         _check(finder)
     if config.trainer.fast_dev_run:
-        show(f"{_name(finder)}: nothing is searched for with trainer.fast_dev_run")
+        show(f"{short_name(finder)}: nothing is searched for with trainer.fast_dev_run")
         return
     search_for = _find_batch_size if is_a(finder, BatchSizeFinder) else _find_learning_rate
     with TemporaryDirectory() as folder, isolate_rng():
@@ -83,7 +83,7 @@ def _by(finder: Namespace) -> Iterator[None]:
     except UserError as error:
         if not error.key:
             error.key = "trainer.callbacks"
-            error.message = f"{_name(finder)}: {error.message}"
+            error.message = f"{short_name(finder)}: {error.message}"
         raise
 
 
@@ -107,11 +107,6 @@ def _check(finder: Namespace) -> None:
         kind(**vars(options))
     except (ValueError, AssertionError) as error:
         raise UserError(str(error)) from error
-
-
-def _name(finder: Namespace) -> str:
-    name: str = finder.class_path.rpartition(".")[2]
-    return name
 
 
 def _trial(config: Namespace, folder: str) -> Namespace:

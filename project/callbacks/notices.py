@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
-from project.class_paths import those_of
+from project.class_paths import init_args_of, those_of
 from project.console import show
 from project.data import data_of
 from project.errors import UserError
@@ -62,7 +62,7 @@ def stop_after_validations(trainer: Namespace) -> None:
         trainer: Config of the trainer; it is changed.
     """
     for stopping in those_of(trainer.callbacks, EarlyStopping):
-        options = stopping.get("init_args") or Namespace()
+        options = init_args_of(stopping)
         if "monitor" in options and options.get("check_on_train_epoch_end") is None:
             of_validation = str(options.monitor).startswith(VALIDATION)
             options.check_on_train_epoch_end = not of_validation

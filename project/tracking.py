@@ -32,7 +32,7 @@ FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of
 
 @dataclass(frozen=True)
 class Tracking:
-    """What a person is told of W&B.
+    """What to show about W&B.
 
     Attributes:
         mode: Whether W&B is online, and why; empty without W&B.

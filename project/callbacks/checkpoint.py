@@ -241,7 +241,7 @@ class BestAndLast(ModelCheckpoint):
         self._last_time = time.monotonic()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let an average that hasn't begun be the weights themselves, and count from anew."""
+        """Replace an average that has not begun by the weights, and forget an interrupted validation."""
         follow_weights(trainer, pl_module)
         forget_interruption(trainer)
 
@@ -292,7 +292,7 @@ class BestAndLast(ModelCheckpoint):
     def save_in_validation(
         self, trainer: L.Trainer, pl_module: L.LightningModule, begun: bool
     ) -> None:
-        """Write the last checkpoint in a validation, such that a resumed run validates from anew.
+        """Write the last checkpoint in a validation, so that a resumed run repeats it.
 
         Args:
             trainer: The trainer.

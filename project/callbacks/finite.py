@@ -153,7 +153,7 @@ class FiniteSteps(L.Callback):
             show(f"step {step} is left out, as its gradient isn't finite ({most})")
 
     def _error(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> UserError:
-        """Write down what the step was made of, and return what is told of it."""
+        """Write a report on the step, and return the error that names it."""
         assert isinstance(pl_module, ImageClassifier)
         data = data_of(trainer)
         assert data.train_images is not None

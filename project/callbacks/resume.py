@@ -231,7 +231,7 @@ def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]
 
 
 def _forget_plateaus(checkpoint: dict[str, Any]) -> None:
-    """Let ReduceLROnPlateau compare anew."""
+    """Reset what ReduceLROnPlateau compares with."""
     checkpoint.get("monitored", {}).clear()
     for scheduler in checkpoint["lr_schedulers"]:
         if "num_bad_epochs" in scheduler:

@@ -126,7 +126,7 @@ class StopOnSignal(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Find out how the run goes on."""
+        """Say how the run can be continued."""
         if not isinstance(exception, Stopped | SIGTERMException):
             return
         advice = _how_to_go_on(trainer)

@@ -97,7 +97,7 @@ class Search:
         return found
 
     def _is_new(self, folder: Path, of: Path, above: set[FolderId]) -> bool:
-        """Whether a folder isn't read yet; a link to one that is is told in a line."""
+        """Whether a folder still has to be read; a link to one that was read becomes a note."""
         try:
             status = folder.stat()
         except FileNotFoundError:

@@ -153,7 +153,7 @@ def unlogged(trainer: L.Trainer) -> dict[str, Any] | None:
 
 
 def restart_averages(trainer: L.Trainer) -> None:
-    """Let averages of weights start anew with the next step; WeightAveraging has no way to."""
+    """Restart averages of weights with the next step; WeightAveraging has no method for it."""
     for average in callbacks_of(trainer, WeightAveraging):
         if average._average_model is not None:
             average._average_model.n_averaged.zero_()

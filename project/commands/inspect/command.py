@@ -62,7 +62,7 @@ def inspect(arguments: Sequence[str]) -> None:
         arguments: What follows ``inspect`` on the command line.
 
     Raises:
-        UserError: If the options or the data are wrong, or the weights can't be had.
+        UserError: If the options or the data are wrong, or the weights aren't available.
     """
     start = time.perf_counter()
     arguments = [*folder_as_data(arguments)]
@@ -105,7 +105,7 @@ def _built(request: Request, data: dict[str, object]) -> tuple[ImageClassifier, 
     """Return the model, with its weights, and the data.
 
     Raises:
-        UserError: If the weights can't be had.
+        UserError: If the weights aren't available.
     """
     if reason := why_no_weights(request.backbone, request.weights):
         raise UserError(reason, "weights")

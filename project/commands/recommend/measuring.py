@@ -91,7 +91,7 @@ def measure(
             pretrained = _built(configs["probe"])
         except UserError as error:
             show(_with_own_key(error))
-            no_weights = f"the weights of {request.backbone} could not be had"
+            no_weights = f"the weights of {request.backbone} could not be loaded"
     predictions = try_all(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
     curves = _curves(request, pretrained, small, predictions.get("scratch"), left)

@@ -99,7 +99,7 @@ class Trials:
             Stopped: If there is a signal; the trials that are running have then ended, and the
                 next time they go on.
         """
-        signals.now.wait()  # such that nothing is left half written
+        signals.now.wait()  # so that nothing is left half written
         try:
             while self._start() or self._running or self._elsewhere():
                 for number in list(self._running):

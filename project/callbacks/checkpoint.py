@@ -241,7 +241,7 @@ class BestAndLast(ModelCheckpoint):
         self._last_time = time.monotonic()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace an average that has not begun by the weights, and forget an interrupted validation."""
+        """Let an average that has not begun be the weights; forget an interrupted validation."""
         follow_weights(trainer, pl_module)
         forget_interruption(trainer)
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.sets import SETS, ImageSet
 from benchmarks.sets_measure import RESULTS
-from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
 from project.commands.recommend.checking import TIMES
 from project.commands.recommend.decision import Decision, decide
@@ -25,6 +24,7 @@ from project.commands.recommend.evidence import Curve
 from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
+from project.durations import duration
 
 CONFIDENCES = ("high", "medium", "low")
 

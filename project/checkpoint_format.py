@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: whoever reads one finds each part in its place, or refuses it."""
+"""The form of a checkpoint, which is checked before any part of it is used."""
 
 import re
 from collections.abc import Iterator, Mapping

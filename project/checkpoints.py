@@ -41,7 +41,7 @@ def local(path: Path, key: str) -> Path:
     """Return a path that Lightning doesn't take for the address of something else.
 
     It opens files with fsspec, which sees a kind of file system in ``a:b``, a home in ``~b`` and a
-    chain of file systems in ``a::b``; only of the last there is no other way to write it.
+    chain of file systems in ``a::b``; only the last can't be written in another way.
 
     Args:
         path: A path.

@@ -32,6 +32,17 @@ def is_a(value: Namespace, base: type) -> bool:
     return isinstance(found, type) and issubclass(found, base)
 
 
+def init_args_of(value: Namespace) -> Namespace:
+    """Return the options that a config gives a class; empty if it gives none."""
+    return value.get("init_args") or Namespace()
+
+
+def short_name(value: Namespace) -> str:
+    """Return the name of the class that a config names, without its module."""
+    name: str = value.class_path.rpartition(".")[2]
+    return name
+
+
 def named(class_path: str) -> Any:
     """Return what a path names; None for a name without its module, which the parser answers."""
     try:

@@ -26,7 +26,7 @@ from project.errors import UserError
 from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
 from project.signals import Listening, Stopped
-from project.upstream import QUIET
+from project.upstream.lightning import QUIET
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan,

@@ -68,7 +68,7 @@ def accept_all_characters() -> None:
 
 
 def lines(text: str) -> str:
-    """Return text of one or more lines without what controls a terminal, whoever named it."""
+    """Return text in which escapes replace all that controls a terminal but the line breaks."""
     return "\n".join(readable(line) for line in text.split("\n"))
 
 

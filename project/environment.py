@@ -83,7 +83,7 @@ def processor_seconds() -> tuple[float, float]:
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool that leaves out what hasn't begun where its block ends with an exception."""
+    """A thread pool that cancels what hasn't begun if its block ends with an exception."""
 
     def __exit__(self, kind: Any, *_: object) -> None:
         """Wait for what has begun."""

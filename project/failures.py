@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.console import readable
 from project.errors import UserError
 from project.trust import Refused, resolve_name
-from project.upstream import restored
+from project.upstream.lightning import restored
 
 OURS = Path(__file__).parent
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -87,7 +87,7 @@ def explained(
     own: Mapping[type, str] | None = None,
     building: bool = False,
 ) -> Exception:
-    """Return what a person is told of an error: one line, or the error itself with a note.
+    """Return the error to show: a UserError of one line, or the error itself with a note.
 
     The frames are looked at from the one that raised it outwards. The first that belongs to the
     package or to the user decides; before that, the first object of a library that the config
@@ -182,7 +182,7 @@ def _short(file: str) -> str:
 
 
 def _unrestored(error: Exception, frames: Sequence[FrameType]) -> UserError | None:
-    """Return what is told of an error that came up while a checkpoint was restored."""
+    """Return the UserError for an error of restoring a checkpoint, None for other errors."""
     parts = [found for frame in frames if (found := restored(frame))]
     own_code = any(_whose(frame.f_code.co_filename) == "user" for frame in frames)
     if not parts or own_code or isinstance(error, MisconfigurationException) or machine(error):

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from project.class_paths import those_of
+from project.class_paths import init_args_of, those_of
 from project.config_text import in_line
 from project.errors import UserError, under
 from project.finetuning import FineTuningSchedule
@@ -38,7 +38,7 @@ def settle_length(trainer: Namespace) -> None:
     if len(schedules) > 1:
         raise UserError("there are two FineTuningSchedules; leave one", CALLBACKS)
     if schedules:
-        _settle_preset(schedules[0].get("init_args") or Namespace(), trainer)
+        _settle_preset(init_args_of(schedules[0]), trainer)
     else:
         _settle_epochs(trainer)
 
@@ -89,7 +89,7 @@ def _epochs_of(options: Namespace) -> int:
 def expand_presets(trainer: Namespace) -> None:
     """Replace the preset of a ``FineTuningSchedule`` by its phases, as they can be edited."""
     for schedule in those_of(trainer.get("callbacks"), FineTuningSchedule):
-        options = schedule.get("init_args") or Namespace()
+        options = init_args_of(schedule)
         _settle_preset(options, trainer)
         if _has_preset(options) and not options.phases:
             with under(CALLBACKS):

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -26,7 +25,7 @@ from project.callbacks.notices import MonitorCheck, show_messages, stop_after_va
 from project.callbacks.plateau import PlateauSteps
 from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
-from project.class_paths import FROM_DATA
+from project.class_paths import FROM_DATA, short_name
 from project.console import class_name, show, some
 from project.data import Digits, ImageDataModule
 from project.environment import COMMAND
@@ -41,13 +40,14 @@ from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
 from project.runs import RunDir, experiment_name, run_of
 from project.tracking import given_by_environment, leave_out_wandb
-from project.upstream import (
+from project.upstream.jsonargparse import settled
+from project.upstream.lightning import (
     CheckpointsDecideNothing,
+    callbacks_of,
     drop_anonymous,
     forget_averages,
     log_on_first_rank,
     profile_nothing,
-    settled,
     skip_empty_hooks,
 )
 
@@ -59,7 +59,6 @@ LIMITS = {
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
 DEFAULTS = {"project": "image-classification", "log_model": True}  # of W&B
 PARSER = ArgumentParser.__module__.partition(".")[0]
-T = TypeVar("T", bound=L.Callback)
 
 
 class ProjectCLI(CheckpointsDecideNothing):
@@ -313,7 +312,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             if self.subcommand == "fit":
                 search(finder, config, self._build)
             else:
-                show(f"{finder.class_path.rpartition('.')[2]}: only fit searches")
+                show(f"{short_name(finder)}: only fit searches")
         return asked
 
     def _build(self, options: Namespace) -> Built:
@@ -361,7 +360,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         # before Lightning looks for the metric itself, and before others look at learning rates
         trainer.callbacks[:0] = [check, PlateauSteps()]
         skip_empty_hooks(trainer.callbacks)
-        for schedule in self.callbacks_of(FineTuningSchedule):
+        for schedule in callbacks_of(self.trainer, FineTuningSchedule):
             if self.subcommand in ("fit", None):
                 schedule.check(self.trainer, self.model)
         for logger in self.trainer.loggers:
@@ -392,12 +391,6 @@ class ProjectCLI(CheckpointsDecideNothing):
         checkpoint = self.options.get("ckpt_path")
         resumed = self.options.get("resume") is not None or directory.holds(checkpoint)
         return self.subcommand == "fit" and resumed
-
-    def callbacks_of(self, kind: type[T]) -> list[T]:
-        """Return the callbacks of a class."""
-        trainer: Any = self.trainer
-        callbacks: list[L.Callback] = trainer.callbacks
-        return [callback for callback in callbacks if isinstance(callback, kind)]
 
     @property
     def report(self) -> RunReport:

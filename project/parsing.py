@@ -5,8 +5,9 @@ from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from inspect import signature
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import (
@@ -25,7 +26,7 @@ from project import config_text
 from project.approaches import ImageClassifier
 from project.approaches.pretrained import pretrained_input_spec
 from project.checkpoints import from_home
-from project.class_paths import FROM_DATA, FROM_MODEL, check_written, class_parser
+from project.class_paths import FROM_DATA, FROM_MODEL, check_written, class_parser, init_args_of
 from project.console import is_utf8, readable
 from project.data import Augment, ImageDataModule
 from project.environment import COMMAND
@@ -35,7 +36,7 @@ from project.length import expand_presets
 from project.mistakes import explain, key_of
 from project.networks import Network
 from project.trust import heard, resolve_name
-from project.upstream import (
+from project.upstream.jsonargparse import (
     before_class_change,
     keep_alternatives,
     leave_texts,
@@ -45,6 +46,7 @@ from project.upstream import (
     settled,
 )
 
+Options = TypeVar("Options")
 _MANY_CLASSES = re.compile(r"(known\s+subclasses:[^)]{900}[^,)]*,)[^)]*\)", re.DOTALL)
 
 
@@ -234,10 +236,15 @@ def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, A
         if not (isinstance(found, type) and issubclass(found, Network)):
             return None
         with under("model.network"):
-            spec = found.expected_input(**vars(network.get("init_args") or Namespace()))
+            spec = found.expected_input(**vars(init_args_of(network)))
         return asdict(spec) if spec else None
     with under("model"):
         return asdict(pretrained_input_spec(backbone, weights))
+
+
+def options_of(kind: type[Options], config: Mapping[str, Any]) -> Options:
+    """Return the options of a command, a dataclass, with the values that a config gives them."""
+    return kind(**{name: config[name] for name in signature(kind).parameters})
 
 
 def build(

@@ -1,4 +1,4 @@
-"""What is in a run directory, and how one is told from another folder."""
+"""What is in a run directory, and how to recognise one."""
 
 import json
 from pathlib import Path

@@ -12,6 +12,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from project.checkpoints import local
+from project.class_paths import short_name
 from project.console import is_utf8, readable
 from project.errors import UserError
 from project.run_files import CONFIG, IDENTITY, LOCK, SUMMARY, is_run_dir, read_json
@@ -33,8 +34,7 @@ def experiment_name(config: Namespace) -> str:
             raise UserError(f"{path} must be a folder in {RUNS}/", "experiment")
         return str(config.experiment)
     files = config.get("config") or []
-    name: str = Path(str(files[-1])).stem if files else config.model.class_path.rpartition(".")[2]
-    return name
+    return Path(str(files[-1])).stem if files else short_name(config.model)
 
 
 def this_job() -> str | None:

@@ -123,7 +123,7 @@ def copy(source: Path, path: Path) -> None:
 
 
 def cant_write(path: Path, error: OSError, size: int = 0) -> UserError:
-    """Return what a person is told of a file that can't be written.
+    """Return the error that says which file can't be written, and why.
 
     Args:
         path: The file.

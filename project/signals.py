@@ -247,7 +247,7 @@ def stop_where_agreed(trainer: Any, batch: int = 0) -> None:
 
 
 def leave_ranks() -> None:
-    """Let go of the other ranks, such that none of them waits for this one.
+    """Let go of the other ranks, so that none of them waits for this one.
 
     The first rank has written everything when the others leave, and waits for those that it has
     started.

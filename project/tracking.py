@@ -15,12 +15,12 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from project import config_text
-from project.class_paths import is_a, listed, named
+from project.class_paths import init_args_of, is_a, listed, named
 from project.console import readable
 from project.errors import UserError
 from project.run_files import CONFIG
 from project.runs import RunDir, identity
-from project.upstream import logged_in_to_wandb, wandb_url
+from project.upstream.wandb import logged_in_to_wandb, wandb_url
 from project.wandb_logger import RunLogger, model_name
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -32,7 +32,7 @@ FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of
 
 @dataclass(frozen=True)
 class Tracking:
-    """What a person is told of W&B.
+    """What to show about W&B.
 
     Attributes:
         mode: Whether W&B is online, and why; empty without W&B.
@@ -52,7 +52,7 @@ def check_loggers(trainer: Namespace) -> None:
     if trainer.logger is None:
         trainer.logger = False
     for logger in listed(trainer.logger):
-        options = logger.get("init_args") or Namespace()
+        options = init_args_of(logger)
         if "save_dir" in options and options.save_dir is None:  # a logger may have no such option
             options.save_dir = RUN_DIR
 
@@ -82,7 +82,7 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
         return Tracking()
     tracking, loggers = Tracking(), listed(trainer.logger)
     for logger in loggers:
-        options = logger.get("init_args") or Namespace()
+        options = init_args_of(logger)
         wandb = is_a(logger, WandbLogger)
         if options.get("save_dir") == RUN_DIR:
             elsewhere = os.environ.get("WANDB_DIR") or str(run.tracked) if wandb else None

@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.checkpoints import from_home
 from project.console import readable
 from project.errors import UserError
-from project.upstream import find_configs_by, import_by
+from project.upstream.jsonargparse import find_configs_by, import_by
 
 OPTION = "trust"
 TRUSTED_PACKAGES = (

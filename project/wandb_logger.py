@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from project.console import show
 from project.saving import copy
-from project.upstream import keeps_model
+from project.upstream.lightning import keeps_model
 
 STEP = "trainer/global_step"  # as Lightning names it there
 EPOCH = "trainer/epoch"

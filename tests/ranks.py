@@ -55,7 +55,8 @@ class Ranks:
             folders: Working directory of each rank, below that of the test.
         """
         for process, folder in zip(self.processes, folders):
-            request = json.dumps([str(Path.cwd() / folder), [*map(str, args), *TWO]])
+            command = [*map(str, args), "--pictures=0", *TWO]  # which take as long as the training
+            request = json.dumps([str(Path.cwd() / folder), command])
             assert process.stdin is not None
             print(request, file=process.stdin, flush=True)
         answers = [json.loads(process.stdout.readline()) for process in self.processes]  # type: ignore[union-attr]

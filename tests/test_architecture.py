@@ -36,7 +36,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("checkpoints", "csv_text"),
     ("artifacts", "checkpoint_format", "saving", "upstream"),
     ("run_files",),
-    ("console", "environment", "config_text"),
+    ("console", "durations", "environment", "config_text"),
     ("errors", "randomness", "signals"),
 )
 PLACES = {name: place for place, layer in enumerate(LAYERS) for name in layer}

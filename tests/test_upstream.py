@@ -1,4 +1,4 @@
-"""What other libraries get wrong: each test fails when its workaround in upstream.py can go."""
+"""What other libraries get wrong: each test fails when its workaround can go."""
 
 import inspect
 import re
@@ -31,8 +31,28 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from project import upstream
 from project.cli import main
+from project.upstream.lightning import (
+    BATCH_HOOKS,
+    QUIET,
+    CheckpointsDecideNothing,
+    drop_anonymous,
+    ema_decay,
+    follow_weights,
+    forget_averages,
+    has_averaged,
+    keeps_model,
+    log_by_steps_alone,
+    log_on_first_rank,
+    own_signals,
+    restart_averages,
+    restored,
+    resume_by_epochs,
+    skip_empty_hooks,
+    unlogged,
+)
+from project.upstream.torch import allow_recompilation
+from project.upstream.wandb import logged_in_to_wandb, wandb_url
 from tests.conftest import CONFIGS
 from tests.finetuning.schedules import RECORD
 
@@ -75,7 +95,7 @@ def test_loggers_take_the_first_rank_from_the_environment(monkeypatch: pytest.Mo
     monkeypatch.setattr(rank_zero_only, "rank", 3)  # as it is where RANK=3
     made = trainer(L.Callback(), devices=1)
     assert made.is_global_zero and rank_zero_only.rank == 3
-    upstream.log_on_first_rank(made.global_rank)
+    log_on_first_rank(made.global_rank)
     assert rank_zero_only.rank == 0
 
 
@@ -83,7 +103,7 @@ class Follow(L.Callback):
     """Lets averages follow the weights until they begin."""
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        upstream.follow_weights(trainer, pl_module)
+        follow_weights(trainer, pl_module)
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -101,7 +121,7 @@ def test_an_average_that_has_not_begun_is_validated(follow: bool) -> None:
 
 class ByEpochs(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
-        upstream.resume_by_epochs(trainer)
+        resume_by_epochs(trainer)
 
 
 @pytest.mark.parametrize("mended", [False, True])
@@ -137,20 +157,20 @@ class StopsAndSaves(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.alone:
-            upstream.log_by_steps_alone(trainer)
+            log_by_steps_alone(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **_: Any) -> None:
-        self.unlogged.append(upstream.unlogged(trainer))
+        self.unlogged.append(unlogged(trainer))
         trainer.should_stop = self.stop and args[-1] == 2
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.unlogged.append(upstream.unlogged(trainer))
+        self.unlogged.append(unlogged(trainer))
 
 
 class Ended(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         looks = [c for c in trainer.callbacks if isinstance(c, StopsAndSaves)]  # type: ignore[attr-defined]
-        looks[0].unlogged.append(upstream.unlogged(trainer))
+        looks[0].unlogged.append(unlogged(trainer))
 
 
 def log_into_list(run: L.Trainer) -> list[dict[str, float]]:
@@ -196,7 +216,7 @@ def test_an_average_takes_the_place_of_the_checkpoint_that_is_tested(forget: boo
     checkpoint["current_model_state"]["weight"].fill_(7)
     torch.save(checkpoint, "other.ckpt")
     if forget:
-        upstream.forget_averages(run)
+        forget_averages(run)
     found = run.test(model, ckpt_path="other.ckpt", verbose=False)[0]["weight"]
     assert (found == 7) != forget  # the weights of before the average are tested
 
@@ -206,20 +226,20 @@ def test_an_average_can_be_restarted() -> None:
     run = trainer(average, max_epochs=1, enable_checkpointing=False)
     run.fit(Line())
     assert average._average_model is not None and average._average_model.n_averaged == 4
-    upstream.restart_averages(run)
+    restart_averages(run)
     assert average._average_model.n_averaged == 0
     assert not any(name.startswith(("reset", "restart")) for name in dir(average))
 
 
 def test_an_average_doesnt_say_what_it_is_of() -> None:
     average = EMAWeightAveraging(decay=0.75, update_starting_at_step=2)
-    assert upstream.ema_decay(average) == 0.75
-    assert upstream.ema_decay(WeightAveraging()) is None
-    assert not upstream.has_averaged(average)
+    assert ema_decay(average) == 0.75
+    assert ema_decay(WeightAveraging()) is None
+    assert not has_averaged(average)
     trainer(average, max_steps=2, enable_checkpointing=False).fit(Line())
-    assert not upstream.has_averaged(average)
+    assert not has_averaged(average)
     trainer(average, max_steps=3, enable_checkpointing=False).fit(Line())
-    assert upstream.has_averaged(average)
+    assert has_averaged(average)
     assert not any(name.startswith(("decay", "n_averaged")) for name in vars(average))
 
 
@@ -267,7 +287,7 @@ def test_lightning_lets_a_checkpoint_beat_the_command_line() -> None:
     (path,) = Path("run").rglob("*.ckpt")
     again = (f"--ckpt_path={path}", "--model.lr=0.5")
     assert cli(LightningCLI, *again).model.lr == 0.1
-    assert cli(upstream.CheckpointsDecideNothing, *again).model.lr == 0.5
+    assert cli(CheckpointsDecideNothing, *again).model.lr == 0.5
 
 
 class Base:
@@ -295,30 +315,30 @@ def test_jsonargparse_keeps_arguments_that_were_meant_for_another_class() -> Non
 def test_lightning_passes_an_option_of_wandb_that_has_no_effect() -> None:
     logger = WandbLogger(offline=True)
     assert "anonymous" in logger._wandb_init
-    upstream.drop_anonymous(logger)
+    drop_anonymous(logger)
     assert "anonymous" not in logger._wandb_init
 
 
 def test_a_logger_does_not_say_which_models_it_keeps() -> None:
     names = {name for name in dir(WandbLogger) if "model" in name.lower()}
     assert names <= {"_scan_and_log_checkpoints"}  # none of it is public
-    kept = [upstream.keeps_model(WandbLogger(log_model=value)) for value in (True, False, "all")]
+    kept = [keeps_model(WandbLogger(log_model=value)) for value in (True, False, "all")]
     assert kept == [True, False, False]
 
 
 def test_login_of_wandb_is_found_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = upstream.wandb_url()
-    assert url.startswith("https://") and not upstream.logged_in_to_wandb(url)
+    url = wandb_url()
+    assert url.startswith("https://") and not logged_in_to_wandb(url)
     host = url.removeprefix("https://")
     Path("netrc").write_text(f"machine {host} login user password {'0' * 40}\n")
     monkeypatch.setenv("NETRC", "netrc")
-    assert upstream.logged_in_to_wandb(url)
+    assert logged_in_to_wandb(url)
 
 
 def test_torch_compiles_no_more_than_a_few_programs() -> None:
     config = torch._dynamo.config
     config.recompile_limit = 8  # torch's own
-    upstream.allow_recompilation()
+    allow_recompilation()
     assert config.recompile_limit == 64
     assert not any("limit" in name for name in dir(torch.compiler))
 
@@ -359,7 +379,7 @@ ON_SEVERAL_RANKS = "sync_dist=True"  # of it, test_distributed.py would have to 
 
 def test_every_hidden_warning_has_a_run() -> None:
     parts = [*RUNS, ON_SEVERAL_RANKS]
-    plain = [pattern.replace("\\", "") for pattern in upstream.QUIET]
+    plain = [pattern.replace("\\", "") for pattern in QUIET]
     assert len(parts) == len(plain)
     for pattern in plain:
         words = re.sub(r"[.*]+", " ", pattern)
@@ -478,7 +498,7 @@ def test_lightning_does_not_say_that_a_checkpoint_is_damaged(tmp_path: Path) -> 
     with pytest.raises((KeyError, TypeError, AttributeError)) as raised:
         second.fit(Line(), ckpt_path="x.ckpt")
     frames = [frame for frame, _ in walk_tb(raised.value.__traceback__)]
-    parts = [found for frame in frames if (found := upstream.restored(frame))]
+    parts = [found for frame in frames if (found := restored(frame))]
     assert parts[-1] == ("loops", "x.ckpt")
 
 
@@ -493,7 +513,7 @@ def test_lightning_takes_over_sigterm_unless_told_not_to() -> None:
     for own in (False, True):
         trainer = L.Trainer(logger=False, barebones=True, max_epochs=1)
         if own:
-            upstream.own_signals(trainer)
+            own_signals(trainer)
         before = signal.getsignal(signal.SIGTERM)
         try:
             trainer._signal_connector.register_signal_handlers()
@@ -509,11 +529,11 @@ def test_lightning_calls_empty_hooks(monkeypatch: pytest.MonkeyPatch, skipped: b
             called.add("own")
 
     called: set[str] = set()
-    for hook in upstream.BATCH_HOOKS:
+    for hook in BATCH_HOOKS:
         monkeypatch.setattr(L.Callback, hook, lambda self, *_, hook=hook: called.add(hook))
     run = trainer(Some(), max_steps=1, enable_checkpointing=False)
     if skipped:
-        upstream.skip_empty_hooks(run.callbacks)
+        skip_empty_hooks(run.callbacks)
     run.fit(Line())
-    empty = set(upstream.BATCH_HOOKS) - {"on_train_batch_end"}
+    empty = set(BATCH_HOOKS) - {"on_train_batch_end"}
     assert called == {"own"} | (set() if skipped else empty)

@@ -44,8 +44,7 @@ class Part:
     lines: tuple[str, ...] = ()
 
 
-DURATIONS = ("project/commands/durations.py",)
-SHARED = (*DURATIONS, "project/commands/preparation.py")
+SHARED = ("project/commands/preparation.py",)
 CHILDREN = ("project/commands/child_runs.py",)
 CURVES = ("project/commands/learning_curve.py",)
 FEATURES = tuple(f"project/commands/{name}.py" for name in ("duplicates", "probing", "suspects"))
@@ -75,7 +74,7 @@ PARTS = {
     "sweep": Part(
         (
             *("project/commands/sweep", "configs/sweeps", "tests/commands/test_sweep*.py"),
-            *("docs/sweeps.md", *DURATIONS, *CHILDREN),
+            *("docs/sweeps.md", "project/upstream/optuna.py", *CHILDREN),
         ),
         dependencies=("optuna",),
         lines=("python -m project sweep", "sweep = ["),

@@ -22,13 +22,13 @@ from project.approaches.schedulers import Scheduler
 from project.approaches.selection import MOST_IMAGES, NOISE_OF, Rule
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.console import readable
-from project.data import Batch, ImageDataModule
+from project.data import Batch, data_of
 from project.environment import of_all_ranks
 from project.errors import UserError
 from project.networks import Network
 from project.networks.base import one_image_explained
 from project.randomness import mix, run_seed
-from project.upstream import allow_recompilation
+from project.upstream.torch import allow_recompilation
 
 NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 
@@ -174,7 +174,7 @@ class ImageClassifier(OptimizedModule, ABC):
         if stage == "fit":
             self.initialize()
             if self.cross_entropy.weights is not None:
-                data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set late
+                data = data_of(self.trainer)
                 self.cross_entropy.weigh(data.class_sizes(), data.class_shares())
 
     def initialize(self) -> None:
@@ -184,7 +184,7 @@ class ImageClassifier(OptimizedModule, ABC):
         """
         initialize = getattr(self.network, "initialize", None)
         if initialize is not None:
-            initialize(self.trainer.datamodule.sample())  # type: ignore[attr-defined]  # set late
+            initialize(data_of(self.trainer).sample())
 
     def forward(self, images: Tensor, depth: int = 0) -> Tensor:
         """Return logits ``[B, num_logits]``.

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 
 from project.approaches.base import NetworkFactory
 from project.checkpoints import find_checkpoint, load_checkpoint
+from project.class_paths import init_args_of
 from project.console import readable
 from project.errors import UserError, under
 from project.networks import InputSpec, Network, input_spec
@@ -96,6 +97,6 @@ def remove_weights(model: Namespace) -> None:
         model: The arguments of an approach; they are changed.
     """
     network = model.get("network") or Namespace()
-    for arguments in (model, network.get("init_args") or Namespace()):
+    for arguments in (model, init_args_of(network)):
         if "weights" in arguments:
             arguments.weights = None

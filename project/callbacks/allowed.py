@@ -32,7 +32,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.profilers import XLAProfiler
 
 from project.approaches.metrics import natural_mode
-from project.class_paths import is_a, listed, those_of
+from project.class_paths import init_args_of, is_a, listed, short_name, those_of
 from project.config_text import in_line
 from project.errors import UserError
 
@@ -89,36 +89,27 @@ def check_trainer_config(trainer: Namespace) -> None:
             key += f"[{number}]"
         for refused, reason in REFUSED.items():
             if is_a(callback, refused):
-                raise UserError(f"{_name(callback)}: {reason}", key)
+                raise UserError(f"{short_name(callback)}: {reason}", key)
         _check_needs(callback, trainer, key)
         _check_mode(callback, key)
         if is_a(callback, EMAWeightAveraging):
             _check_average(callback, key)
-        patience = _options(callback).get("patience")
+        patience = init_args_of(callback).get("patience")
         if is_a(callback, EarlyStopping) and patience is not None and patience < 0:
             raise UserError(f"{patience} must be at least 0", f"{key}.patience")
-        _check_finite(_options(callback), key)
+        _check_finite(init_args_of(callback), key)
     _check_repeated(callbacks)
     _check_options(trainer)
-
-
-def _name(callback: Namespace) -> str:
-    name: str = callback.class_path.rpartition(".")[2]
-    return name
-
-
-def _options(callback: Namespace) -> Namespace:
-    return callback.get("init_args") or Namespace()  # a class without any has none
 
 
 def _check_needs(callback: Namespace, trainer: Namespace, key: str) -> None:
     if trainer.get("logger") in (None, False) and any(is_a(callback, one) for one in NEED_A_LOGGER):
         raise UserError(
-            f"{_name(callback)}: has nothing to log to; remove it, or trainer.logger: false",
+            f"{short_name(callback)}: has nothing to log to; remove it, or trainer.logger: false",
             key,
         )
     if is_a(callback, DeviceStatsMonitor):
-        of_cpu = _options(callback).get("cpu_stats")
+        of_cpu = init_args_of(callback).get("cpu_stats")
         if of_cpu is None:
             of_cpu = not torch.cuda.is_available()
         if of_cpu and find_spec("psutil") is None:
@@ -129,22 +120,22 @@ def _check_needs(callback: Namespace, trainer: Namespace, key: str) -> None:
 
 
 def _check_mode(callback: Namespace, key: str) -> None:
-    options = _options(callback)
+    options = init_args_of(callback)
     if options.get("mode") == "min" and natural_mode(str(options.get("monitor"))) == "max":
         raise UserError(
-            f"{_name(callback)}: mode: min takes the worst {options.monitor} for the best; "
+            f"{short_name(callback)}: mode: min takes the worst {options.monitor} for the best; "
             "use mode: max",
             key,
         )
 
 
 def _check_average(callback: Namespace, key: str) -> None:
-    options = _options(callback)
+    options = init_args_of(callback)
     every = options.get("update_every_n_steps", 1)
     by_epoch = options.get("update_starting_at_epoch") is not None
     if every is None or (every < 1 and not (every == 0 and by_epoch)):
         raise UserError(
-            f"{_name(callback)}: update_every_n_steps: {every} must be at least 1, or 0 with "
+            f"{short_name(callback)}: update_every_n_steps: {every} must be at least 1, or 0 with "
             "update_starting_at_epoch, which averages after epochs only",
             key,
         )
@@ -153,14 +144,16 @@ def _check_average(callback: Namespace, key: str) -> None:
 def _check_repeated(callbacks: Sequence[Namespace]) -> None:
     for place, callback in enumerate(callbacks):
         if callback in callbacks[:place]:
-            raise UserError(f"{_name(callback)}: is there twice; leave one", "trainer.callbacks")
+            raise UserError(
+                f"{short_name(callback)}: is there twice; leave one", "trainer.callbacks"
+            )
     for kind in ONLY_ONE:
         if len(found := those_of(callbacks, kind)) > 1:
-            names = " and ".join(dict.fromkeys(_name(callback) for callback in found))
+            names = " and ".join(dict.fromkeys(short_name(callback) for callback in found))
             raise UserError(f"{names}: there can be only one; leave one", "trainer.callbacks")
     for kept, options in SAME_STATE.items():
         of_kind = those_of(callbacks, kept)
-        states = [[one.class_path, *(_options(one).get(x) for x in options)] for one in of_kind]
+        states = [[one.class_path, *(init_args_of(one).get(x) for x in options)] for one in of_kind]
         if any(state in states[:place] for place, state in enumerate(states)):
             raise UserError(
                 f"{kept.__name__}: two of them agree in {', '.join(options)}, and a checkpoint "

@@ -8,7 +8,7 @@ from project.artifacts import PREFIX, is_artifact
 from project.callbacks.checkpoint import best_and_last
 from project.callbacks.record import RunRecord
 from project.checkpoints import find_checkpoint
-from project.data import ImageDataModule
+from project.data import data_of
 from project.run_files import CHECKPOINTS, CONFIG
 from project.tracking import model_of
 from project.wandb_logger import RunLogger
@@ -28,7 +28,7 @@ class Artifacts(L.Callback):
         """Say which images and which run of one's own the training starts from."""
         if stage != "fit":
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         root = getattr(data, "root", None)
         source = _source(str(pl_module.hparams.get("backbone") or ""))
         for logger in _loggers(trainer):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from project.approaches import ImageClassifier
 from project.data import Batch
 from project.finetuning import FineTuningSchedule
+from project.upstream.lightning import callbacks_of
 
 SHOWN_SECONDS = 0.5  # the device is waited for, to show the loss, no more often than that
 
@@ -87,9 +88,7 @@ class Bar(TQDMProgressBar):
             left = Tqdm.format_interval(seconds / done * (total - done))
             parts = [f"{parts[0]} {min(done / total, 1):4.0%}", f"{left} left"]
         parts += [
-            schedule.progress.phase.name
-            for schedule in trainer.callbacks  # type: ignore[attr-defined]  # set late
-            if isinstance(schedule, FineTuningSchedule)
+            schedule.progress.phase.name for schedule in callbacks_of(trainer, FineTuningSchedule)
         ]
         optimizer = model.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)

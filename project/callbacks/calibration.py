@@ -19,7 +19,7 @@ from project.environment import of_all_ranks
 from project.errors import UserError
 from project.signals import stop_where_agreed
 
-LIMIT = 20.0  # of a temperature, and 1 / it; who reaches it has nothing to be learnt from
+LIMIT = 20.0  # of a temperature, and 1 / it; a search that ends there has found no minimum
 LEAST_STANDARD_ERRORS = 2.0  # by which the loss must get smaller
 
 
@@ -39,11 +39,11 @@ class TemperatureScaling(L.Callback):
         self._calibrate(trainer, pl_module)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Likewise."""
+        """Find the temperature, and use it."""
         self._calibrate(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the logits be again."""
+        """Go back to the logits as the network gives them."""
         assert isinstance(pl_module, ImageClassifier)
         pl_module.temperature = 1.0
 

@@ -2,11 +2,9 @@
 
 import math
 import pickle
-import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
@@ -20,13 +18,21 @@ from torch import Tensor
 from project.approaches import ImageClassifier
 from project.approaches.metrics import natural_mode
 from project.approaches.selection import NOISE_OF, Rule, Selection, Validated
+from project.callbacks.loop_state import (
+    as_stopped,
+    forget_interruption,
+    interrupt_validation,
+    stops,
+    validates_now,
+)
 from project.checkpoint_format import a_count, a_number, check_form
 from project.checkpoints import DamagedError, WholeCheckpoints, load_checkpoint
 from project.console import readable, show
+from project.durations import seconds_of
 from project.errors import UserError
 from project.run_files import BEST, CHECKPOINTS, LAST
 from project.saving import copy
-from project.upstream import follow_weights, uploads_checkpoints
+from project.upstream.lightning import callbacks_of, follow_weights, uploads_checkpoints
 
 STATE = {  # what a checkpoint has of BestAndLast
     "monitor": (str, None),
@@ -38,7 +44,6 @@ STATE = {  # what a checkpoint has of BestAndLast
 REFERENCE = {"score": a_number, "values": (Tensor, None)}
 VALIDATION = "val/"  # what the names of validation metrics begin with
 PICKLES_FAIL = (pickle.PickleError, TypeError, AttributeError)  # what pickle raises at an object
-SECONDS = {"s": 1, "m": 60, "h": 3600}
 EPOCH = ("train/", "workload/")  # the same of metrics that are known at the end of an epoch
 
 
@@ -60,7 +65,8 @@ class BestAndLast(ModelCheckpoint):
             and with ``val/loss`` unless ``model.loss`` is one's own. ``last`` takes the last one.
         every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
             every epoch only.
-        every: Write it also when so much time is over since the last time, such as 90s, 5m or 1h.
+        every: Write it also when so much time is over since the last time, such as 90s, 5m or
+            1h30m.
         background: Write checkpoints while the training goes on. The weights and the state of the
             optimizer are in memory twice then, while a checkpoint is written.
 
@@ -82,9 +88,6 @@ class BestAndLast(ModelCheckpoint):
             raise UserError(
                 f"{every_n_steps} must be at least 1, or null", "checkpoint.every_n_steps"
             )
-        seconds = None if every is None else re.fullmatch(r"([1-9]\d*) *([smh])", every)
-        if every is not None and seconds is None:
-            raise UserError(f"{every} must be such as 90s, 5m or 1h", "checkpoint.every")
         mode = mode or natural_mode(monitor)
         super().__init__(filename="best", monitor=monitor, mode=mode or "min", save_last=True)
         self._mode_is_known = mode is not None
@@ -95,7 +98,7 @@ class BestAndLast(ModelCheckpoint):
             )
         self.selection = Selection(selection, self.mode)
         self.every_n_steps = every_n_steps
-        self.seconds = int(seconds[1]) * SECONDS[seconds[2]] if seconds else math.inf
+        self.seconds = math.inf if every is None else seconds_of(every, "checkpoint.every")
         self.background = background
         self.best: dict[str, float] = {}
         self._best_step = 0  # optimizer steps before it was measured
@@ -220,9 +223,9 @@ class BestAndLast(ModelCheckpoint):
             (self.every_n_steps and trainer.global_step % self.every_n_steps == 0)
             or self._is_time(trainer)
         )
-        if due or trainer.received_sigterm or _stops(trainer):
+        if due or trainer.received_sigterm or stops(trainer):
             # Lightning would skip this validation after a resume
-            self._save_after_validation = _validates_now(trainer)
+            self._save_after_validation = validates_now(trainer)
             if not self._save_after_validation:
                 self._save_last(trainer, pl_module)
 
@@ -238,9 +241,9 @@ class BestAndLast(ModelCheckpoint):
         self._last_time = time.monotonic()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let an average that hasn't begun be the weights themselves, and count from anew."""
+        """Let an average that has not begun be the weights; forget an interrupted validation."""
         follow_weights(trainer, pl_module)
-        _count_anew(trainer)
+        forget_interruption(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the best checkpoint if it is this one."""
@@ -248,14 +251,14 @@ class BestAndLast(ModelCheckpoint):
             return
         if self.of_validation:
             self._compare(trainer, pl_module)
-        stopped = _stops(trainer) and not trainer.is_last_batch
+        stopped = stops(trainer) and not trainer.is_last_batch
         if self._save_after_validation or (stopped and self._last_step != trainer.global_step):
             self._save_last(trainer, pl_module)
         self._save_after_validation = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last checkpoint after every epoch, and complete the scores of the best one."""
-        with _as_stopped(trainer):
+        with as_stopped(trainer):
             if not self.of_validation and trainer.is_last_batch:  # of a whole epoch
                 self._compare(trainer, pl_module)
             if self.best_model_path and not any(name.startswith(EPOCH) for name in self.best):
@@ -289,17 +292,16 @@ class BestAndLast(ModelCheckpoint):
     def save_in_validation(
         self, trainer: L.Trainer, pl_module: L.LightningModule, begun: bool
     ) -> None:
-        """Write the last checkpoint in a validation, such that a resumed run validates from anew.
+        """Write the last checkpoint in a validation, so that a resumed run repeats it.
 
         Args:
             trainer: The trainer.
             pl_module: The model.
             begun: Whether averages of the weights are validated in place of the weights.
         """
-        for callback in trainer.callbacks if begun else ():  # type: ignore[attr-defined]  # set late
-            if isinstance(callback, WeightAveraging):
-                callback.on_validation_epoch_end(trainer, pl_module)
-        _interrupt_validation(trainer)
+        for average in callbacks_of(trainer, WeightAveraging) if begun else ():
+            average.on_validation_epoch_end(trainer, pl_module)
+        interrupt_validation(trainer)
         self._save_last(trainer, pl_module)
 
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -357,8 +359,7 @@ def _blame(trainer: L.Trainer, error: Exception) -> None:
     Raises:
         UserError: If it is that of a callback.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-    for callback in callbacks:
+    for callback in callbacks_of(trainer, L.Callback):
         try:
             pickle.dumps(callback.state_dict())
         except PICKLES_FAIL as reason:
@@ -380,68 +381,11 @@ def scores(trainer: L.Trainer, *prefixes: str) -> dict[str, float]:
 
 def best_and_last(trainer: L.Trainer) -> BestAndLast | None:
     """Return the run's own checkpoint callback; a config may have added others."""
-    own = [
-        callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)
-    ]
-    return own[0] if own else None
+    return next(iter(callbacks_of(trainer, BestAndLast)), None)
 
 
 def _writes(trainer: Any) -> bool:
     return not (trainer.fast_dev_run or trainer.sanity_checking)
-
-
-def _stops(trainer: Any) -> bool:
-    """Return whether the training stops after this batch, unless it is the epoch's last one."""
-    step: int = trainer.global_step
-    if trainer.max_steps != -1 and step >= trainer.max_steps:
-        return True
-    enough = trainer.current_epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
-    return bool(trainer.should_stop and enough)
-
-
-def _validates_now(trainer: Any) -> bool:
-    """Return whether a validation that the config asks for follows this batch."""
-    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or not sum(trainer.num_val_batches) or batches is None:
-        return False
-    if every is not None and (trainer.current_epoch + 1) % every:
-        return False
-    loop = trainer.fit_loop
-    batch: int = loop.total_batch_idx if every is None else loop.batch_idx
-    return bool((batch + 1) % batches == 0)
-
-
-@contextmanager
-def _as_stopped(trainer: Any) -> Iterator[None]:
-    """Let a checkpoint at the end of an epoch say whether the epoch is over.
-
-    Lightning counts an epoch inside which a training stops as processed:
-    https://github.com/Lightning-AI/pytorch-lightning/issues/19617
-    """
-    progress = trainer.fit_loop.epoch_progress
-    rest = 0 if trainer.is_last_batch else 1
-    for counts in (progress.current, progress.total):
-        counts.processed -= rest
-    try:
-        yield
-    finally:
-        for counts in (progress.current, progress.total):
-            counts.processed += rest
-
-
-def _interrupt_validation(trainer: Any) -> None:
-    """Let Lightning count no batch of this validation, and take it for one to be finished."""
-    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-    before = progress.total.completed - progress.current.completed
-    for counts, completed in ((progress.total, before), (progress.current, 0)):
-        counts.ready = counts.started = completed + 1
-        counts.processed = counts.completed = completed
-
-
-def _count_anew(trainer: Any) -> None:
-    """Forget the batch that a resumed validation had begun, or all later ones looked unfinished."""
-    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-    total.ready = total.started = total.processed = total.completed
 
 
 def _why_not(trainer: Any) -> str:

@@ -11,7 +11,7 @@ from lightning.pytorch.profilers import (
     SimpleProfiler,
 )
 
-from project.class_paths import those_of
+from project.class_paths import init_args_of, short_name, those_of
 from project.errors import UserError
 
 PROFILERS: dict[str, type[Profiler]] = {
@@ -48,9 +48,9 @@ def send_into(run_dir: Path, trainer: Namespace) -> None:
 
 def _place(owner: Namespace, folder: Path, key: str, **defaults: str) -> None:
     """Give an owner of files a folder and other options, where it takes and lacks them."""
-    options = owner.get("init_args") or Namespace()
+    options = init_args_of(owner)
     if options.get("dirpath") is not None:
-        _make(options.dirpath, f"{key}.{owner.class_path.rpartition('.')[2]}.dirpath")
+        _make(options.dirpath, f"{key}.{short_name(owner)}.dirpath")
     for name, default in {"dirpath": str(folder), **defaults}.items():
         if name in options:  # a subclass may have others
             options[name] = options[name] or default

@@ -33,10 +33,12 @@ from project.callbacks.predictions import named
 from project.callbacks.schedule_plot import draw_schedule
 from project.callbacks.tested import TestResults
 from project.console import show
-from project.data import ImageDataModule
+from project.data import ImageDataModule, data_of
 from project.data.batches import Images
 from project.data.sheet import sheet
+from project.data.splits import spread
 from project.finetuning import FineTuningSchedule
+from project.upstream.lightning import callbacks_of
 
 FOLDER = "pictures"
 MOST_CLASSES = 100  # more can't be read
@@ -68,13 +70,13 @@ class Figures(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw training images as the network sees them, and a schedule, once in a run."""
         if self._draws(trainer) and trainer.global_step == trainer.current_epoch == 0:
-            for schedule in trainer.callbacks:  # type: ignore[attr-defined]  # set late
-                if isinstance(schedule, FineTuningSchedule) and schedule.previews:
+            for schedule in callbacks_of(trainer, FineTuningSchedule):
+                if schedule.previews:
                     groups = list(schedule.resolved.groups.layer_group)
                     draw = partial(draw_schedule, schedule.previews, groups)
                     _draw(trainer, "train/schedule", draw)
             with allowed_to_fail("train_images.png"):
-                rows, title = training_images(_data(trainer))
+                rows, title = training_images(data_of(trainer))
                 _draw(trainer, "train/images", partial(draw_rows, rows, title))
 
     def on_validation_batch_end(
@@ -96,14 +98,14 @@ class Figures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw predictions of the first rank's validation images."""
         batches, self._validated = self._validated, []
-        images = _data(trainer).val_images if batches else None
+        images = data_of(trainer).val_images if batches else None
         if images is None:
             return
         assert isinstance(pl_module, ImageClassifier)
         epoch = trainer.current_epoch + 1
         with allowed_to_fail("val_predictions.png"):
             found = {name: torch.cat([one[name].cpu() for one in batches]) for name in batches[0]}
-            rows = predicted_images(_data(trainer), images, found, pl_module.class_names)
+            rows = predicted_images(data_of(trainer), images, found, pl_module.class_names)
             title = f"Validation images after epoch {epoch}"
             file = f"{FOLDER}/val_predictions_{epoch:04}.png"
             _draw(trainer, "val/predictions", partial(draw_rows, rows, title), file)
@@ -124,15 +126,15 @@ class Figures(L.Callback):
             probabilities = found["logits"].softmax(dim=1)
             draw = partial(draw_precision_recall, probabilities, found["labels"], names)
             _draw(trainer, "test/precision_recall", draw)
-        images = _data(trainer).test_images
+        images = data_of(trainer).test_images
         assert images is not None
         if not right.all():
             with allowed_to_fail("test_mistakes.png"):
-                rows = mistakes(_data(trainer), images, found, names)
+                rows = mistakes(data_of(trainer), images, found, names)
                 title = f"{int((~right).sum()):,} of {len(right):,} test images are predicted wrong"
                 _draw(trainer, "test/mistakes", partial(draw_rows, rows, title))
             with allowed_to_fail("test_class_activation.png"):
-                if rows := looked_at(_data(trainer), images, pl_module, found):
+                if rows := looked_at(data_of(trainer), images, pl_module, found):
                     title = "Where the network sees the class that it predicts wrong (Grad-CAM)"
                     _draw(trainer, "test/class_activation", partial(draw_rows, rows, title))
         with allowed_to_fail("the table of test predictions"):
@@ -163,7 +165,7 @@ class Figures(L.Callback):
         worst = (found["losses"] - right * (found["losses"].max() + 1)).argsort(descending=True)
         chosen = worst[:TABLE_ROWS]
         indices = found["indices"][chosen]
-        pixels = _pixels(_data(trainer), images, indices).permute(0, 2, 3, 1)
+        pixels = _pixels(data_of(trainer), images, indices).permute(0, 2, 3, 1)
         shown = (pixels * 255).round().byte().numpy()
         columns = ("labels", "predictions", "confidences", "losses", "indices")
         rows = zip(
@@ -188,29 +190,31 @@ class Figures(L.Callback):
         return trainer.state.fn != "fit" or epoch % self.every == 0 or epoch == trainer.max_epochs
 
 
-def training_images(data: ImageDataModule) -> tuple[list[Row], str]:
+def training_images(
+    data: ImageDataModule, images: int | None = None, epochs: int = SEEN_EPOCHS
+) -> tuple[list[Row], str]:
     """Return rows of training images as the network sees them, and their title.
 
     With augmentation, each row is of one image in several epochs.
+
+    Args:
+        data: The data, after its ``setup``.
+        images: Number of images; None takes 6, or 24 where one in several epochs is the same.
+        epochs: Number of epochs, from the first on.
     """
+    title = "Training images as the network sees them"
     if data.augment is None:
-        seen, labels = sheet(data, 3 * COLUMNS, 0)
+        seen, labels = sheet(data, images or 3 * COLUMNS, 0)
         names = [short(data.class_names[label], 16) for label in labels.tolist()]
         parts = range(0, len(names), COLUMNS)
-        rows = [Row(seen[x : x + COLUMNS, 0], names[x : x + COLUMNS]) for x in parts]
-        return rows, "Training images as the network sees them"
-    seen, labels = sheet(data, 6, SEEN_EPOCHS)
+        return [Row(seen[x : x + COLUMNS, 0], names[x : x + COLUMNS]) for x in parts], title
+    seen, labels = sheet(data, images or 6, epochs)
+    numbered = [f"epoch {epoch}" for epoch in range(1, epochs + 1)]
     rows = [
-        Row(
-            images,
-            [
-                f"{short(data.class_names[label], 16)}\nnot augmented",
-                *(f"epoch {epoch}" for epoch in range(1, SEEN_EPOCHS + 1)),
-            ],
-        )
-        for images, label in zip(seen, labels.tolist())
+        Row(row, [f"{short(data.class_names[label], 16)}\nnot augmented", *numbered])
+        for row, label in zip(seen, labels.tolist())
     ]
-    return rows, "Training images as the network sees them, augmented anew in each epoch"
+    return rows, f"{title}, augmented anew in each epoch"
 
 
 def predicted_images(
@@ -227,9 +231,9 @@ def predicted_images(
     right = found["predictions"] == found["labels"]
     well, badly = right.nonzero()[:, 0], (~right).nonzero()[:, 0]
     sure = badly[found["confidences"][badly].argsort(descending=True)]
-    some = _spread(badly) if len(badly) > COLUMNS else badly[:0]
+    some = badly[spread(len(badly), COLUMNS)] if len(badly) > COLUMNS else badly[:0]
     parts = (
-        (f"right: {len(well):,} images, some of them", _spread(well), RIGHT),
+        (f"right: {len(well):,} images, some of them", well[spread(len(well), COLUMNS)], RIGHT),
         (f"wrong: {len(badly):,} images, some of them", some, WRONG),
         (f"of {len(badly):,} mistakes those that the model is surest of", sure[:COLUMNS], WRONG),
     )
@@ -296,20 +300,9 @@ def _row(
     return Row(_pixels(data, images, found["indices"][places]), captions, heading, color)
 
 
-def _spread(places: Tensor) -> Tensor:
-    """Return a few places out of many, evenly spread."""
-    count = min(COLUMNS, len(places))
-    return places[torch.arange(count) * len(places) // max(count, 1)]
-
-
 def _pixels(data: ImageDataModule, images: Images, indices: Tensor) -> Tensor:
     """Return images of a split as a test sees them, ``[B, C, H, W]`` with values in [0, 1]."""
     return (data.resized(images[indices].images.cpu()).float() / 255).clamp(0, 1)
-
-
-def _data(trainer: L.Trainer) -> ImageDataModule:
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
-    return data
 
 
 def _draw(

@@ -18,11 +18,12 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.class_paths import is_a, listed, those_of
+from project.class_paths import is_a, listed, short_name, those_of
 from project.console import show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
 from project.trust import resolve_name
+from project.upstream.lightning import callbacks_of
 
 FINDERS = (BatchSizeFinder, LearningRateFinder)  # a learning rate is found for a batch size
 
@@ -59,7 +60,7 @@ def search(finder: Namespace, config: Namespace, build: Callable[[Namespace], Bu
     with _by(finder):
         _check(finder)
     if config.trainer.fast_dev_run:
-        show(f"{_name(finder)}: nothing is searched for with trainer.fast_dev_run")
+        show(f"{short_name(finder)}: nothing is searched for with trainer.fast_dev_run")
         return
     search_for = _find_batch_size if is_a(finder, BatchSizeFinder) else _find_learning_rate
     with TemporaryDirectory() as folder, isolate_rng():
@@ -82,7 +83,7 @@ def _by(finder: Namespace) -> Iterator[None]:
     except UserError as error:
         if not error.key:
             error.key = "trainer.callbacks"
-            error.message = f"{_name(finder)}: {error.message}"
+            error.message = f"{short_name(finder)}: {error.message}"
         raise
 
 
@@ -108,11 +109,6 @@ def _check(finder: Namespace) -> None:
         raise UserError(str(error)) from error
 
 
-def _name(finder: Namespace) -> str:
-    name: str = finder.class_path.rpartition(".")[2]
-    return name
-
-
 def _trial(config: Namespace, folder: str) -> Namespace:
     """Return the config of a trial: the same training, endless, without anything around it."""
     trial = config.clone()
@@ -134,12 +130,8 @@ def _trial(config: Namespace, folder: str) -> Namespace:
     return trial
 
 
-def _schedules(built: Built) -> list[FineTuningSchedule]:
-    return [one for one in built.trainer.callbacks if isinstance(one, FineTuningSchedule)]
-
-
 def _find_batch_size(options: Namespace, config: Namespace, built: Built) -> None:
-    for schedule in _schedules(built):
+    for schedule in callbacks_of(built.trainer, FineTuningSchedule):
         if len(schedule.phases) > 1 or schedule.phases[0].cache_features:
             raise UserError(
                 "measures the first phase of a FineTuningSchedule only; run it with the phase "
@@ -172,7 +164,7 @@ def _find_batch_size(options: Namespace, config: Namespace, built: Built) -> Non
 
 
 def _find_learning_rate(options: Namespace, config: Namespace, built: Built) -> None:
-    if _schedules(built):
+    if callbacks_of(built.trainer, FineTuningSchedule):
         raise UserError(
             "doesn't know the learning rates of a FineTuningSchedule; run it without one"
         )

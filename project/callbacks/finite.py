@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from project.approaches import ImageClassifier
 from project.checkpoints import WholeCheckpoints, not_finite
 from project.console import readable, show
-from project.data import Batch, ImageDataModule
+from project.data import Batch, data_of
 from project.environment import COMMAND, of_all_ranks
 from project.errors import UserError
 from project.run_files import CHECKPOINTS, CONFIG, LAST
 from project.saving import write
-from project.upstream import any_not_finite
+from project.upstream.torch import any_not_finite
 
 EVERY = 10  # steps on a GPU, after which the CPU looks at what was found in those before them
 FOUND = "not_finite.json"
@@ -153,9 +153,9 @@ class FiniteSteps(L.Callback):
             show(f"step {step} is left out, as its gradient isn't finite ({most})")
 
     def _error(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> UserError:
-        """Write down what the step was made of, and return what is told of it."""
+        """Write a report on the step, and return the error that names it."""
         assert isinstance(pl_module, ImageClassifier)
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         assert data.train_images is not None
         batch, images = self._steps[step]
         run, loss = Path(trainer.default_root_dir), pl_module.train_metrics.loss_sum.item()

@@ -41,8 +41,8 @@ class LearningRates(L.Callback):
 def names_of(optimizer: Optimizer) -> list[str]:
     """Return the name of the learning rate of each group of an optimizer.
 
-    Groups that have no name, as of an approach of one's own, are told apart by their places, if
-    they have several learning rates.
+    Groups that have no name, as of an approach of one's own, are numbered if they have
+    several learning rates.
     """
     groups = optimizer.param_groups
     labels = [group.get("group", group.get("name")) for group in groups]

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger
 
 from project.metrics_file import metrics_file
-from project.upstream import log_by_steps_alone, unlogged
+from project.upstream.lightning import log_by_steps_alone, unlogged
 
 
 class LoggedOnce(L.Callback):

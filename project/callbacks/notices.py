@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -18,12 +18,12 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 
 from project.approaches import ImageClassifier
 from project.callbacks.checkpoint import VALIDATION, BestAndLast
-from project.class_paths import those_of
+from project.class_paths import init_args_of, those_of
 from project.console import show
-from project.data import ImageDataModule
+from project.data import data_of
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
-from project.upstream import ema_decay, has_averaged
+from project.upstream.lightning import callbacks_of, ema_decay, has_averaged
 
 ALL_OF = (  # loggers whose messages a config has asked for
     "lightning.pytorch.callbacks.early_stopping",  # verbose: true
@@ -33,7 +33,6 @@ ALL_OF = (  # loggers whose messages a config has asked for
 SOME_OF = "lightning.pytorch.utilities.rank_zero"
 FROM_IT = ("Epoch ",)  # ModelCheckpoint with verbose: true
 MOSTLY = 0.5
-Kind = TypeVar("Kind", bound=L.Callback)
 
 
 def show_messages() -> None:
@@ -63,7 +62,7 @@ def stop_after_validations(trainer: Namespace) -> None:
         trainer: Config of the trainer; it is changed.
     """
     for stopping in those_of(trainer.callbacks, EarlyStopping):
-        options = stopping.get("init_args") or Namespace()
+        options = init_args_of(stopping)
         if "monitor" in options and options.get("check_on_train_epoch_end") is None:
             of_validation = str(options.monitor).startswith(VALIDATION)
             options.check_on_train_epoch_end = not of_validation
@@ -81,13 +80,13 @@ class Notices(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so if an average will be of nothing, or has few updates for its decay."""
-        for stopping in _callbacks(trainer, EarlyStopping):
+        for stopping in callbacks_of(trainer, EarlyStopping):
             stopping.stopping_reason_message = None  # of the run that is resumed
         assert isinstance(pl_module, ImageClassifier)
         total = pl_module.total_steps()
         if total == math.inf:
             return
-        for average in _callbacks(trainer, WeightAveraging):
+        for average in callbacks_of(trainer, WeightAveraging):
             _check_updates(average, trainer, int(total))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,20 +94,20 @@ class Notices(L.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set late
             return
         where = f"after step {trainer.global_step:,}"
-        for stopping in _callbacks(trainer, EarlyStopping):
+        for stopping in callbacks_of(trainer, EarlyStopping):
             if reason := stopping.stopping_reason_message:
                 reason = reason.removesuffix(" Signaling Trainer to stop.")
                 show(f"EarlyStopping: ended {where}: {reason}")
             elif stopping.best_score.isinf():
                 show(f"EarlyStopping: had no {stopping.monitor} to look at")
-        for checkpoint in _callbacks(trainer, ModelCheckpoint):
+        for checkpoint in callbacks_of(trainer, ModelCheckpoint):
             kept = checkpoint.best_model_path or checkpoint.last_model_path
             if not kept and not isinstance(checkpoint, BestAndLast):
                 show("ModelCheckpoint: kept nothing, as the training was over before")
-        for timer in _callbacks(trainer, Timer):
+        for timer in callbacks_of(trainer, Timer):
             if (rest := timer.time_remaining()) is not None and rest <= 0:
                 show(f"trainer.max_time: ended {where}")
-        for average in _callbacks(trainer, WeightAveraging):
+        for average in callbacks_of(trainer, WeightAveraging):
             if not has_averaged(average):
                 show(f"{type(average).__name__}: averaged nothing, as the training ended {where}")
 
@@ -116,7 +115,7 @@ class Notices(L.Callback):
 def _check_updates(average: WeightAveraging, trainer: L.Trainer, steps: int) -> None:
     per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     start = 0
-    for schedule in _callbacks(trainer, FineTuningSchedule):  # each phase begins a new average
+    for schedule in callbacks_of(trainer, FineTuningSchedule):  # each phase begins a new average
         start = steps - schedule.resolved.phases[-1].steps
     updates = sum(average.should_update(step_idx=step) for step in range(start, steps))
     epochs = range(start // per_epoch, math.ceil(steps / per_epoch))
@@ -151,7 +150,7 @@ class MonitorCheck(L.Callback):
         Raises:
             UserError: Naming what monitors it, or the limit.
         """
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         limit: Any = trainer.limit_test_batches
         if self.tests and isinstance(limit, float) and limit and data.test_images:
             batches = len(data.test_dataloader())
@@ -212,10 +211,10 @@ def _check_frequency(trainer: Any, scheduler: LRSchedulerConfig) -> None:
 
 
 def _monitors(trainer: L.Trainer) -> Iterator[tuple[str, str]]:
-    for stopping in _callbacks(trainer, EarlyStopping):
+    for stopping in callbacks_of(trainer, EarlyStopping):
         if stopping.strict:
             yield "trainer.callbacks.EarlyStopping.monitor", stopping.monitor
-    for checkpoint in _callbacks(trainer, ModelCheckpoint):
+    for checkpoint in callbacks_of(trainer, ModelCheckpoint):
         own = isinstance(checkpoint, BestAndLast)
         key = "checkpoint" if own else "trainer.callbacks.ModelCheckpoint"
         if checkpoint.monitor is not None:
@@ -223,8 +222,3 @@ def _monitors(trainer: L.Trainer) -> Iterator[tuple[str, str]]:
     for scheduler in trainer.lr_scheduler_configs:
         if scheduler.reduce_on_plateau and scheduler.monitor is not None:
             yield "model.lr_scheduler.monitor", scheduler.monitor
-
-
-def _callbacks(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-    return [callback for callback in callbacks if isinstance(callback, kind)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from project.approaches import ImageClassifier
 from project.console import readable, show
 from project.csv_text import table
-from project.data import ImageDataModule
+from project.data import data_of
 from project.environment import of_all_ranks
 
 MAX_CLASSES = 1000  # whose probabilities are columns; of more, the table couldn't be opened
@@ -83,6 +83,6 @@ def probability_columns(class_names: Sequence[str], file: str) -> list[str]:
 
 def named(trainer: L.Trainer, index: int) -> str | int:
     """Return the path of a test image as a table has it; its index if it has no file."""
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     path = data.path(index)
     return index if path is None else readable(path)

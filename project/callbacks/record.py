@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from project import config_text
 from project.approaches import ImageClassifier
 from project.console import readable
-from project.data import ImageDataModule
+from project.data import ImageDataModule, data_of
 from project.environment import git_commit, versions
 from project.metrics_file import last_values
 from project.run_files import read_summary
@@ -47,7 +47,7 @@ class RunRecord(L.Callback):
         if self._logged:
             return
         self._logged = True
-        trainer.datamodule.write_notes(self.directory.path)  # type: ignore[attr-defined]  # set late
+        data_of(trainer).write_notes(self.directory.path)
         record: dict[str, Any] = {
             **config_text.load(self.config),
             "run_dir": str(self.directory.path),
@@ -56,7 +56,7 @@ class RunRecord(L.Callback):
             "parameters": parameters(pl_module),
         }
         if stage == "fit":
-            self.images = record["images"] = _images(trainer.datamodule)  # type: ignore[attr-defined]  # set late
+            self.images = record["images"] = _images(data_of(trainer))
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) or (known and isinstance(logger, WandbLogger)):
                 continue  # config.yaml is beside the file already

@@ -24,7 +24,7 @@ from project.callbacks.resources import ResourceMonitor
 from project.callbacks.tested import MOST_IN_SUMMARY, TestResults
 from project.class_paths import those_of
 from project.console import print_table, show
-from project.data import ImageDataModule
+from project.data import data_of
 from project.environment import bfloat16_speedup, device_name, peak_memory_mb, versions
 from project.networks.flops import gflop_per_image
 from project.run_files import SUMMARY
@@ -76,7 +76,7 @@ class RunReport(L.Callback):
         """Show model, data and run directory."""
         if trainer.global_rank != 0:
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         count = parameters(pl_module)
         trained = "all" if count["trained"] == count["total"] else f"{count['trained']:,}"
         splits = self.summary["data"] = self.record.images
@@ -153,7 +153,7 @@ class RunReport(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the cost of the training and the scores of its best epoch."""
         assert isinstance(pl_module, ImageClassifier)
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         count = parameters(pl_module)
         checkpoint = best_and_last(trainer)
         best = checkpoint.best_model_path if checkpoint else None
@@ -189,7 +189,7 @@ class RunReport(L.Callback):
 
     def lacks_validation(self, trainer: L.Trainer) -> bool:
         """Return whether the best checkpoint of a training can be validated, and never was."""
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         measured = any(name.startswith("val/") for name in self.summary)
         return bool(not measured and data.val_images and trainer.limit_val_batches)
 

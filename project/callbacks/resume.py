@@ -15,7 +15,7 @@ from project.console import readable, show
 from project.data import ImageDataModule
 from project.finetuning import FineTuningSchedule
 from project.randomness import run_seed
-from project.upstream import resume_by_epochs
+from project.upstream.lightning import callbacks_of, resume_by_epochs
 
 
 class Resume(L.Callback):
@@ -65,8 +65,7 @@ class Resume(L.Callback):
             return
         resume_by_epochs(trainer)
         states = checkpoint["callbacks"]
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set late
-        present = {callback.state_key: callback for callback in callbacks}
+        present = {one.state_key: one for one in callbacks_of(trainer, L.Callback)}
         for key in states.keys() - present.keys():
             del states[key]
             _say(trainer, f"the checkpoint has a state of {key}, which this run doesn't have")
@@ -89,7 +88,7 @@ class Resume(L.Callback):
                 states[key] = _without_best(present[key], states[key])
             _forget_plateaus(checkpoint)
         averaged = checkpoint.get("current_model_state")
-        if averaged and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        if averaged and not callbacks_of(trainer, WeightAveraging):
             _say(trainer, "it holds an average of weights: the run goes on from the weights alone")
             pl_module.load_state_dict(averaged)
         self._gradients = checkpoint.get("gradients", {})
@@ -169,8 +168,7 @@ def _compared(trainer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
             for name in signature(EarlyStopping.__init__).parameters
             if hasattr(callback, name) and name not in ("verbose", "log_rank_zero_only")
         }
-        for callback in trainer.callbacks
-        if isinstance(callback, EarlyStopping)
+        for callback in callbacks_of(trainer, EarlyStopping)
     }
     scheduler = config["model"].get("init_args", {}).get("lr_scheduler") or {}
     options = scheduler.get("scheduler", {}).get("init_args") or {}
@@ -233,7 +231,7 @@ def _without_best(callback: L.Callback, state: dict[str, Any]) -> dict[str, Any]
 
 
 def _forget_plateaus(checkpoint: dict[str, Any]) -> None:
-    """Let ReduceLROnPlateau compare anew."""
+    """Reset what ReduceLROnPlateau compares with."""
     checkpoint.get("monitored", {}).clear()
     for scheduler in checkpoint["lr_schedulers"]:
         if "num_bad_epochs" in scheduler:

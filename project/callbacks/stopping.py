@@ -16,7 +16,7 @@ from project.environment import COMMAND
 from project.run_files import CHECKPOINTS, LAST
 from project.runs import this_job
 from project.signals import FIRST_RANK, Stopped
-from project.upstream import own_signals, requeue_signal, started_ranks, stop_after_batch
+from project.upstream.lightning import own_signals, requeue_signal, started_ranks, stop_after_batch
 
 
 def share_signals(trainer: L.Trainer) -> None:
@@ -126,7 +126,7 @@ class StopOnSignal(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Find out how the run goes on."""
+        """Say how the run can be continued."""
         if not isinstance(exception, Stopped | SIGTERMException):
             return
         advice = _how_to_go_on(trainer)

@@ -167,9 +167,3 @@ def _standardized(images: Tensor) -> Tensor:
     flat = flat - flat.mean(1, keepdim=True)
     lengths = flat.norm(dim=1, keepdim=True)
     return torch.where(lengths > FLAT * flat.shape[1] ** 0.5, flat / lengths, 0.0)
-
-
-def spread(length: int, count: int) -> Tensor:
-    """Return ``count`` indices at equal distances, or all if there are fewer, int64."""
-    count = min(count, length)
-    return torch.arange(count) * length // max(count, 1)

@@ -8,16 +8,16 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from project.approaches import FineTuning
-from project.approaches.pretrained import remove_weights
 from project.callbacks.schedule_plot import draw_schedule
+from project.commands.dry import DryCLI
 from project.console import print_table, show
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule, Phase
 from project.finetuning.preview import preview, tables
 from project.finetuning.requirements import check_length, steps_per_epoch
 from project.finetuning.resolved import NOMINAL_STEPS_PER_EPOCH, ResolvedSchedule, resolve
-from project.lightning_cli import ProjectCLI
 from project.trust import resolve_name
+from project.upstream.lightning import callbacks_of
 
 
 def plan(arguments: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def plan(arguments: Sequence[str]) -> None:
     Raises:
         UserError: If the schedule can't work.
     """
-    planned = PlanCLI(list(arguments), run=False)
+    planned = PlanCLI(list(arguments))
     model, plot = planned.model, planned.options.plot
     if not isinstance(model, FineTuning):
         raise UserError(f"plan: needs model FineTuning, not {type(model).__name__}")
@@ -48,7 +48,7 @@ def plan(arguments: Sequence[str]) -> None:
         show(f"plot: {plot}")
 
 
-class PlanCLI(ProjectCLI):
+class PlanCLI(DryCLI):
     """Builds what a config of ``fit`` names, without anything that leaves a trace."""
 
     words = ("plan",)
@@ -63,15 +63,10 @@ class PlanCLI(ProjectCLI):
             default=None,
             help="PNG file to draw phases and learning rates into.",
         )
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Not used; configs of fit have it."
-        )
 
     def prepare(self, config: Namespace) -> None:
         """Let nothing be downloaded, decoded, logged or written."""
-        config.trainer.logger = False
-        config.trainer.enable_progress_bar = False
-        remove_weights(config.model.init_args)
+        super().prepare(config)
         data = config.data.init_args
         data.num_workers = 0
         lazy = resolve_name(config.data.class_path).lazy_options  # images are counted, not decoded
@@ -87,7 +82,7 @@ class PlanCLI(ProjectCLI):
         Raises:
             UserError: If it can't work.
         """
-        steps, found = self._count_steps(), self.callbacks_of(FineTuningSchedule)
+        steps, found = self._count_steps(), callbacks_of(self.trainer, FineTuningSchedule)
         if self.trainer.max_epochs == 0:
             raise UserError("0 trains nothing, so there is nothing to plan", "trainer.max_epochs")
         epochs = max(self.trainer.max_epochs or 0, 1)

@@ -1,7 +1,7 @@
 """The LightningDataModules: one file per source of images."""
 
 from project.data.augment import Augment, Operation
-from project.data.base import ImageDataModule
+from project.data.base import ImageDataModule, data_of
 from project.data.batches import Batch
 from project.data.cifar10 import CIFAR10
 from project.data.digits import Digits
@@ -19,4 +19,5 @@ __all__ = [
     "ImageFolder",
     "ImageTable",
     "Operation",
+    "data_of",
 ]

@@ -18,7 +18,7 @@ from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Sourc
 from project.data.cache import CacheDir
 from project.data.ranks import check_equal, num_ranks, one_error
 from project.data.sampling import SAMPLINGS, ClassOrder, Sampling, class_shares
-from project.data.splits import first_per_class, stratified_split
+from project.data.splits import first_per_class, spread, stratified_split
 from project.decoding.decode import Decoder, Resize
 from project.errors import UserError
 from project.networks import InputSpec
@@ -491,8 +491,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """
         assert self.train_images is not None
         pixels = math.prod(self.image_shape[1:])
-        count = min(max(count * 32 * 32 // max(pixels, 1024), 1), len(self.train_images))
-        index = torch.arange(count) * len(self.train_images) // count
+        count = max(count * 32 * 32 // max(pixels, 1024), 1)
+        index = spread(len(self.train_images), count)
         return self.transform(self.train_images[index].images, index, None)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -508,6 +508,12 @@ class ImageDataModule(L.LightningDataModule, ABC):
             mean = torch.tensor(self.normalization["mean"], device=device).view(-1, 1, 1)
             self._constants = -mean / std, 1 / (255 * std)
         return self._constants
+
+
+def data_of(trainer: Any) -> ImageDataModule:
+    """Return the data module of a trainer; Lightning sets it late, and declares no attribute."""
+    data: ImageDataModule = trainer.datamodule
+    return data
 
 
 def augmentation_seed(epoch: int) -> int:

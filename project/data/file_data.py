@@ -1,6 +1,5 @@
 """Data modules whose images are files: which split holds which, and how they are decoded."""
 
-import hashlib
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +14,9 @@ from torch import Tensor
 from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
 from project.data.base import ImageDataModule, check_limits
-from project.data.batches import Batch
 from project.data.decoded import aspects, broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
-from project.data.files import Broken, ImageFiles, Pixels, in_memory
+from project.data.files import Broken, FileImages, ImageFiles, Pixels, in_memory
 from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
 from project.decoding.decode import Decoder, Resize
@@ -55,71 +53,6 @@ class Found(NamedTuple):
     val: Labelled | None = None
     test: Labelled | None = None
     is_split: bool = True
-
-
-class FileImages:
-    """One split: a subset of the files, and their labels.
-
-    Args:
-        files: The files of all splits.
-        places: Positions of the images of this split among the files, int64 ``[N]``.
-        labels: int64 ``[N]``.
-        pixels: Returns the images at given positions; None decodes the files each time.
-    """
-
-    def __init__(
-        self, files: ImageFiles, places: Tensor, labels: Tensor, pixels: Pixels | None = None
-    ) -> None:
-        self.files = files
-        self.places = places
-        self.labels = labels
-        self.in_memory = pixels is not None
-        self._pixels = pixels or files.decode
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        number = index % len(self)
-        return Batch(self._pixels(self.places[number]), self.labels[number], index)
-
-    def subset(self, index: Tensor) -> "FileImages":
-        """Return the images of these indices, in that order, without copying or decoding them."""
-        pixels = self._pixels if self.in_memory else None
-        return FileImages(self.files, self.places[index], self.labels[index], pixels)
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the state of the files, their decoder and the labels."""
-        return self._digest(decoded=True)
-
-    def identity(self) -> str:
-        """Return the SHA-256 of the state of the files and the labels."""
-        return self._digest(decoded=False)
-
-    def _digest(self, decoded: bool) -> str:
-        files = self.files.sha256(self.places, decoded)
-        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
-
-    def content(self) -> str:
-        """Return a SHA-256 of files and labels that doesn't depend on where the files lie."""
-        files = self.files.content(self.places)
-        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
-
-    def path(self, index: int) -> Path:
-        """Return the file of the image with this index."""
-        return Path(self.files.paths[int(self.places[index])])
-
-    def decoded(self) -> "FileImages":
-        """Return the same images, all of them decoded into memory.
-
-        Raises:
-            BrokenImageError: If a file is broken.
-        """
-        files = self.files.subset(self.places)
-        pixels, broken = in_memory(files, progress=False)
-        for place in broken:
-            files.decode(torch.tensor([place]))  # raises
-        return FileImages(files, torch.arange(len(files)), self.labels, pixels)
 
 
 class _Decoded(NamedTuple):

@@ -1,4 +1,4 @@
-"""Image files, decoded for every batch or once into memory."""
+"""Image files, decoded for every batch or once into memory, and one split of them."""
 
 import hashlib
 import math
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from project.data.batches import Batch
 from project.decoding.decode import DECODER, BrokenImageError, Decoder, size_of
 from project.environment import Threads
 
@@ -214,6 +215,71 @@ def in_memory(files: ImageFiles, progress: bool) -> tuple[Pixels, Broken]:
     images = torch.empty(files.shape, dtype=torch.uint8)
     broken = files.decode_all(images.numpy().__setitem__, progress)
     return partial(torch.index_select, images, 0), broken
+
+
+class FileImages:
+    """One split: a subset of the files, and their labels.
+
+    Args:
+        files: The files of all splits.
+        places: Positions of the images of this split among the files, int64 ``[N]``.
+        labels: int64 ``[N]``.
+        pixels: Returns the images at given positions; None decodes the files each time.
+    """
+
+    def __init__(
+        self, files: ImageFiles, places: Tensor, labels: Tensor, pixels: Pixels | None = None
+    ) -> None:
+        self.files = files
+        self.places = places
+        self.labels = labels
+        self.in_memory = pixels is not None
+        self._pixels = pixels or files.decode
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        number = index % len(self)
+        return Batch(self._pixels(self.places[number]), self.labels[number], index)
+
+    def subset(self, index: Tensor) -> "FileImages":
+        """Return the images of these indices, in that order, without copying or decoding them."""
+        pixels = self._pixels if self.in_memory else None
+        return FileImages(self.files, self.places[index], self.labels[index], pixels)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the state of the files, their decoder and the labels."""
+        return self._digest(decoded=True)
+
+    def identity(self) -> str:
+        """Return the SHA-256 of the state of the files and the labels."""
+        return self._digest(decoded=False)
+
+    def _digest(self, decoded: bool) -> str:
+        files = self.files.sha256(self.places, decoded)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def content(self) -> str:
+        """Return a SHA-256 of files and labels that doesn't depend on where the files lie."""
+        files = self.files.content(self.places)
+        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+
+    def path(self, index: int) -> Path:
+        """Return the file of the image with this index."""
+        return Path(self.files.paths[int(self.places[index])])
+
+    def decoded(self) -> "FileImages":
+        """Return the same images, all of them decoded into memory.
+
+        Raises:
+            BrokenImageError: If a file is broken.
+        """
+        files = self.files.subset(self.places)
+        pixels, broken = in_memory(files, progress=False)
+        for place in broken:
+            files.decode(torch.tensor([place]))  # raises
+        return FileImages(files, torch.arange(len(files)), self.labels, pixels)
 
 
 def changed(path: str) -> int:

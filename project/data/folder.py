@@ -21,7 +21,7 @@ class ImageFolder(FileDataModule):
     spelling, such as ``Training``, ``valid`` or ``seg_test``, and a folder that holds nothing but
     one other is read as that one. The classes are those of ``train``; other splits are matched to
     them by name. Files and folders whose name begins with a dot or that the system makes, run
-    directories and the cache are ignored; what else is left out is told. Bytes of a name that
+    directories and the cache are ignored; a line says what else is left out. Bytes of a name that
     aren't UTF-8, line breaks and the like become escapes in the name of the class, such as
     ``\xe9``. Transparent pixels become white, 16-bit greys keep their upper 8 bits, and the
     EXIF orientation is applied.

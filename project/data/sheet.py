@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from project.data.base import ImageDataModule, augmentation_seed
+from project.data.splits import spread
 
 
 def sheet(data: ImageDataModule, count: int, epochs: int) -> tuple[Tensor, Tensor]:
@@ -21,8 +22,7 @@ def sheet(data: ImageDataModule, count: int, epochs: int) -> tuple[Tensor, Tenso
         ``[count]``.
     """
     assert data.train_images is not None
-    count = min(count, len(data.train_images))
-    index = torch.arange(count) * len(data.train_images) // count
+    index = spread(len(data.train_images), count)
     images, labels, *_ = data.train_images[index]
     seeds = [None, *(augmentation_seed(epoch) for epoch in range(epochs))]
     seen = [data.transform(images.cpu(), index, seed) for seed in seeds]

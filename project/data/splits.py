@@ -1,4 +1,4 @@
-"""Subsets of a split that have the same fraction of every class."""
+"""Subsets of a split: with the same fraction of every class, or at equal distances."""
 
 from collections.abc import Iterator
 
@@ -57,3 +57,9 @@ def shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
     counts = torch.unique(labels, return_counts=True)[1].tolist()
     for members in torch.split(labels.argsort(stable=True), counts):
         yield members[torch.randperm(len(members), generator=generator)]
+
+
+def spread(length: int, count: int) -> Tensor:
+    """Return ``count`` of ``length`` indices at equal distances, or all if there are fewer."""
+    count = min(count, length)
+    return torch.arange(count) * length // max(count, 1)

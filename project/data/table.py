@@ -14,7 +14,8 @@ from project.console import class_name, readable, some
 from project.data.cells import read_cells, refuse_rows
 from project.data.file_data import FileDataModule, Found, Labelled
 from project.data.layout import Split, split_of
-from project.decoding.listing import extension, images_in
+from project.decoding.formats import extension
+from project.decoding.listing import images_in
 from project.errors import UserError
 
 KEY = "data.table"

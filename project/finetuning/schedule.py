@@ -23,7 +23,7 @@ from project.finetuning.requirements import (
     steps_per_epoch,
 )
 from project.finetuning.resolved import ResolvedPhase, ResolvedSchedule, resolve
-from project.upstream import restart_averages
+from project.upstream.lightning import restart_averages
 
 
 class FineTuningSchedule(L.Callback):

@@ -193,7 +193,7 @@ def dense_head(
 
 @contextmanager
 def one_image_explained() -> Iterator[None]:
-    """Say what a batch norm that trains on one image with feature maps of 1×1 can't do.
+    """Explain torch's error where batch norm trains on one image with feature maps of 1×1.
 
     Raises:
         UserError: In place of torch's ValueError.

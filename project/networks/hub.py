@@ -1,4 +1,4 @@
-"""A hub of weights that can't be reached is known at once."""
+"""Whether a hub of weights can be reached, found out without a long wait."""
 
 import os
 import socket

@@ -537,4 +537,7 @@ def test_saves_by_time_and_in_the_background(
 @pytest.mark.parametrize("every", ["5", "0m", "m", "1 week"])
 def test_a_time_has_a_unit(every: str, fails: Callable[..., str]) -> None:
     message = fails("fit", f"--checkpoint.every={every}")
-    assert message == f"checkpoint.every: {every} must be such as 90s, 5m or 1h"
+    assert (
+        message
+        == f"checkpoint.every: {every!r} must be a length of time, such as 45s, 30m or 1h30m"
+    )

@@ -495,7 +495,7 @@ def test_recommend_without_network_and_weights(
     main(["recommend", "--data=MNIST", f"--data.root={mnist}", "--epochs=2", "--sample=60"])
     out = capfd.readouterr().out
     assert "no network" in out
-    assert "the weights of timm/tf_efficientnet_lite0 could not be had" in out
+    assert "the weights of timm/tf_efficientnet_lite0 could not be loaded" in out
     assert "the answer may differ: --weights FILE" in out and "Confidence: low" in out
     assert Path("configs/recommended.yaml").is_file()
 

@@ -624,7 +624,7 @@ def test_without_optuna(
 
 
 def test_optuna_has_no_public_way_to_a_running_trial() -> None:
-    """Else running_trial in upstream.py can go."""
+    """Else running_trial in project/upstream can go."""
     study = optuna.create_study()
     study.ask()
     (trial,) = study.trials

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from project.data import ImageFolder
-from project.decoding import listing
+from project.decoding import formats, listing
 from project.decoding.decode import open_image
 from project.decoding.listing import Search, look
 from project.errors import UserError
@@ -203,7 +203,7 @@ def test_every_format_that_pillow_reads_counts(root: Path) -> None:
 
 @pytest.mark.parametrize("end", "eps ps mpg mpeg pdf h5 hdf grib bufr wmf emf txt mp4 py".split())
 def test_what_is_no_picture_does_not_count(end: str) -> None:
-    assert end not in listing.image_extensions()
+    assert end not in formats.image_extensions()
 
 
 def test_a_file_without_extension_is_told_by_its_first_bytes(root: Path) -> None:
@@ -231,7 +231,7 @@ def test_files_with_an_extension_are_not_opened(
         raise AssertionError(args)
 
     (root / "cat" / "a.txt").touch()
-    listing.image_extensions()
+    formats.image_extensions()
     monkeypatch.setattr("builtins.open", refuse)
     monkeypatch.setattr(Image, "open", refuse)
     search = Search(root)

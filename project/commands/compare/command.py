@@ -3,7 +3,6 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from project.console import show
 from project.data import ImageDataModule
 from project.environment import COMMAND, device_name, git_commit, versions
 from project.errors import UserError
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, options_of
 
 FOLDER = Path("runs", "compare")
 
@@ -48,7 +47,7 @@ def compare(arguments: Sequence[str]) -> None:
     given = parser.parse(list(arguments), defaults=False)  # the contenders decide the rest
     given.pop("config", None)
     objects = parser.instantiate(config)
-    settings = Settings(**{field.name: objects[field.name] for field in fields(Settings)})
+    settings = options_of(Settings, objects)
     name = Path(str(config.config[-1])).stem if config.config else "comparison"
     folder = Path(settings.output or FOLDER / name)
     cells = cells_of(settings, given.data)

@@ -9,8 +9,8 @@ from rich.table import Table
 from project.commands.compare.headline import enumerated
 from project.commands.compare.runs import Runs
 from project.commands.compare.settings import Cell, Settings
-from project.commands.durations import duration
 from project.console import print_table, show
+from project.durations import duration
 
 
 @dataclass(frozen=True)

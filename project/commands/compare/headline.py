@@ -7,7 +7,7 @@ from project.commands.compare.choice import CHEAPER, MOST_SEEDS
 from project.commands.compare.findings import Findings
 from project.commands.compare.results import Row
 from project.commands.compare.statistics import SIGNIFICANCE_LEVEL
-from project.commands.durations import duration
+from project.durations import duration
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NAMED = 3  # contenders that a headline names

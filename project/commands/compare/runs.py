@@ -17,8 +17,8 @@ from tqdm import tqdm
 from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.child_runs import ChildRuns, error_in
 from project.commands.compare.settings import Cell
-from project.commands.durations import duration
 from project.console import show
+from project.durations import duration
 from project.errors import UserError
 from project.run_files import SUMMARY, read_summary
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from project.commands.compare.choice import MARGIN
 from project.commands.compare.sequential import LEAST_SEEDS
-from project.commands.durations import seconds_of
 from project.commands.preparation import shortest_name
+from project.durations import seconds_of
 from project.environment import COMMAND
 from project.errors import UserError
 

@@ -11,8 +11,8 @@ from project.commands.compare.results import Result, rows_of
 from project.commands.compare.runs import Runs
 from project.commands.compare.sequential import level_of_looks, why_stop
 from project.commands.compare.settings import Cell, Settings, cells_of
-from project.commands.durations import seconds_of
 from project.console import show
+from project.durations import seconds_of
 
 
 def until_sure(

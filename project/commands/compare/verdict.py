@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from project.commands.compare.findings import Findings
 from project.commands.compare.headline import chance, enumerated, grounds, headline, score
 from project.commands.compare.results import Data, Row
-from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
+from project.durations import duration
 
 FACTORS = ("data", "resources", "objective", "experience")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from project.classifier import Classifier
 from project.data.batches import Images
+from project.data.splits import spread
 from project.errors import UserError
 from project.exported.running import Exported
 
@@ -96,8 +97,7 @@ def images_to_check(classifier: Classifier, most: int | None) -> tuple[str, Imag
         ("training", data.train_images),
     )
     assert images is not None
-    count = min(len(images), most or len(images))
-    return name, images, torch.arange(count) * len(images) // count
+    return name, images, spread(len(images), most or len(images))
 
 
 def check(
@@ -224,8 +224,7 @@ def _whole(
 ) -> Compared | None:
     """Classify whole pictures, which the file resizes, beside what Pillow has resized."""
     decoder = exported.description.decoder()
-    count = min(len(index), MOST_WHOLE)
-    chosen = index[torch.arange(count) * len(index) // count]
+    chosen = index[spread(len(index), MOST_WHOLE)]
     pairs, labels = [], []
     for number, place in enumerate(chosen.tolist()):
         path = images.path(place)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ from project.errors import UserError
 from project.exported import classify
 from project.exported.description import Description
 from project.exported.running import FILES, Exported, Outputs, open_exported
-from project.parsing import ProjectParser
+from project.parsing import ProjectParser, options_of
 from project.runs import identity
 from project.saving import cant_write, copy, write
 
@@ -103,7 +103,7 @@ def export(arguments: Sequence[str]) -> None:
     """
     packages, rest = trust.packages_in(arguments)
     config = _parser().parse(rest)
-    request = Request(**{field.name: config[field.name] for field in fields(Request)})
+    request = options_of(Request, config)
     loaded = load_run(config.run, packages)
     loaded.model.float()
     classifier = Classifier(loaded.model, loaded.data)

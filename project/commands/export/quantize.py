@@ -9,6 +9,7 @@ import torch
 
 from project.commands.export.check import channels_last
 from project.data import ImageDataModule
+from project.data.splits import spread
 from project.errors import UserError
 from project.exported.description import Description
 
@@ -73,7 +74,5 @@ def _of_network(node: Any) -> bool:
 def _calibration(data: ImageDataModule, count: int) -> Iterator[dict[str, Any]]:
     images = data.train_images
     assert images is not None
-    count = min(count, len(images))
-    index = torch.arange(count) * len(images) // count
-    for part in torch.split(index, CALIBRATED_AT_ONCE):
+    for part in torch.split(spread(len(images), count), CALIBRATED_AT_ONCE):
         yield {"images": channels_last(data.resized(images[part].images))}

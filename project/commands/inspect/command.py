@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from project.approaches import FineTuning, ImageClassifier
 from project.approaches.pretrained import is_checkpoint
-from project.commands.durations import duration
 from project.commands.inspect.findings import group, judge_labels
 from project.commands.inspect.images import Found, find
 from project.commands.inspect.report import Inspection, show_findings, write_files
@@ -21,9 +20,10 @@ from project.commands.preparation import folder_as_data, why_no_weights
 from project.commands.probing import features_of
 from project.console import readable, show
 from project.data import ImageDataModule
+from project.durations import duration
 from project.environment import COMMAND
 from project.errors import UserError
-from project.parsing import ProjectParser, build
+from project.parsing import ProjectParser, build, options_of
 
 FOLDER = Path("runs", "inspect")
 
@@ -62,13 +62,13 @@ def inspect(arguments: Sequence[str]) -> None:
         arguments: What follows ``inspect`` on the command line.
 
     Raises:
-        UserError: If the options or the data are wrong, or the weights can't be had.
+        UserError: If the options or the data are wrong, or the weights aren't available.
     """
     start = time.perf_counter()
     arguments = [*folder_as_data(arguments)]
     parser = _parser()
     config = parser.parse(arguments)
-    request = Request(**{field.name: config[field.name] for field in fields(Request)})
+    request = options_of(Request, config)
     model, data = _built(request, parser.parse(arguments, defaults=False).data.as_dict())
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     with output_folder(Path(request.output or FOLDER / stamp)) as folder:
@@ -105,7 +105,7 @@ def _built(request: Request, data: dict[str, object]) -> tuple[ImageClassifier, 
     """Return the model, with its weights, and the data.
 
     Raises:
-        UserError: If the weights can't be had.
+        UserError: If the weights aren't available.
     """
     if reason := why_no_weights(request.backbone, request.weights):
         raise UserError(reason, "weights")

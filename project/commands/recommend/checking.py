@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
 from project.commands.recommend.decision import Decision
 from project.commands.recommend.rules import Measured
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
 from project.console import print_table, show
+from project.durations import duration
 from project.errors import UserError
 
 RESULTS = "results.json"

@@ -3,12 +3,11 @@
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from project.approaches.pretrained import is_checkpoint
-from project.commands.durations import duration
 from project.commands.preparation import find_images, folder_as_data, why_no_weights
 from project.commands.recommend.candidates import CANDIDATES, Task, config_of, write_config
 from project.commands.recommend.checking import (
@@ -32,8 +31,10 @@ from project.commands.recommend.rules import Measured, rules_of
 from project.commands.recommend.scan import Scan, scan
 from project.commands.recommend.trial import Prediction
 from project.console import show
+from project.durations import duration
 from project.environment import COMMAND, versions
 from project.errors import UserError
+from project.parsing import options_of
 
 SAMPLE_EPOCHS = 10  # at most, of the network from scratch on a sample
 
@@ -53,7 +54,7 @@ def recommend(arguments: Sequence[str]) -> None:
     config = parser.parse(arguments)
     given = parser.parse(arguments, defaults=False).data.as_dict()
     objects = parser.instantiate(config)
-    request = Request(**{field.name: objects[field.name] for field in fields(Request)})
+    request = options_of(Request, objects)
     compared = read_comparison(Path(request.check)) if request.check else None
     if compared and compared.epochs:
         request = replace(request, epochs=compared.epochs)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from project.commands.durations import duration
 from project.commands.preparation import UNEQUAL
 from project.commands.recommend.candidates import CANDIDATES, Candidate
 from project.commands.recommend.decision import Decision, record
@@ -13,6 +12,7 @@ from project.commands.recommend.machine import Machine, weights_at_hand
 from project.commands.recommend.rules import Measured, Rule
 from project.commands.recommend.scan import Scan
 from project.console import print_table, readable, show
+from project.durations import duration
 from project.environment import COMMAND
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from project.commands.durations import seconds_of
 from project.commands.probing import features_of
 from project.commands.recommend.candidates import CANDIDATES
 from project.commands.recommend.evidence import (
@@ -32,6 +31,7 @@ from project.commands.recommend.trial import Prediction, try_out
 from project.commands.suspects import judge_features
 from project.console import show
 from project.data import ImageDataModule
+from project.durations import seconds_of
 from project.errors import UserError
 from project.parsing import build
 
@@ -91,7 +91,7 @@ def measure(
             pretrained = _built(configs["probe"])
         except UserError as error:
             show(_with_own_key(error))
-            no_weights = f"the weights of {request.backbone} could not be had"
+            no_weights = f"the weights of {request.backbone} could not be loaded"
     predictions = try_all(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
     curves = _curves(request, pretrained, small, predictions.get("scratch"), left)

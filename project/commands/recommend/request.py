@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from project.commands.durations import seconds_of
 from project.commands.recommend.rules import Experience, Objective
 from project.data import ImageDataModule
+from project.durations import seconds_of
 from project.environment import COMMAND
 from project.errors import UserError
 from project.parsing import ProjectParser

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from project.commands.durations import duration
 from project.commands.learning_curve import LARGEST_TIE
 from project.commands.recommend.candidates import CANDIDATES
 from project.commands.recommend.evidence import Curve, gap
 from project.commands.recommend.scan import Scan
 from project.commands.recommend.trial import Prediction
+from project.durations import duration
 
 Objective = Literal["task", "foundation", "research"]
 Experience = Literal["beginner", "intermediate", "expert"]

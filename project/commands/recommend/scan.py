@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from project.commands.duplicates import Look, count_duplicates, look_at, spread
+from project.commands.duplicates import Look, count_duplicates, look_at
 from project.data import ImageDataModule
 from project.data.bad_images import ADVICE
 from project.data.batches import Images
+from project.data.splits import spread
 from project.errors import UserError
 
 MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances

@@ -20,10 +20,10 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 
 from project import config_text
-from project.commands.duplicates import spread
 from project.commands.preparation import data_class
-from project.data import Batch, ImageDataModule
+from project.data import Batch, data_of
 from project.data.batches import Images, TensorImages
+from project.data.splits import spread
 from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
 from project.finetuning import FineTuningSchedule
@@ -62,7 +62,7 @@ class Trial(L.Callback):
         """Keep a few batches of each split, at equal distances, and decode them."""
         if self.found:
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set late
+        data = data_of(trainer)
         decoded, seconds = 0, 0.0
         for split in SPLITS:
             images = getattr(data, f"{split}_images")

@@ -10,9 +10,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from project import signals
 from project.commands.child_runs import check
-from project.commands.durations import seconds_of
 from project.commands.sweep.settings import Sweep, read_sweep
 from project.console import show
+from project.durations import seconds_of
 from project.environment import COMMAND
 from project.errors import UserError
 from project.parsing import ProjectParser

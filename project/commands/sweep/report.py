@@ -11,11 +11,11 @@ from rich.table import Table
 
 from project import config_text, csv_text
 from project.callbacks.plots import drawing, short
-from project.commands.durations import duration
 from project.commands.sweep.parameters import Parameter
 from project.commands.sweep.settings import Sweep
 from project.commands.sweep.study import RESULTS, Result, Study
 from project.console import print_table, readable, show
+from project.durations import duration
 from project.environment import COMMAND
 from project.errors import UserError
 from project.run_files import CONFIG

@@ -22,7 +22,7 @@ from project import config_text
 from project.commands.sweep.settings import Sweep
 from project.errors import UserError
 from project.saving import write
-from project.upstream import running_trial
+from project.upstream.optuna import running_trial
 
 JOURNAL = "study.journal"
 IDENTITY = "folder.txt"

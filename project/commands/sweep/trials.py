@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from project import signals
 from project.callbacks.plots import short
 from project.commands.child_runs import ChildRuns, end, error_in
-from project.commands.durations import duration
 from project.commands.sweep.settings import Sweep
 from project.console import show
+from project.durations import duration
 from project.run_files import METRICS, is_run_dir, read_summary
 from project.signals import Stopped
 
@@ -99,7 +99,7 @@ class Trials:
             Stopped: If there is a signal; the trials that are running have then ended, and the
                 next time they go on.
         """
-        signals.now.wait()  # such that nothing is left half written
+        signals.now.wait()  # so that nothing is left half written
         try:
             while self._start() or self._running or self._elsewhere():
                 for number in list(self._running):

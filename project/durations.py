@@ -17,11 +17,11 @@ def seconds_of(text: str, key: str) -> float:
     Raises:
         UserError: If the text has another form or means 0 seconds.
     """
-    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.replace(" ", ""))
+    parts = re.fullmatch(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", text.replace(" ", ""))
     counts = [int(count or 0) for count in parts.groups()] if parts else []
     seconds = sum(count * unit for count, unit in zip(counts, UNITS.values()))
     if not seconds:
-        raise UserError(f"{key}: {text!r} must be a length of time, such as 45s, 30m or 1h30m")
+        raise UserError(f"{text!r} must be a length of time, such as 45s, 30m or 1h30m", key)
     return float(seconds)
 
 

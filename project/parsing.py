@@ -242,7 +242,7 @@ def _input_spec(backbone: str, weights: str | None, network: Any) -> dict[str, A
         return asdict(pretrained_input_spec(backbone, weights))
 
 
-def options_of(kind: type[Options], config: Mapping[str, Any]) -> Options:
+def options_of(kind: type[Options], config: Namespace) -> Options:
     """Return the options of a command, a dataclass, with the values that a config gives them."""
     return kind(**{name: config[name] for name in signature(kind).parameters})
 

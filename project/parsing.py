@@ -260,8 +260,8 @@ def build(
         UserError: If they don't fit each other.
     """
     parser = ProjectParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
-    parser.add_subclass_arguments(ImageClassifier, "model")
+    parser.add_subclass_arguments(ImageDataModule, "data", fail_untyped=False)
+    parser.add_subclass_arguments(ImageClassifier, "model", fail_untyped=False)  # as in Lightning
     link_data_and_model(parser)
     try:
         parsed = parser.parse_object(deepcopy({key: config[key] for key in ("data", "model")}))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from project import Classifier
 from project.approaches import FullTraining, ImageClassifier, TrainFromScratch
@@ -94,9 +95,12 @@ def test_features_and_layers(pet_run: Path) -> None:
     assert len(classifier.features(arrays, layer=name, batch_size=2)) == 3
     with pytest.raises(UserError, match="no layer nowhere; known are backbone"):
         classifier.features(arrays, layer="nowhere")
-    head.register_forward_hook(lambda module, inputs, output: (output,))
-    with pytest.raises(UserError, match="the layer head returns a tuple, which is no tensor"):
-        classifier.features(arrays, layer="head")
+    several, first = nn.Identity(), nn.Identity()
+    several.register_forward_hook(lambda module, inputs, output: (output, output))
+    first.register_forward_hook(lambda module, inputs, output: output[0])
+    classifier.model.network.head = nn.Sequential(several, first, head)
+    with pytest.raises(UserError, match=r"the layer head.0 returns a tuple, which is no tensor"):
+        classifier.features(arrays, layer="head.0")
 
 
 def test_the_test_images_of_an_array_source(run: Callable[..., Run]) -> None:
@@ -154,9 +158,9 @@ def test_a_run_runs_no_code_that_is_not_trusted(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     Path("my_small.py").write_text(
-        "from project.networks import MLP\n\n\nclass Small(MLP):\n    pass\n".replace(
-            "project", PACKAGE
-        )
+        f"from {PACKAGE}.networks import MLP\n\n\nclass Small(MLP):\n"
+        "    def __init__(self, image_shape, num_logits, width=4):  # without types\n"
+        "        super().__init__(image_shape, num_logits, [width])\n"
     )
     done = run("fit", "--model.network=my_small.Small", "--trainer.max_epochs=1", *FOLDER[-2:])
     sys.modules.pop("my_small")

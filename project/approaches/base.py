@@ -192,9 +192,19 @@ class ImageClassifier(OptimizedModule, ABC):
         Args:
             images: ``[B, C, H, W]``, or the output of the first ``depth`` stages of the network.
             depth: Number of those stages.
+
+        Raises:
+            UserError: If the network returns something else.
         """
         images = self._in_layout(images)
-        logits: Tensor = self.network(images, depth) if depth else self.network(images)
+        logits = self.network(images, depth) if depth else self.network(images)
+        if not isinstance(logits, Tensor) or logits.shape[1:] != (self.num_logits,):
+            given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            name = type(self.network).__name__
+            raise UserError(
+                f"{name} returns {given}, and not logits [{len(images)}, {self.num_logits}]",
+                "model.network",
+            )
         return logits
 
     def prefix(self, images: Tensor, depth: int) -> Tensor:

@@ -100,6 +100,23 @@ def test_one_logit_is_two_class_cross_entropy() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (lambda logits: (logits, logits), "tuple"),
+        (lambda logits: {"logits": logits}, "dict"),
+        (lambda logits: logits[:, :2], r"\[5, 2\]"),
+        (lambda logits: logits[..., None], r"\[5, 3, 1\]"),
+    ],
+)
+def test_a_network_must_return_logits(change: Callable[..., Any], given: str) -> None:
+    model = TrainFromScratch(3, (1, 4, 4))
+    model.network.head.register_forward_hook(lambda module, inputs, logits: change(logits))
+    message = rf"model.network: MLP returns {given}, and not logits \[5, 3\]"
+    with pytest.raises(UserError, match=message):
+        model(torch.zeros(5, 1, 4, 4))
+
+
 def test_one_logit_needs_two_classes() -> None:
     with pytest.raises(UserError, match="the data has 3"):
         TrainFromScratch(3, (1, 4, 4), one_logit=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from torch.nn import functional
 
 from project import __version__
@@ -30,15 +29,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
-
-
-def of_all_ranks(rows: list[Any], world_size: int) -> list[Any]:
-    """Return the rows of all ranks, on each of them."""
-    if world_size == 1:
-        return rows
-    parts: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
 
 
 def git_commit() -> str | None:

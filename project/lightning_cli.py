@@ -174,14 +174,7 @@ class ProjectCLI(CheckpointsDecideNothing):
             default=None,
             help="Folder in runs/ for the run directory; by default the name of the config file.",
         )
-        parser.add_argument(
-            f"--{trust.OPTION}",
-            type=str | None,
-            default=None,
-            metavar="PACKAGE",
-            help="Package of one's own that the config.yaml of a --ckpt_path may name; can be "
-            "repeated.",
-        )
+        trust.add_option(parser, "the config.yaml of a --ckpt_path")
         parser.add_argument(
             "--test_after_fit",
             type=bool,

@@ -145,6 +145,22 @@ def _places(value: Any, text: str, key: str = "") -> Iterator[str]:
         yield key
 
 
+def add_option(parser: Any, file: str) -> None:
+    """Add ``--trust`` to a parser; :func:`packages_in` reads it.
+
+    Args:
+        parser: The parser.
+        file: What may name the package, for the help.
+    """
+    parser.add_argument(
+        f"--{OPTION}",
+        type=str | None,
+        default=None,
+        metavar="PACKAGE",
+        help=f"Package of one's own that {file} may name; can be repeated.",
+    )
+
+
 def packages_in(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the packages that ``--trust PACKAGE`` names, and the other arguments.
 

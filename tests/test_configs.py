@@ -25,6 +25,7 @@ EXPERIMENTS = sorted(
     {path.stem for path in CONFIGS.glob("*.yaml")} - COMPARISONS
     | {f"compare/{path.stem}" for path in (CONFIGS / "compare").glob("*.yaml")}
 )
+DRAWN = ("quickstart", "finetune_folder_best")  # from scratch, and in phases on files
 SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedules").glob("*.yaml"))
 ON_TOP = sorted(
     path.relative_to(CONFIGS)
@@ -51,8 +52,9 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> l
     if "preset" in str(config["trainer"]):  # lp_ft has two phases
         args += ["--trainer.max_epochs", 2]
     elif "phases" in str(config["trainer"]):
-        head = "{name: head, train: [head], epochs: 2, cache_features: true}"
-        args += [f"--trainer.callbacks.init_args.phases=[{head}]"]
+        head = "{name: head, train: [head], epochs: 1, cache_features: true}"
+        args += [f"--trainer.callbacks.init_args.phases=[{head}]", "--data.limit_per_class=4"]
+        args += ["--data.eval_batch_size=2", "--trainer.limit_test_batches=1"]  # VGG16 is slow
     else:
         args += ["--trainer.max_epochs", 1]
     if root := roots.get(config["data"]["class_path"]):
@@ -71,8 +73,10 @@ def tiny(name: str, mnist: Path, cifar10: Path, pets: Path, backbone: Path) -> l
     return args
 
 
-@pytest.mark.drawing
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.drawing] * (name in DRAWN)) for name in EXPERIMENTS],
+)
 def test_experiment(
     name: str,
     run: Callable[..., Run],
@@ -125,7 +129,8 @@ def test_schedule(name: str, run: Callable[..., Run], pets: Path) -> None:
     first, schedule = CONFIGS / "finetune_folder_best.yaml", CONFIGS / "schedules" / f"{name}.yaml"
     finished = run(
         *("fit", "--config", first, "--config", schedule, "--data.root", pets),
-        *("--model.weights", "null", "--data.image_size", 32),
+        *("--model.weights", "null", "--data.image_size", 32, "--data.batch_size", 2),
+        *("--model.backbone", "timm/mobilenetv2_035"),  # smaller, with the same names of stages
     )
     assert "phase 4/4 all: trains all" in finished.out
 
@@ -190,8 +195,8 @@ def test_overfitting_one_batch_learns_it(run: Callable[..., Run]) -> None:
         *("--config", CONFIGS / "debug" / "overfit.yaml"),
     )
     losses = [
-        float(line.split("train/loss ")[1].split()[0])
+        float(line.split("train loss ")[1].split()[0])
         for line in finished.out.splitlines()
-        if "train/loss " in line
+        if "train loss " in line
     ]
     assert losses[-1] < 0.1 < losses[0]

@@ -23,7 +23,7 @@ from project.approaches.selection import MOST_IMAGES, NOISE_OF, Rule
 from project.checkpoints import find_checkpoint, load_checkpoint
 from project.console import readable
 from project.data import Batch, data_of
-from project.environment import of_all_ranks
+from project.data.ranks import of_all_ranks
 from project.errors import UserError
 from project.networks import Network
 from project.networks.base import one_image_explained

@@ -15,7 +15,7 @@ from project.approaches.scores import calibration_error
 from project.console import show
 from project.data import ImageDataModule
 from project.data.batches import BatchLoader, BatchSampler, Images, Source
-from project.environment import of_all_ranks
+from project.data.ranks import of_all_ranks
 from project.errors import UserError
 from project.signals import stop_where_agreed
 

@@ -15,7 +15,8 @@ from project.approaches import ImageClassifier
 from project.checkpoints import WholeCheckpoints, not_finite
 from project.console import readable, show
 from project.data import Batch, data_of
-from project.environment import COMMAND, of_all_ranks
+from project.data.ranks import of_all_ranks
+from project.environment import COMMAND
 from project.errors import UserError
 from project.run_files import CHECKPOINTS, CONFIG, LAST
 from project.saving import write

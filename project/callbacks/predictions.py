@@ -13,7 +13,7 @@ from project.approaches import ImageClassifier
 from project.console import readable, show
 from project.csv_text import table
 from project.data import data_of
-from project.environment import of_all_ranks
+from project.data.ranks import of_all_ranks
 
 MAX_CLASSES = 1000  # whose probabilities are columns; of more, the table couldn't be opened
 PREDICTIONS = "predictions.csv"

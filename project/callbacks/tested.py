@@ -20,7 +20,7 @@ from project.approaches.scores import (
 from project.callbacks.predictions import MAX_CLASSES, named, probability_columns
 from project.console import show
 from project.csv_text import table
-from project.environment import of_all_ranks
+from project.data.ranks import of_all_ranks
 
 PER_CLASS = "per_class.csv"
 TEST_PREDICTIONS = "test_predictions.csv"

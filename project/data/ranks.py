@@ -72,6 +72,16 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
+def of_all_ranks(rows: list[Any], world_size: int) -> list[Any]:
+    """Return the rows of all ranks one after the other, on each of them.
+
+    Args:
+        rows: Those of this rank.
+        world_size: Number of ranks, as the trainer has it.
+    """
+    return rows if world_size == 1 else [row for part in gathered(rows) for row in part]
+
+
 def _difference(one: Any, another: Any) -> tuple[str, str]:
     """Return how two values differ, in a few words."""
     if isinstance(one, str) and isinstance(another, str) and len(one) == len(another) == 64:

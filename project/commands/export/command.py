@@ -137,13 +137,7 @@ def _parser() -> ProjectParser:
     )
     parser.add_argument("run", type=str, help="Run directory, or a checkpoint in one.")
     parser.add_class_arguments(Request)
-    parser.add_argument(
-        f"--{trust.OPTION}",
-        type=str | None,
-        default=None,
-        metavar="PACKAGE",
-        help="Package of one's own that the config of the run may name; can be repeated.",
-    )
+    trust.add_option(parser, "the config of the run")
     return parser
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from project.cli import main
 from project.commands.duplicates import count_duplicates
+from project.commands.preparation import find_images
 from project.commands.probing import features_of, folds
 from project.commands.recommend import candidates, measuring
 from project.commands.recommend import decision as decision_rules
@@ -544,6 +545,8 @@ def test_bad_folders(tmp_path: Path, pets: Path, fails: Callable[..., str]) -> N
     found = fails("recommend", "--data", pets)
     assert "data: 2 of 32 files can't be read" in found
     assert "broken image" in found
+    skipping = ImageFolder(root=str(pets), on_bad_image="skip", max_bad_fraction=0.1)
+    assert scan(find_images(skipping)).opened == 30
 
 
 def test_recommend_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_restore_best(run: Callable[..., Run], schedule: tuple[str, ...]) -> Non
     )
     args = (*schedule, phases(*two), "--checkpoint.every_n_steps=1")
     whole = run(*args, f"{RECORD}KeepAll")
-    losses = [float(loss) for loss in re.findall(r"val/loss ([\d.]+)", whole.out)]
+    losses = [float(loss) for loss in re.findall(r"val loss ([\d.]+)", whole.out)]
     best = losses.index(max(losses[:3]))
     assert best < 2  # or there is nothing to restore
     path = whole.path / f"step{STEPS_PER_EPOCH * (best + 1)}.ckpt"

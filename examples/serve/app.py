@@ -57,8 +57,11 @@ def predict(pictures: list[UploadFile]) -> list[dict[str, Any]]:
         raise HTTPException(413, f"{len(pictures)} pictures; at most {MOST_PICTURES} at once")
     with AT_ONCE:
         found = model([_read(picture) for picture in pictures]).tolist()
+    names = model.class_names
     return [
-        {"class": model.class_names[row.index(max(row))], "probabilities": row} for row in found
+        {"file": one.filename, "class": names[row.index(max(row))]}
+        | {"probabilities": dict(zip(names, row))}
+        for one, row in zip(pictures, found)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -165,7 +166,7 @@ class RunReport(L.Callback):
             "pretrained": pl_module.pretrained,
             **{name: value for name, value in scores.items() if name.startswith(SPLITS)},
             "best_epoch_seconds": scores.get("workload/fit_seconds"),
-            "best_checkpoint": best or None,
+            "best_checkpoint": os.path.relpath(best, trainer.default_root_dir) if best else None,
             "fit_seconds": self.resources.fit_seconds,
             "epoch_seconds": [round(seconds, 4) for seconds in self.resources.epoch_seconds],
             "train_images_per_second": self.resources.images_per_second,

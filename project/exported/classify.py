@@ -124,7 +124,12 @@ def _within(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python classify.py model.onnx PICTURE …")
     model = Model(sys.argv[1])
     for name in sys.argv[2:]:
-        (found,) = model([model.read(name)])
+        try:
+            (found,) = model([model.read(name)])
+        except Exception as error:  # Pillow raises every kind for what is no picture
+            sys.exit(f"{name}: no picture that can be read: {error}")
         print(f"{name}\t{model.class_names[found.argmax()]}\t{found.max():.4f}")

@@ -187,7 +187,8 @@ def test_metrics_of_the_config_are_those_of_torchmetrics(run: Callable[..., Run]
     finished = run("fit", metrics, *best, "--trainer.logger=false")
     data = Digits()
     data.setup("fit")
-    model = TrainFromScratch.load_from_checkpoint(finished.summary["best_checkpoint"]).eval()
+    best_one = finished.path / finished.summary["best_checkpoint"]
+    model = TrainFromScratch.load_from_checkpoint(best_one).eval()
     for split, images in {"val": data.val_images, "test": data.test_images}.items():
         assert images is not None
         batch = images[torch.arange(len(images))]

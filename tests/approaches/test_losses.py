@@ -177,7 +177,7 @@ def test_only_the_training_loss_is_weighted(name: str, run: Callable[..., Run]) 
     found = run("fit", UNEQUAL, "--trainer.max_epochs=1", "--trainer.logger=false", *options)
     assert not any("weights" in key for key in last(found.path)["state_dict"])
     model = (FullTraining if name == "mixed" else TrainFromScratch).load_from_checkpoint(
-        found.summary["best_checkpoint"]
+        found.path / found.summary["best_checkpoint"]
     )
     assert model.cross_entropy.focal_gamma == 1
     tested = run("test", "--ckpt_path", found.path, "--trust=tests")

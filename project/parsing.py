@@ -87,7 +87,7 @@ class ProjectParser(LightningArgumentParser):
     ) -> None:
         kwargs.setdefault("prog", " ".join(COMMAND))
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self._other_commands = other_commands or {}
+        self._other_commands = dict(other_commands or {})
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         """Add the options of a class; its help leaves out what data and model take from each other.
@@ -100,11 +100,13 @@ class ProjectParser(LightningArgumentParser):
         return added
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """Add subcommands, and list the other commands among them."""
-        action = super().add_subcommands(*args, **kwargs)
-        for name, description in self._other_commands.items():
-            action.add_subcommand(name, ArgumentParser(), help=description)
-        return action
+        """Add subcommands, which the help lists with the descriptions of their parsers."""
+        self._commands = super().add_subcommands(*args, metavar="COMMAND", **kwargs)
+        add = self._commands.add_subcommand
+        self._commands.add_subcommand = lambda name, parser, **_: add(
+            name, parser, help=parser.description
+        )
+        return self._commands
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the help, without the hundreds of modules and metrics of other packages."""
@@ -120,6 +122,10 @@ class ProjectParser(LightningArgumentParser):
         Raises:
             UserError: If there is a mistake in them.
         """
+        while self._other_commands:  # after those that LightningCLI has added
+            name = next(iter(self._other_commands))
+            description = self._other_commands.pop(name)
+            self._commands.add_subcommand(name, ArgumentParser(description=description))
         for arg in args:
             if not is_utf8(arg):
                 raise UserError("is not in UTF-8; rename it, or give a link to it", readable(arg))
@@ -129,7 +135,7 @@ class ProjectParser(LightningArgumentParser):
         try:
             config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         except SystemExit as end:
-            if where := own_line(end):  # of a module that a config names
+            if end.code and (where := own_line(end)):  # of a module that a config names
                 raise UserError(f"{where}: sys.exit({end.code!r}) at its import") from end
             raise
         except Raised as fault:

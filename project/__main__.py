@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 from project.signals import Listening
 
@@ -21,7 +22,7 @@ try:
     from project.cli import main
 except ValueError as error:  # libraries read RANK, SLURM_PROCID, MPLBACKEND and the like
     if os.environ.get("PROJECT_TRACEBACK"):
-        raise
+        traceback.print_exc()
     print(f"error: a library refuses an environment variable: {error}", file=sys.stderr)
     sys.exit(2)
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from inspect import getdoc
@@ -31,13 +32,13 @@ from project.upstream.lightning import QUIET
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan,
     "preview-data": preview_data,
+    "recommend": recommend,
+    "compare": compare,
+    "sweep": sweep,
     "inspect": inspect,
     "export": export,
-    "compare": compare,
-    "recommend": recommend,
-    "sweep": sweep,
 }
-"""The commands beside ``fit``, ``validate``, ``test`` and ``predict``; each takes what follows."""
+"""The commands beside ``fit``, ``test``, ``validate`` and ``predict``; each takes what follows."""
 
 
 def main(args: ArgsType = None) -> None:
@@ -95,10 +96,12 @@ def _run(args: ArgsType, listening: Listening) -> int:
         told = error if isinstance(error, UserError) else None
         if told is None and not hasattr(error, "__notes__"):  # a note says already whose it is
             told = machine(error)
-        if told is None or os.environ.get("PROJECT_TRACEBACK"):
-            if told is None and not hasattr(error, "__notes__"):
+        if told is None:
+            if not hasattr(error, "__notes__"):
                 fault(error)
             raise
+        if os.environ.get("PROJECT_TRACEBACK"):
+            traceback.print_exception(error)
         print(f"error: {lines(str(told))}", file=sys.stderr)
         return 2
     return 0

@@ -2,6 +2,7 @@
 
 import os
 import re
+import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,9 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
+import jsonargparse
+import lightning
+import torch
 from jsonargparse import Namespace, add_instantiator
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -31,7 +35,14 @@ from project.trust import Refused, resolve_name
 from project.upstream.lightning import restored
 
 OURS = Path(__file__).parent
-LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+LIBRARIES = {
+    *map(
+        str, (Path(str(module.__file__)).parents[1] for module in (torch, lightning, jsonargparse))
+    ),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(*site.getsitepackages(), site.getusersitepackages()),
+}
+"""Where they are; PYTHONPATH and .pth files may name other folders than Python's own."""
 KEYS: dict[type, str] = {
     Callback: "trainer.callbacks",
     Logger: "trainer.logger",

@@ -51,6 +51,17 @@ from project.upstream.lightning import (
     skip_empty_hooks,
 )
 
+COMMANDS = {  # what each is given, and what it does
+    "fit": ("--config FILE", "Train a classifier, keep its best epoch, and test that."),
+    "test": ("--ckpt_path RUN", "Measure a trained classifier on its test images."),
+    "validate": ("--ckpt_path RUN", "Measure a trained classifier on its validation images."),
+    "predict": (
+        "--ckpt_path RUN",
+        "Classify pictures by `predict RUN PICTURES`, with --labels, --html, --list and more, "
+        "which `predict RUN --help` explains; or by `predict --ckpt_path RUN`, with the options "
+        "of fit, the test images of its own data or the pictures in --data.predict_dir.",
+    ),
+}
 LIMITS = {
     "validate": "limit_val_batches",
     "test": "limit_test_batches",
@@ -98,8 +109,10 @@ class ProjectCLI(CheckpointsDecideNothing):
                 parser_kwargs={
                     "prog": " ".join((*COMMAND, *self.words)),
                     "description": self.description,
+                    **({} if run else {"usage": "%(prog)s [--config FILE] [OPTIONS]"}),
                     "version": __version__,
                     "other_commands": other_commands,
+                    **({name: _help(name) for name in self.subcommands()} if run else {}),
                 },
                 trainer_defaults={
                     "max_epochs": None,  # settle_length decides
@@ -146,7 +159,8 @@ class ProjectCLI(CheckpointsDecideNothing):
         Only ``weights_only=True`` ever loads.
         """
         hidden = {"weights_only", "verbose", "return_predictions"}
-        known = {name: skip | hidden for name, skip in LightningCLI.subcommands().items()}
+        of_trainer = LightningCLI.subcommands()
+        known = {name: of_trainer[name] | hidden for name in COMMANDS}
         first = self._given[0] if self._given else ""
         return {first: known[first]} if first in known else known
 
@@ -433,3 +447,10 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Say where the predictions are."""
         if self.trainer.is_global_zero:
             print(f"predictions: {Path(self.trainer.default_root_dir, PREDICTIONS)}")
+
+
+def _help(command: str) -> dict[str, str]:
+    """Return how a command's help begins: without a hundred lines of options in brackets."""
+    given, description = COMMANDS[command]
+    usage = " ".join((*COMMAND, command, given, "[OPTIONS]"))
+    return {"usage": usage, "description": description}

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from project.approaches import ImageClassifier
 from project.class_paths import FROM_DATA, FROM_MODEL, class_parser, named
 from project.data import ImageDataModule, Operation
+from project.environment import COMMAND
 from project.networks import Network
 
 
@@ -152,7 +153,10 @@ _NOISE = re.compile(
 
 
 def _mistyped(message: str) -> str:
-    """Explain a wrong command, a file without ``--config``, and a file that isn't there."""
+    """Explain a wrong command or none, a file without ``--config``, and a file that isn't there."""
+    if 'expected "subcommand" to be one of' in message:
+        command = " ".join(COMMAND)
+        return f"give a command, as in `{command} fit --config FILE`; `{command} --help` lists all"
     if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
         known = re.findall(r"'(\w+)'", wrong[2])
         close = _similar(wrong[1], known, listed=False)

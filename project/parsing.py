@@ -103,11 +103,15 @@ class ProjectParser(LightningArgumentParser):
         return added
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        """Add subcommands, and list the other commands among them."""
-        action = super().add_subcommands(*args, **kwargs)
-        for name, description in self._other_commands.items():
-            action.add_subcommand(name, ArgumentParser(), help=description)
-        return action
+        """Add subcommands, which the help lists with the descriptions of their parsers."""
+        self._commands = super().add_subcommands(*args, metavar="COMMAND", **kwargs)
+        add = self._commands.add_subcommand
+
+        def described(name: str, parser: ArgumentParser, **_: Any) -> None:
+            add(name, parser, help=parser.description)
+
+        self._commands.add_subcommand = described  # type: ignore[method-assign, assignment]
+        return self._commands
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the help, without the hundreds of modules and metrics of other packages."""
@@ -123,6 +127,9 @@ class ProjectParser(LightningArgumentParser):
         Raises:
             UserError: If there is a mistake in them.
         """
+        for name, description in self._other_commands.items():  # after those of LightningCLI
+            self._commands.add_subcommand(name, ArgumentParser(description=description))
+        self._other_commands = {}
         for before, arg in pairwise(["", *args]):
             if not arg or re.fullmatch("--[^=]+=", arg):  # as of a variable that isn't set
                 option = (arg or before).strip("-=") if (arg or before)[:2] == "--" else ""
@@ -135,7 +142,7 @@ class ProjectParser(LightningArgumentParser):
         try:
             config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         except SystemExit as end:
-            if where := own_line(end):  # of a module that a config names
+            if end.code and (where := own_line(end)):  # of a module that a config names
                 raise UserError(f"{where}: sys.exit({end.code!r}) at its import") from end
             raise
         except Raised as fault:

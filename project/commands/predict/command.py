@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def predict_alone(arguments: Sequence[str]) -> int:
         predict(arguments)
     except UserError as error:
         if os.environ.get("PROJECT_TRACEBACK"):
-            raise
+            traceback.print_exception(error)
         print(f"error: {lines(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # who reads the table wants no more of it

@@ -35,7 +35,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         message = re.sub(rf"\n *- {_PROBLEM}{_BASE}:\n.*", "", message)
     whole_key = key_of(message)
     message = re.sub(r"Given value: (?:_AsItIs|Namespace)\(.*", "", message)
-    classes = re.findall(_CLASS, message)
+    raw, classes = message, re.findall(_CLASS, message)
     message = re.sub(r"\. Got value: Namespace\(.*", "", message)
     message = re.sub(r"Type .* expects a function or a callable class: ", "", message)
     given = re.findall(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
@@ -45,7 +45,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         r"(?:does not accept option '|unrecognized arguments: --)([\w.-]+)", message
     ):
         if keys and classes:
-            name, owner = unknown[1].partition(".")[0], _owner(message, unknown, classes)
+            name, owner = unknown[1].partition(".")[0], _owner(raw, unknown[0], classes)
             close = _similar(name, _options(owner))
             return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
         known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
@@ -53,7 +53,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         start = _similar(unknown[1].partition(".")[0], known, listed=False)
         return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
-        name, owner = option[1], _owner(message, option, classes)
+        name, owner = option[1], _owner(raw, option[0], classes)
         if not owner:
             return f"{place}no option {name!r}{_similar(name, [*options], listed=False)}"
         for base, example in EXAMPLES.items():
@@ -63,7 +63,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
         close = _similar(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
-        owner = _owner(message, needed, classes)
+        owner = _owner(raw, needed[0], classes)
         return f"{place}{owner.rpartition('.')[2]} needs {needed[1]}"
     expected = re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message)
     types = [LISTS.get(name, name) for name in expected if name not in NO_CHOICE]
@@ -120,10 +120,11 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     return place + "; ".join(lines)
 
 
-def _owner(message: str, found: re.Match[str], classes: Sequence[str]) -> str:
-    """Return the class that a part of a message is about; the values after it name others."""
-    before = re.findall(_CLASS, message[: found.start()])
-    return [*classes[-1:], *before][-1] if classes else ""
+def _owner(message: str, problem: str, classes: Sequence[str]) -> str:
+    """Return the class that a problem is of: that in its line, or the last one before it."""
+    before, _, after = message.partition(problem)
+    here = re.findall(_CLASS, after.partition("\n")[0])[:1]
+    return [*classes[-1:], *re.findall(_CLASS, before), *here][-1] if classes else ""
 
 
 def key_of(message: str) -> str:

@@ -131,7 +131,7 @@ class ProjectParser(LightningArgumentParser):
             self._commands.add_subcommand(name, ArgumentParser(description=description))
         self._other_commands = {}
         for before, arg in pairwise(["", *args]):
-            if not arg or re.fullmatch("--[^=]+=", arg):  # as of a variable that isn't set
+            if not arg or re.fullmatch("--(?!trainer)[^=]+=", arg):  # of a variable that isn't set
                 option = (arg or before).strip("-=") if (arg or before)[:2] == "--" else ""
                 raise UserError("an empty value; give one, or leave it out", option)
             if not is_utf8(arg):

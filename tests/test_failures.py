@@ -17,7 +17,6 @@ from torch.distributed import DistNetworkError
 
 from project.approaches import TrainFromScratch
 from project.cli import main
-from project.errors import UserError
 from project.failures import explained, machine
 from project.networks import MLP, Network
 from project.runs import RunDir
@@ -344,10 +343,13 @@ def test_a_fault_asks_for_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("args", [("fit", "--trainer.max_epoch=3"), ("fit", "--data.batch_size=0")])
-def test_traceback_shows_all(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traceback_shows_all(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PROJECT_TRACEBACK", "1")
-    with pytest.raises(UserError):
+    with pytest.raises(SystemExit, match="2"):
         main([*args])
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

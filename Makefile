@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: help quickstart test lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: .venv/installed  ## train, test and log a classifier of digits, in under 20 seconds once installed
 	$(BIN)/python -m project fit --config configs/quickstart.yaml

@@ -181,7 +181,10 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
 def _options(class_path: str) -> list[str]:
     owner = named(class_path)
     known = vars(class_parser(owner).get_defaults()) if owner else {}
-    return [name for name in known if name not in (*FROM_DATA, *FROM_MODEL)]
+    passed = {*FROM_DATA, *FROM_MODEL}  # by the program
+    if isinstance(owner, type) and issubclass(owner, Optimizer | LRScheduler):
+        passed |= {"params", "optimizer"}
+    return [name for name in known if name not in passed]
 
 
 def _class_names(key: str) -> list[str]:

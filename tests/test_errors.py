@@ -27,6 +27,11 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
         "MLP has no option 'hiden'; .*hidden",
     ),
     (
+        "what an optimizer is passed",
+        ["fit", "--model.optimizer=Adam", "--model.optimizer.learning_rate=3"],
+        "Adam has no option 'learning_rate'; known are lr, betas, ",
+    ),
+    (
         "option of no optimizer",
         ["fit", "--model.optimizer.lr", "0.1"],
         "^model.optimizer: 'lr' is of no optimizer; name one before, as by --model.optimizer Adam",

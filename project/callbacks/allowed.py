@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.profilers import XLAProfiler
 
 from project.approaches.metrics import natural_mode
@@ -71,6 +72,7 @@ LEAST = {  # of options of the trainer, where Lightning takes less, and does som
     "num_sanity_val_steps": -1,
 }
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
+LOGGERS_NEED = {MLFlowLogger: ("mlflow",), TensorBoardLogger: ("tensorboard", "tensorboardX")}
 
 
 def check_trainer_config(trainer: Namespace) -> None:
@@ -100,6 +102,13 @@ def check_trainer_config(trainer: Namespace) -> None:
         _check_finite(init_args_of(callback), key)
     _check_repeated(callbacks)
     _check_options(trainer)
+    for logger in listed(trainer.get("logger")):
+        for kind, packages in LOGGERS_NEED.items():
+            if is_a(logger, kind) and not any(map(find_spec, packages)):
+                install = f"pip install -e '.[{packages[0]}]'"
+                raise UserError(
+                    f"{short_name(logger)}: needs {packages[0]}: {install}", "trainer.logger"
+                )
 
 
 def _check_needs(callback: Namespace, trainer: Namespace, key: str) -> None:

@@ -75,8 +75,9 @@ class Notices(L.Callback):
         """Say where the profiler writes to."""
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]  # set late
         if trainer.is_global_zero and trainer.state.fn and profiler.filename and profiler.dirpath:
-            path = Path(profiler.dirpath, f"{trainer.state.fn.value}-{profiler.filename}*")
-            show(f"profile: {path}")
+            rank = "" if trainer.world_size == 1 else f"-{trainer.local_rank}"
+            name = f"{trainer.state.fn.value}-{profiler.filename}{rank}.txt"
+            show(f"profile: {Path(profiler.dirpath, name)}")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say so if an average will be of nothing, or has few updates for its decay."""

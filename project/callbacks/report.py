@@ -86,11 +86,14 @@ class RunReport(L.Callback):
         sizes = ", ".join(f"{counts.get(name, 0):,} {word}" for name, word in names.items())
         shape = "×".join(str(length) for length in data.image_shape)
         network = getattr(pl_module.network, "name", type(pl_module.network).__name__)
+        several = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
         rows = {
             "model": f"{type(pl_module).__name__}, {network}, {count['total']:,} parameters, "
             f"{trained} trained",
-            "data": f"{type(data).__name__}, {data.num_classes} classes, {shape} pixels",
+            "data": f"{data.name or type(data).__name__}, {data.num_classes} classes, "
+            f"{shape} pixels",
             "images": sizes,
+            "device": f"{several}{device_name(pl_module.device)}, {trainer.precision}",
             "run": trainer.default_root_dir,
             "W&B": self.tracking.mode,
         }
@@ -229,7 +232,8 @@ class RunReport(L.Callback):
         assert isinstance(pl_module, ImageClassifier)
         splits = [s for s in ("val", "test") if f"{s}/accuracy" in self.summary]
         if splits:
-            table = Table()
+            kept = best_and_last(trainer) if self.resources.images else None
+            table = Table(title=f"best epoch, by {kept.monitor}" if kept and kept.monitor else None)
             table.add_column("")
             for split in splits:
                 table.add_column({"val": "validation"}.get(split, split), justify="right")

@@ -43,7 +43,7 @@ class MNIST(ImageDataModule):
 
     def __init__(self, variant: Variant = "MNIST", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.variant = variant
+        self.variant = self.name = variant
         name, _, emnist_split = variant.partition("-")
         self._dataset: type[datasets.MNIST] = getattr(datasets, name)
         self._options = {"split": emnist_split} if emnist_split else {}

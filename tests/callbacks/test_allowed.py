@@ -1,6 +1,7 @@
 """Numbers that Lightning takes, and does something else with."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from jsonargparse import Namespace
 
 from project.callbacks.allowed import LEAST, check_trainer_config
 from project.errors import UserError
+from tests.conftest import CONFIGS
 
 STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
@@ -38,3 +40,12 @@ def test_early_stopping(option: str, value: Any, listed: bool) -> None:
     with pytest.raises(UserError) as raised:
         check_trainer_config(Namespace(callbacks=[timed, one] if listed else one))
     assert raised.value.key == f"trainer.callbacks{'[1]' if listed else ''}.{option}"
+
+
+@pytest.mark.parametrize("package", ["mlflow", "tensorboard"])
+def test_a_logger_says_what_it_needs(
+    package: str, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("project.callbacks.allowed.find_spec", lambda name: None)
+    found = fails("fit", f"--config={CONFIGS}/loggers/{package}.yaml")
+    assert found.endswith(f"needs {package}: pip install -e '.[{package}]'")

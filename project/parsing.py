@@ -1,7 +1,7 @@
 """The parser behind the command line: what LightningCLI's own gets wrong in reading a config."""
 
 import re
-from argparse import HelpFormatter
+from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -47,6 +47,13 @@ from project.upstream.jsonargparse import (
 )
 
 Options = TypeVar("Options")
+_ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")  # of Sphinx, such as :class:`~torch.Tensor`
+_HELP = {  # in place of Lightning's
+    "ckpt_path": "RUN, which is a run directory; or a checkpoint in it; or an artifact of W&B, as "
+    "wandb:ENTITY/PROJECT/model-ID:best. fit goes on from there, the other commands use it.",
+    "trainer.barebones": SUPPRESS,
+    "trainer.default_root_dir": SUPPRESS,
+}
 _MANY_CLASSES = re.compile(r"(known\s+subclasses:[^)]{900}[^,)]*,)[^)]*\)", re.DOTALL)
 
 
@@ -114,7 +121,16 @@ class ProjectParser(LightningArgumentParser):
         return self._commands
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Return the help, without the hundreds of modules and metrics of other packages."""
+        """Return the help in words that a terminal shows, without what a run refuses or leaves out.
+
+        It leaves out the hundreds of modules and metrics of other packages, too.
+        """
+        for group in self._action_groups:
+            for action in group._group_actions:
+                text = _HELP.get(action.dest, action.help or "")
+                action.help = _ROLE.sub(r"``\1``", text) or None
+                if action.dest == "ckpt_path":
+                    group.title = "Checkpoint"
         return _MANY_CLASSES.sub(r"\1 …)", super().format_help(formatter))
 
     def parse(self, args: Sequence[str], defaults: bool = True) -> Namespace:

@@ -349,6 +349,7 @@ def test_module_is_a_command_that_lists_all_others() -> None:
 
 
 def test_a_wrong_command_is_answered_with_all_there_are(fails: Callable[..., str]) -> None:
+    assert "fit --config FILE" in fails()
     message = fails("fitt")
     assert all(repr(command) in message for command in ("fit", "predict", *COMMANDS))
 
@@ -372,6 +373,15 @@ def test_help_of_a_class_shows_only_what_may_be_given(
     assert "required" not in shown
     assert not any(name in shown for name in linked)
     assert len(shown.splitlines()) < 250  # torch alone has hundreds of classes for model.loss
+
+
+def test_help_of_a_command_is_in_our_words(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    shown = capfd.readouterr().out
+    assert "predict RUN PICTURES" in "".join(shown.splitlines(keepends=True)[:4])
+    assert "wandb:" in shown.partition("--ckpt_path CKPT_PATH")[2]
+    assert not re.search(r":\w+:`|barebones|default_root_dir", shown)
 
 
 def test_wandb_run_is_complete(run: Callable[..., Run]) -> None:

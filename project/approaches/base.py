@@ -34,7 +34,9 @@ NetworkFactory = Callable[[tuple[int, int, int], int], Network]
 
 
 class ImageClassifier(OptimizedModule, ABC):
-    """Base of all approaches. A subclass sets ``network`` after calling this constructor.
+    """Base of all approaches; a network, how it is trained, and how it is measured.
+
+    A subclass sets ``network`` after calling this constructor.
 
     Logged in training: ``train/loss`` and ``train/accuracy`` per epoch, ``train/loss_step``.
     Logged in validation and test, as ``val/…`` and ``test/…``: loss, accuracy, balanced accuracy,

@@ -53,3 +53,20 @@ def under(prefix: str, **renamed: str) -> Iterator[None]:
             key = f"{renamed.get(first, first)}{dot}{rest}"
             error.key = f"{prefix}.{key}" if prefix else key
         raise
+
+
+@contextmanager
+def as_own_option(prefix: str) -> Iterator[None]:
+    """Let errors that are raised inside name the option of a command that has no such prefix.
+
+    Args:
+        prefix: Key below which a config has what the command takes as options, such as ``model``.
+
+    Raises:
+        UserError: With ``weights`` in place of ``model.weights``.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.key = error.key.removeprefix(f"{prefix}.")
+        raise

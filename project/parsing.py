@@ -158,7 +158,7 @@ class ProjectParser(LightningArgumentParser):
         try:
             config: Namespace = config_text.plain(self.parse_args(args, defaults=defaults))
         except SystemExit as end:
-            if end.code and (where := own_line(end)):  # of a module that a config names
+            if where := own_line(end):  # of a module that a config names
                 raise UserError(f"{where}: sys.exit({end.code!r}) at its import") from end
             raise
         except Raised as fault:
@@ -291,5 +291,8 @@ def build(
         prepare(parsed)
         objects = parser.instantiate(parsed)
     except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
+        for cause in causes(error):
+            if isinstance(cause, UserError):
+                raise cause
         raise UserError(explain(str(error))) from error
     return objects.model, objects.data

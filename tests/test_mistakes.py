@@ -97,6 +97,7 @@ OWN: dict[str, tuple[str, str]] = {
     "SyntaxError": ("x = 1\ndef f(:\n", "2: SyntaxError: "),
     "module": ("import not_there_at_all\n", "1: ModuleNotFoundError: No module named 'not_there"),
     "exit": ("import sys\nsys.exit('no')\n", "2: sys.exit('no') at its import"),
+    "exit_with_0": ("import sys\nsys.exit(0)\n", "2: sys.exit(0) at its import"),
 }
 
 
@@ -113,7 +114,7 @@ def test_import_of_own_code_names_its_line(
     name = f"own_{kind.lower()}"
     (tmp_path / f"{name}.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
-    key = "" if kind == "exit" else f"{option}: "
+    key = "" if kind.startswith("exit") else f"{option}: "
     assert_says(fails("fit", f"--{option}={name}.Thing"), f"{key}{name}.py, line {message}")
     assert name not in sys.modules
 

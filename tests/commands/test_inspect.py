@@ -275,7 +275,7 @@ def test_weights_that_cannot_be_had(
     monkeypatch.setattr("timm.create_model", offline)
     assert fails("inspect", "--data=Digits") == (
         "weights: those of timm/tf_efficientnet_lite0 could not be downloaded (no network, as it "
-        "seems); give a file; for example --weights FILE"
+        "seems); give a file"
     )
 
 

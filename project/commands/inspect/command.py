@@ -22,7 +22,7 @@ from project.console import readable, show
 from project.data import ImageDataModule
 from project.durations import duration
 from project.environment import COMMAND
-from project.errors import UserError
+from project.errors import UserError, as_own_option
 from project.parsing import ProjectParser, build, options_of
 
 FOLDER = Path("runs", "inspect")
@@ -112,12 +112,8 @@ def _built(request: Request, data: dict[str, object]) -> tuple[ImageClassifier, 
     weights = None if is_checkpoint(request.backbone) else request.weights
     options = {"backbone": request.backbone, "weights": weights}
     config = {"class_path": FineTuning.__name__, "init_args": options}
-    try:
+    with as_own_option("model"):
         model, source = build({"data": data, "model": config})
-    except UserError as error:
-        reason = str(error).removeprefix("model.")
-        hint = "; for example --weights FILE" if reason.startswith("weights: those of") else ""
-        raise UserError(reason + hint) from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), source
 
 

@@ -32,7 +32,7 @@ from project.commands.suspects import judge_features
 from project.console import show
 from project.data import ImageDataModule
 from project.durations import seconds_of
-from project.errors import UserError
+from project.errors import UserError, as_own_option
 from project.parsing import build
 
 SECONDS = 50.0  # from the start of the command until the learning curves are to be known
@@ -88,9 +88,10 @@ def measure(
     pretrained = None
     if not no_weights:
         try:
-            pretrained = _built(configs["probe"])
+            with as_own_option("model"):
+                pretrained = _built(configs["probe"])
         except UserError as error:
-            show(_with_own_key(error))
+            show(str(error))
             no_weights = f"the weights of {request.backbone} could not be loaded"
     predictions = try_all(configs, unfit(found, no_weights))
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
@@ -216,8 +217,3 @@ def _built(config: Config) -> tuple[Any, ImageDataModule]:
     model, data = build(config)
     data.setup_lazily()  # a sample is all that is needed
     return model, data
-
-
-def _with_own_key(error: UserError) -> str:
-    """Return the message with the key of this command: ``weights`` for ``model.weights``."""
-    return str(UserError(error.message, error.key.removeprefix("model.")))

@@ -54,7 +54,7 @@ SETS = (
     ImageSet("clipart_20", "clip-art, 20 a class", "clipart", 20, sets_rules=True),
     ImageSet("clipart_60", "clip-art, 60 a class", "clipart", 60),
     ImageSet("clipart_200", "clip-art, 200 a class", "clipart", 200, sets_rules=True),
-    ImageSet("grey", "clip-art, 60 a class, grey", "clipart", 60, grey=True, sets_rules=True),
+    ImageSet("grey", "clip-art, 60 a class, grey", "clipart", 60, grey=True),
     ImageSet("small", "clip-art, 60 a class, 32 px", "clipart", 60, size=32),
     ImageSet(
         *("food_tools", "food or tools", "clipart", 60, ("food", "tools")),

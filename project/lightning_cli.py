@@ -186,7 +186,8 @@ class ProjectCLI(CheckpointsDecideNothing):
             "--experiment",
             type=str | None,
             default=None,
-            help="Folder in runs/ for the run directory; by default the name of the config file.",
+            help="Folder in runs/ for the run directory; by default the name of the first "
+            "config file.",
         )
         trust.add_option(parser, "the config.yaml of a --ckpt_path")
         parser.add_argument(
@@ -207,6 +208,12 @@ class ProjectCLI(CheckpointsDecideNothing):
             type=NonNegativeInt,
             default=5,
             help="Epochs between pictures of validation predictions; 0 draws no picture at all.",
+        )
+        parser.add_argument(
+            "--per_class",
+            type=bool,
+            default=False,
+            help="Whether a test shows the scores of each class, the weakest first.",
         )
         parser.add_argument(
             "--max_skipped_steps",

@@ -70,7 +70,7 @@ def open_run(
     name = readable(f"{config.experiment}/{directory.tracked.name}")
     tracking = configure_loggers(config.trainer, directory, name)
     resources = ResourceMonitor()
-    results = TestResults()
+    results = TestResults(config.per_class)
     record = RunRecord(saved, directory)
     run = Run(directory, saved, RunReport(resources, results, tracking, record), asked)
     run.callbacks = [

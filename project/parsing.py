@@ -293,6 +293,6 @@ def build(
     except (ArgumentError, TypeError, ValueError, ModuleNotFoundError) as error:
         for cause in causes(error):
             if isinstance(cause, UserError):
-                raise cause
+                raise cause from None
         raise UserError(explain(str(error))) from error
     return objects.model, objects.data

@@ -23,7 +23,9 @@ AT_THE_START = {LOCK, CONFIG, IDENTITY, "wandb"}  # what every run directory beg
 
 
 def experiment_name(config: Namespace) -> str:
-    """Return the experiment: by default, the last config file, or the approach if there is none.
+    """Return the experiment: by default the first config file, or the approach.
+
+    Further config files are for what goes on top of it, such as another logger.
 
     Raises:
         UserError: If it isn't the name of a folder in ``runs/``.
@@ -34,7 +36,7 @@ def experiment_name(config: Namespace) -> str:
             raise UserError(f"{path} must be a folder in {RUNS}/", "experiment")
         return str(config.experiment)
     files = config.get("config") or []
-    return Path(str(files[-1])).stem if files else short_name(config.model)
+    return Path(str(files[0])).stem if files else short_name(config.model)
 
 
 def this_job() -> str | None:

@@ -32,11 +32,11 @@ FOLDERS = {CSVLogger: "", TensorBoardLogger: "tensorboard"}  # there, instead of
 
 @dataclass(frozen=True)
 class Tracking:
-    """What to show about W&B.
+    """What to show about loggers.
 
     Attributes:
         mode: Whether W&B is online, and why; empty without W&B.
-        viewing: How to see the run in W&B; empty where there is nothing to see.
+        viewing: How to see the run, in W&B or TensorBoard; empty where there is nothing to see.
     """
 
     mode: str = ""
@@ -80,7 +80,7 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
     """
     if trainer.logger is False:
         return Tracking()
-    tracking, loggers = Tracking(), listed(trainer.logger)
+    mode, views, loggers = "", [], listed(trainer.logger)
     for logger in loggers:
         options = init_args_of(logger)
         wandb = is_a(logger, WandbLogger)
@@ -91,22 +91,25 @@ def configure_loggers(trainer: Namespace, run: RunDir, name: str) -> Tracking:
                 if is_a(logger, kind) and options.get("name", "own") is None:
                     options.name = folder
                     options.version = options.get("version") or ""
+        if is_a(logger, TensorBoardLogger):
+            views.append(f"view: tensorboard --logdir {shlex.quote(str(options.save_dir))}")
         if wandb:
-            tracking = _configure_wandb(options, run, name)
+            mode, view = _configure_wandb(options, run, name)
+            views.append(view)
             if named(logger.class_path) is WandbLogger:  # not a class of one's own
                 logger.class_path = _path(RunLogger)
     if not any(is_a(logger, CSVLogger) for logger in loggers):
         in_run_dir = Namespace(save_dir=str(run.path), name="", version="")
         loggers.append(Namespace(class_path=_path(CSVLogger), init_args=in_run_dir))
     trainer.logger = loggers
-    return tracking
+    return Tracking(mode, "\n".join(filter(None, views)))
 
 
 def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__name__}"
 
 
-def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
+def _configure_wandb(options: Namespace, run: RunDir, name: str) -> tuple[str, str]:
     chosen = "offline" if options.get("offline") else options.get("mode")
     if "mode" in options and options.get("offline"):  # which Lightning would make that of all runs
         options.offline, options.mode = False, "offline"
@@ -132,7 +135,7 @@ def _configure_wandb(options: Namespace, run: RunDir, name: str) -> Tracking:
         if not os.access(folder, os.W_OK):  # W&B would take a temporary folder, which is lost
             key = "WANDB_DIR" if os.environ.get("WANDB_DIR") == str(folder) else "trainer.logger"
             raise UserError(f"{readable(folder)} is no folder that can be written to", key)
-    return Tracking(reason, how_to_view(folder) if reason.startswith("offline") else "")
+    return reason, how_to_view(folder) if reason.startswith("offline") else ""
 
 
 def given_by_environment() -> dict[str, Any]:

@@ -179,10 +179,13 @@ def test_on_top_of_another(
         assert "pip install" in fails(*args)
         return
     finished = run(*args, *OPTIONS.get(name, ()))
+    assert "experiment: quickstart" in (finished.path / "config.yaml").read_text()
     wanted = LEAVES[name]
     logged = (finished.path / "metrics.csv").read_text()
     assert (finished.path / wanted).exists() or wanted in finished.out or wanted in logged
     assert "train/loss" in logged and not list(finished.path.glob("wandb"))
+    if name == "tensorboard":
+        assert f"view: tensorboard --logdir {finished.path}" in finished.out
     if name == "mlflow":
         with closing(sqlite3.connect("mlflow.db")) as database:
             names = {name for (name,) in database.execute("select key from metrics")}

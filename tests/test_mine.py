@@ -181,6 +181,8 @@ def test_text_does_not_run_what_is_gone(variant: tuple[Path, tuple[str, ...]]) -
         command = renamed(command, NAME)
         found = subprocess.run(["git", "grep", "-nF", command], cwd=folder, capture_output=True)
         assert not found.stdout, found.stdout.decode()
+    for file in folder.rglob("*.md"):
+        assert not [part for part in parts if f"`{part}`" in file.read_text()], file
 
 
 @pytest.mark.sampled(4)

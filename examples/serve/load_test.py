@@ -28,7 +28,10 @@ def main() -> None:
             answer = client.post("/predict", files=[("pictures", ("a", content))])
             return answer.status_code, time.perf_counter() - start
 
-        send(0)
+        try:
+            send(0)
+        except httpx.ConnectError as error:
+            raise SystemExit(f"{options.url}: no server answers there ({error})") from None
         start = time.perf_counter()
         with ThreadPoolExecutor(options.at_once) as pool:
             answers = list(pool.map(send, range(options.requests)))

@@ -72,7 +72,7 @@ class BestAndLast(ModelCheckpoint):
 
     Attributes:
         best: Scores of the best checkpoint: its validation metrics, and the training metrics of
-            its epoch once that is over.
+            its epoch once that is over; and that epoch, counted from 1.
     """
 
     def __init__(
@@ -329,6 +329,7 @@ class BestAndLast(ModelCheckpoint):
         self.best_model_score = self.current_score = score
         self.best_model_path = str(self._folder / BEST)
         self.best = scores(trainer, *((VALIDATION,) if self.of_validation else EPOCH))
+        self.best["epoch"] = trainer.current_epoch + 1
         self._best_step = trainer.global_step
         self._save(self.best_model_path, trainer, pl_module)
 

@@ -168,6 +168,7 @@ class RunReport(L.Callback):
             "approach": type(pl_module).__name__,
             "pretrained": pl_module.pretrained,
             **{name: value for name, value in scores.items() if name.startswith(SPLITS)},
+            "best_epoch": scores.get("epoch"),
             "best_epoch_seconds": scores.get("workload/fit_seconds"),
             "best_checkpoint": os.path.relpath(best, trainer.default_root_dir) if best else None,
             "fit_seconds": self.resources.fit_seconds,
@@ -233,7 +234,9 @@ class RunReport(L.Callback):
         splits = [s for s in ("val", "test") if f"{s}/accuracy" in self.summary]
         if splits:
             kept = best_and_last(trainer) if self.resources.images else None
-            table = Table(title=f"best epoch, by {kept.monitor}" if kept and kept.monitor else None)
+            chosen = kept.best.get("epoch") if kept else None
+            title = f"best epoch ({chosen:.0f}), by {kept.monitor}" if kept and chosen else None
+            table = Table(title=title)
             table.add_column("")
             for split in splits:
                 table.add_column({"val": "validation"}.get(split, split), justify="right")

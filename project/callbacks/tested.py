@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,13 +19,14 @@ from project.approaches.scores import (
     places,
 )
 from project.callbacks.predictions import MAX_CLASSES, named, probability_columns
-from project.console import show
+from project.console import print_table, show
 from project.csv_text import table
 from project.data.ranks import of_all_ranks
 
 PER_CLASS = "per_class.csv"
 TEST_PREDICTIONS = "test_predictions.csv"
-WEAKEST = 3  # classes that are shown
+WEAKEST = 3  # classes that are named
+SHOWN = ("images", "precision", "recall", "f1")  # in the terminal
 MOST_IN_SUMMARY = 100  # classes
 
 
@@ -33,6 +35,9 @@ class TestResults(L.Callback):
 
     Beyond :data:`MAX_CLASSES`, only the probability of the predicted class is kept, and there are
     no scores of single classes.
+
+    Args:
+        per_class: Whether to show the scores of each class, instead of naming the weakest.
 
     Attributes:
         classes: Scores of each class, by its name and theirs; empty for very many classes.
@@ -43,7 +48,8 @@ class TestResults(L.Callback):
 
     __test__ = False  # for pytest
 
-    def __init__(self) -> None:
+    def __init__(self, per_class: bool = False) -> None:
+        self.per_class = per_class
         self.classes: dict[str, dict[str, float]] = {}
         self._batches: list[dict[str, Tensor]] = []
         self.found: dict[str, Tensor] = {}
@@ -137,10 +143,20 @@ class TestResults(L.Callback):
             to.row(["class", *scores])
             for name, values in self.classes.items():
                 to.row([name, *(None if one != one else round(one, 6) for one in values.values())])
-        if weakest := self._weakest():
-            show(f"weakest classes, by F1: {weakest}; {PER_CLASS} has all")
+        self._show_classes()
 
-    def _weakest(self) -> str:
-        known = {name: values["f1"] for name, values in self.classes.items() if values["images"]}
-        lowest = sorted(known, key=lambda name: known[name])[:WEAKEST]
-        return ", ".join(f"{name} {known[name]:.4f}" for name in lowest if known[name] < 1)
+    def _show_classes(self) -> None:
+        known = {name: values for name, values in self.classes.items() if values["images"]}
+        by_f1 = sorted(known, key=lambda name: known[name]["f1"])
+        if self.per_class:
+            rows = Table("class", title="test, by F1")
+            for score in SHOWN:
+                rows.add_column(score, justify="right")
+            for name in by_f1:
+                count, *scores = (known[name][score] for score in SHOWN)
+                texts = ("" if score != score else f"{score:.4f}" for score in scores)
+                rows.add_row(name, f"{count:,}", *texts)
+            print_table(rows)
+        elif weakest := [name for name in by_f1[:WEAKEST] if known[name]["f1"] < 1]:
+            text = ", ".join(f"{name} {known[name]['f1']:.4f}" for name in weakest)
+            show(f"weakest classes, by F1: {text}; {PER_CLASS} has all, or --per_class true")

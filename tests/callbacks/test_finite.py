@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from project.approaches import TrainFromScratch
-from project.callbacks.finite import FOUND
+from project.callbacks.finite import FOUND, surely_finite
 from project.checkpoints import load_checkpoint, not_finite
 from project.cli import main
+from project.upstream.torch import any_not_finite
 from tests.conftest import Run
 from tests.finetuning.schedules import equal, last
 
@@ -49,6 +50,35 @@ class Breaks(TrainFromScratch):
         value = math.nan if self.kind == "loss" else math.inf
         self.train_metrics.loss_sum += value
         return loss * value
+
+
+GRADIENTS = {  # and whether all values are finite
+    "fine": (torch.tensor([1.0, -2.0]), True),
+    "empty": (torch.zeros(0), True),
+    "scalar": (torch.tensor(3.0), True),
+    "nan": (torch.tensor([1.0, math.nan]), False),
+    "infinite": (torch.tensor([[1.0], [math.inf]]), False),
+    "both_infinities": (torch.tensor([math.inf, -math.inf]), False),
+    "sum_too_large": (torch.full((10,), 3e38), True),
+    "half": (torch.full((1000,), 6e4, dtype=torch.float16), True),
+    "bfloat16": (torch.tensor([1.0, math.nan], dtype=torch.bfloat16), False),
+    "complex": (torch.tensor([1j, math.nan]), False),
+    "sparse": (torch.tensor([0.0, math.nan]).to_sparse(), False),
+    "sparse_twice": (
+        torch.sparse_coo_tensor([[0, 0]], [3e38, 3e38], (2,), check_invariants=True),
+        False,
+    ),
+    "transposed": (torch.ones(3, 2).T, True),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_quick_look_says_finite_only_where_all_is(name: str) -> None:
+    gradient, finite = GRADIENTS[name]
+    gradients = [torch.ones(2, 2), gradient]
+    assert (surely_finite(gradients) or not any_not_finite(gradients)) is finite
+    assert finite or not surely_finite(gradients)
+    assert surely_finite(gradients) or not finite or name in ("sum_too_large", "half")
 
 
 def checkpoints_are_finite(run: Path) -> int:

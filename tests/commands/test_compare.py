@@ -97,7 +97,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Two processes at the same time, one of which fails, and a report."""
-    main(["compare", "--config", str(comparison), "--jobs=2", "--only=[scratch,diverging]"])
+    options = ("--jobs=2", "--only=[scratch,diverging]", "--metric=macro_f1")
+    main(["compare", "--config", str(comparison), *options])
     out = capfd.readouterr().out
     folder = Path("runs/compare/three")
     first = found(folder)
@@ -106,6 +107,7 @@ def test_compare(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "the training loss became" in first["diverging"]["error"]
     assert "diverging 20 seed 1: failed: the training loss became" in out
     assert 0 < float(first["scratch"]["accuracy"]) <= 1 and not first["scratch"]["error"]
+    assert f"scratch 20 seed 1: macro F1 {float(first['scratch']['f1']):.4f} in " in out
     for name in ("report.html", "report.md", "results.json"):
         assert "diverging" in (folder / name).read_text()
     assert not list((folder / "runs").glob("*/cache"))

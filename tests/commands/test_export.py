@@ -106,8 +106,11 @@ def test_the_file_beside_it_classifies_alone(onnx: Path, backbone: Path) -> None
 
 
 @pytest.mark.parametrize("format_", ["torch_export", "safetensors"])
-def test_other_formats(format_: str, backbone: Path, tmp_path: Path) -> None:
+def test_other_formats(
+    format_: str, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["export", str(backbone), "--format", format_, "--output=out", "--check=20"])
+    assert "classify: python -m project predict out PICTURES" in capsys.readouterr().out
     check = json.loads(Path("out/check.json").read_text())
     assert check["same_pixels"]["agreement"] == 1
     pictures = [noise(8, 8, "L")] * 2

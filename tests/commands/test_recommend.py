@@ -151,6 +151,11 @@ def test_suspect_labels_are_said() -> None:
         "dog); python -m project inspect --data=ImageFolder --data.root 'a b' --weights=w.pt lists "
         "them and the others"
     )
+    line = on_suspects(measured(suspects=["x.png (cat, more probably dog)"] * 76), words)
+    assert line == (
+        "nothing is said about wrong labels: a probe takes 76 of 300 for others, as classes look "
+        "alike to it"
+    )
 
 
 @pytest.mark.parametrize(("slowdown", "said"), [(1.05, False), (1.9, True)])
@@ -331,7 +336,7 @@ FOUND = {
     **{"train": 1000, "val": 100, "test": 200, "train_cut": 70, "val_cut": 30, "test_cut": 30},
     **{"batch_size": 10, "decode": 0.0, "decoded": 0, "image_bytes": 0, "memory_gb": 4.0},
     **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "slowdown": 1.0},
-    **{"memory_before_mb": 300.0, "peak_memory_mb": 500.0},
+    **{"memory_before_mb": 300.0, "peak_memory_mb": 500.0, "gflop_per_image": 0.5},
 }
 
 
@@ -341,6 +346,7 @@ def test_prediction_of_one_phase() -> None:
     fixed = 50 - 2 * (4 + 2 + 3) - 3
     assert found.seconds == pytest.approx(fixed + 10 * (100 + 2 + 10) + 20)
     assert (found.memory_mb, found.images_per_second) == (500, 10)
+    assert found.gflop_per_image == 0.5
 
 
 def test_prediction_of_larger_batches() -> None:

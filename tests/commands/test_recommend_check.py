@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,28 @@ def test_what_was_right_and_what_was_not() -> None:
     assert [one.right for one in findings_of(decision, found, swapped)][:2] == [False, False]
 
 
+def test_other_networks_are_not_judged() -> None:
+    """A comparison of smaller images says nothing about accuracy and time of larger ones."""
+    like = replace(FAST, gflop_per_image=0.4)
+    found = measured(
+        probe=curve(0.9), scratch=curve(0.5), predictions={"scratch": like, "probe": like}
+    )
+    trained = {
+        "scratch": Trained(0.62, 0.62, 35.0, 0.41),
+        "probe": Trained(0.91, 0.91, 50.0, 0.033),
+    }
+    theirs = Compared("accuracy", 300, 30, ("0", "1", "2"), 10, trained)
+    told = {one.what: one for one in findings_of(decide(rules_of(found), found), found, theirs)}
+    assert told["use"].right and told["probe before scratch"].right
+    assert told["time of scratch"].measured == "35 s: ×1.71"
+    assert told["time of probe"].measured == "50 s, at 0.033 GFLOP an image and not at 0.4"
+    assert told["accuracy of probe"].right is told["time of probe"].right is None
+
+
 def test_comparison_is_that_of_its_largest_training_set(tmp_path: Path) -> None:
     found = read_comparison(results(tmp_path / "compared", 3, 300, 30))
     assert (found.images, found.test_images, found.epochs) == (300, 30, 3)
-    assert found.trained["probe"] == (0.91 / 2, 0.91, 50.0)
+    assert found.trained["probe"] == (0.91 / 2, 0.91, 50.0, None)
     assert set(found.trained) == set(SCORES)
 
 

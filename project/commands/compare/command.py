@@ -53,7 +53,7 @@ def compare(arguments: Sequence[str]) -> None:
     cells = cells_of(settings, given.data)
     data = find_images(objects.data)
     metric = metric_of(settings.metric, data.class_sizes().tolist())
-    runs = Runs(folder, name, settings.jobs)
+    runs = Runs(folder, name, settings.jobs, metric)
     _check_contenders(runs.missing(cells))
     if settings.dry_run:
         show_forecast(runs, cells, settings)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.child_runs import ChildRuns, error_in
+from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.settings import Cell
 from project.console import show
 from project.durations import duration
@@ -37,12 +38,14 @@ class Runs:
         folder: Folder of the comparison.
         group: W&B group of all runs.
         jobs: Number of runs at the same time.
+        metric: Score of a finished run that is shown.
     """
 
-    def __init__(self, folder: Path, group: str, jobs: int) -> None:
+    def __init__(self, folder: Path, group: str, jobs: int, metric: Metric = ACCURACY) -> None:
         self.folder = folder
         self.group = group
         self.jobs = jobs
+        self.metric = metric
         self._children = ChildRuns(group, jobs)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(jobs):
@@ -131,8 +134,9 @@ class Runs:
         found = self.summary(cell)
         result = f"failed: {self.error(cell)}"
         if found is not None:
-            accuracy, seconds = found["test/accuracy"], found["process_seconds"]
-            result = f"test accuracy {accuracy:.4f} in {duration(seconds)}"
+            score = found.get(f"test/{self.metric.figure}")
+            result = "finished" if score is None else f"{self.metric.words} {score:.4f}"
+            result += f" in {duration(found['process_seconds'])}"
         rest = f"; about {duration(seconds_left)} left" if seconds_left else ""
         return f"{cell.name}: {result}{rest}"
 

@@ -126,8 +126,7 @@ def export(arguments: Sequence[str]) -> None:
             copy(Path(classify.__file__), partial / Path(classify.__file__).name)
     show_check(found, request)
     show(f"exported: {readable(folder)}")
-    if request.format == "onnx":
-        show(f"classify: {shlex.join([*COMMAND, 'predict', str(folder)])} PICTURES")
+    show(f"classify: {shlex.join([*COMMAND, 'predict', str(folder)])} PICTURES")
     if request.push_to_hub is not None:
         show(f"sent: {push(folder, request.push_to_hub)}")
 

@@ -1,6 +1,7 @@
 """Holds what was predicted against what ``compare`` measured on the same data."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ from project.errors import UserError
 
 RESULTS = "results.json"
 TIMES = 1.3  # a predicted time is right if it is off by no more than this factor
+SAME = 0.05  # by so much, operations of the same network may differ
 OFF = 0.05  # a predicted accuracy is right if it is off by no more than this
 
 
@@ -30,11 +32,13 @@ class Trained(NamedTuple):
         score: What the comparison judges by.
         accuracy: Test accuracy.
         seconds: Seconds of a run, from the start to the end of its process.
+        gflop_per_image: 10^9 operations of a prediction; None if that isn't known.
     """
 
     score: float
     accuracy: float
     seconds: float
+    gflop_per_image: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def read_comparison(folder: Path) -> Compared:
                     row["mean"][content["metric"]],
                     row["mean"]["accuracy"],
                     row["mean"]["process_seconds"],
+                    row["mean"].get("gflop_per_image"),
                 )
                 for row in rows
                 if row["images"] == images
@@ -164,9 +169,10 @@ def _accuracies(measured: Measured, compared: Compared) -> list[Finding]:
     for name, curve in (("probe", measured.probe), ("scratch", measured.scratch)):
         if curve and name in compared.trained:
             expected, reached = curve.at(measured.all_images), compared.trained[name].accuracy
-            right = abs(expected - reached) <= OFF
+            other = _other(measured, compared, name)
+            right = None if other else abs(expected - reached) <= OFF
             words = f"{expected:.3f}, by its learning curve"
-            found.append(Finding(f"accuracy of {name}", words, f"{reached:.3f}", right))
+            found.append(Finding(f"accuracy of {name}", words, f"{reached:.3f}{other}", right))
     return found
 
 
@@ -174,18 +180,30 @@ def _times(measured: Measured, compared: Compared) -> list[Finding]:
     found = []
     for name, prediction in measured.predictions.items():
         if isinstance(prediction, Prediction) and name in compared.trained:
-            took = compared.trained[name].seconds
+            took, other = compared.trained[name].seconds, _other(measured, compared, name)
             ratio = prediction.seconds / took
-            words = f"{duration(took)}: ×{ratio:.2f}"
-            right = 1 / TIMES <= ratio <= TIMES
+            words = duration(took) + (other or f": ×{ratio:.2f}")
+            right = None if other else 1 / TIMES <= ratio <= TIMES
             found.append(Finding(f"time of {name}", duration(prediction.seconds), words, right))
     return found
+
+
+def _other(measured: Measured, compared: Compared, name: str) -> str:
+    """Return by what a contender is another one than was meant; empty if it is the same.
+
+    Its network or the size of its images is, where a prediction takes another number of operations.
+    """
+    prediction, found = measured.predictions.get(name), compared.trained[name].gflop_per_image
+    meant = prediction.gflop_per_image if isinstance(prediction, Prediction) else None
+    if not meant or not found or math.isclose(meant, found, rel_tol=SAME):
+        return ""
+    return f", at {found:.2g} GFLOP an image and not at {meant:.2g}"
 
 
 def show_check(findings: list[Finding], compared: Compared) -> None:
     """Print what was predicted beside what was measured, and how much of it was right."""
     table = Table("predicted", "recommend", f"compare ({compared.metric})", "right")
-    words = {True: "yes", False: "no", None: f"within {LARGEST_TIE:g}, or no order"}
+    words = {True: "yes", False: "no", None: "no telling"}
     for one in findings:
         table.add_row(one.what, one.predicted, one.measured, words[one.right])
     print_table(table)

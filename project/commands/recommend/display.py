@@ -15,6 +15,8 @@ from project.console import print_table, readable, show
 from project.durations import duration
 from project.environment import COMMAND
 
+MOST_SUSPECTS = 0.25  # of the labels that were looked at
+
 
 def show_facts(found: Scan, machine: Machine, weights: str | None) -> None:
     """Print the facts about data and machine, and which weights the backbone has."""
@@ -79,12 +81,19 @@ def words(decision: Decision) -> list[str]:
 def on_suspects(measured: Measured, arguments: Sequence[str]) -> str:
     """Return how many labels are suspect, and the surest of them; empty if there are none.
 
+    Where they are more than :data:`MOST_SUSPECTS`, classes look alike, and mistakes can't be told.
+
     Args:
         measured: What was measured.
         arguments: The command line of ``recommend``.
     """
     if not measured.suspects:
         return ""
+    if len(measured.suspects) > MOST_SUSPECTS * measured.images:
+        return (
+            f"nothing is said about wrong labels: a probe takes {len(measured.suspects)} of "
+            f"{measured.images:,} for others, as classes look alike to it"
+        )
     line = (
         f"{len(measured.suspects)} of {measured.images:,} labels that were looked at may be wrong, "
         f"first of all {measured.suspects[0]}"

@@ -41,6 +41,7 @@ MOST_DECODED = 96  # files of a split that are decoded; more images are the same
 DECODING = 2.0  # seconds, after which no more of them are
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
+OF_SUMMARY = ("process_seconds", "peak_memory_mb", "gflop_per_image")  # of a trial's run
 
 
 class Trial(L.Callback):
@@ -173,12 +174,14 @@ class Prediction:
         images_per_second: Training throughput in the slowest phase.
         slowdown: How many times as long as alone it took, because other processes had the
             processor; 1 where the system doesn't tell.
+        gflop_per_image: 10^9 operations of a prediction; None if they can't be counted.
     """
 
     seconds: float
     memory_mb: float
     images_per_second: float
     slowdown: float = 1.0
+    gflop_per_image: float | None = None
 
 
 def try_out(config: Mapping[str, Any]) -> Prediction:
@@ -255,7 +258,7 @@ def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, 
         raise UserError((lines or ["it printed nothing"])[-1].removeprefix("error: "))
     summary = read_summary(run_dir)
     found: dict[str, Any] = json.loads(output.read_text())
-    return found | {name: summary[name] for name in ("process_seconds", "peak_memory_mb")}
+    return found | {name: summary[name] for name in OF_SUMMARY}
 
 
 def predict(
@@ -267,7 +270,7 @@ def predict(
     """Predict time and memory of a run from those of its trial.
 
     Args:
-        found: The output of :class:`Trial`, with ``process_seconds`` and ``peak_memory_mb``.
+        found: The output of :class:`Trial`, with :data:`OF_SUMMARY`.
         phases: Phases as :func:`phases_of` returns them.
         steps_per_epoch: Steps of an epoch; None goes through the images once.
         larger: How many times as large as in the trial the batches are. Time and memory of a step
@@ -299,6 +302,7 @@ def predict(
         + (0 if torch.cuda.is_available() else resident / 1e6),
         images_per_second=found["batch_size"] / max(steps),
         slowdown=found["slowdown"],
+        gflop_per_image=found["gflop_per_image"],
     )
 
 

@@ -139,10 +139,10 @@ class Figures(L.Callback):
                     _draw(trainer, "test/class_activation", partial(draw_rows, rows, title))
         with allowed_to_fail("the table of test predictions"):
             if wandb_loggers(trainer):
-                log_table(trainer, "test/predictions", TABLE, self._table(trainer, images, names))
+                log_table(trainer, "wandb/predictions", TABLE, self._table(trainer, images, names))
                 if len(names) <= MOST_CLASSES:
                     labels, predictions = (found[x].tolist() for x in ("labels", "predictions"))
-                    log_confusion(trainer, "test/confusion", labels, predictions, names)
+                    log_confusion(trainer, "wandb/confusion", labels, predictions, names)
 
     def _draw_counts(self, trainer: L.Trainer, model: ImageClassifier) -> None:
         confusion, path = model.test_metrics.total_confusion, "confusion_matrix.png"

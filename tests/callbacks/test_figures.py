@@ -169,7 +169,7 @@ def logged(run: Path) -> Counter[str]:
 def test_each_picture_and_table_is_logged_once(runs: dict[int, Path]) -> None:
     expected = {f"{key}: images/separated": 1 for key in PICTURES}
     expected["val/predictions: images/separated"] = 2  # one an epoch
-    expected |= {"test/predictions: table-file": 1, "test/confusion_table: table-file": 1}
+    expected |= {"wandb/predictions: table-file": 1, "wandb/confusion_table: table-file": 1}
     assert dict(logged(runs[1])) == expected
     assert logged(runs[0]) == {}
 

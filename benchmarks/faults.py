@@ -23,6 +23,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -32,6 +33,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,10 +57,10 @@ DISK_MB = 64
 ELSEWHERE = "/dev/shm"  # another file system, for temporary files
 CANARY = "canary_module"
 
-Fit = Callable[[bool], None]
+Fit = Callable[..., None]
 
 
-def our_fit(often: bool) -> None:
+def our_fit(often: bool, ranks: int = 1) -> None:
     """Train, or go on."""
     project_main(
         [
@@ -66,6 +68,7 @@ def our_fit(often: bool) -> None:
             *("--model.network=MLP", "--model.network.hidden=[2048]", "--trainer.max_epochs=3"),
             *("--trainer.logger=CSVLogger", "--trainer.log_every_n_steps=1"),
             *(["--checkpoint.every_n_steps=1"] if often else []),
+            *lightning_cli.on(ranks),
         ]
     )
 
@@ -82,7 +85,7 @@ class Way:
     Args:
         name: What the table calls it.
         package: What has to be installed.
-        fit: Trains; is told whether to save at each step.
+        fit: Trains; is told whether to save at each step, and the number of ranks if it is two.
         resume: Goes on, in the way that is nearest to hand.
         evaluate: Validates a checkpoint.
     """
@@ -264,6 +267,35 @@ class Process:
             time.sleep(0.005)
 
 
+class TwoRanks:
+    """The processes of two ranks that train together, in place of one.
+
+    Args:
+        function: What each runs.
+        folder: Their current folder.
+        fault: What happens in the second one.
+    """
+
+    def __init__(
+        self, function: Callable[[], None], folder: Path, fault: Fault | None = None
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+
+        def as_rank(rank: int) -> None:
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+            os.environ |= where | {"NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+            function()
+
+        faults = (None, fault)
+        self._ranks = [Process(partial(as_rank, rank), folder, faults[rank]) for rank in (0, 1)]
+        self.seen = self._ranks[0].seen
+
+    def end(self) -> int:
+        """Wait for both, and return the largest exit code."""
+        return max([rank.end() for rank in self._ranks])
+
+
 def newest(folder: Path = Path()) -> Path:
     """Return the newest last checkpoint.
 
@@ -332,11 +364,11 @@ class Trial:
         folder.mkdir()
         return folder
 
-    def train(self, folder: Path, often: bool = False, **options: Any) -> Process:
+    def train(self, folder: Path, often: bool = False, **options: Any) -> Any:
         """Begin a training."""
         return Process(lambda: self.way.fit(often), folder, **options)
 
-    def go_on(self, folder: Path, often: bool = False, **options: Any) -> Process:
+    def go_on(self, folder: Path, often: bool = False, **options: Any) -> Any:
         """Go on with a training."""
         return Process(lambda: self.way.resume(often), folder, **options)
 
@@ -353,6 +385,18 @@ class Trial:
         lost = steps + process.seen.steps - self.steps
         end = "bit-identical" if self.exact(folder) else "another end"
         return f"{lost} of {steps} steps lost, {end}"
+
+
+class Pair(Trial):
+    """The same on two ranks."""
+
+    def train(self, folder: Path, often: bool = False, **options: Any) -> TwoRanks:
+        """Begin a training."""
+        return TwoRanks(lambda: self.way.fit(often, ranks=2), folder, **options)
+
+    def go_on(self, folder: Path, often: bool = False, **options: Any) -> TwoRanks:
+        """Go on with a training."""
+        return TwoRanks(lambda: self.way.resume(often, ranks=2), folder, **options)
 
 
 def killed(trial: Trial) -> str:
@@ -469,6 +513,16 @@ def signalled(signum: int, validating: bool) -> Callable[[Trial], str]:
     return try_out
 
 
+def one_of_two_ranks(trial: Trial) -> str:
+    """SIGTERM to one of two ranks, in a training that saves after each epoch."""
+    pair = Pair(trial.way, trial.new(), trial.kills)
+    folder, start = pair.new(), time.monotonic()
+    process = pair.train(folder, fault=Fault(pair.steps // 2 + 1, signal.SIGTERM))
+    code = process.end()
+    ended = f"exit {code}" if time.monotonic() - start < TIMEOUT else f"hangs for {TIMEOUT} s"
+    return f"{ended}, {pair.after(folder, process.seen.steps)}"
+
+
 def again(trial: Trial) -> str:
     """The command of a killed training once more, as it was."""
     folder = stopped(trial)
@@ -534,6 +588,7 @@ ROWS: Sequence[tuple[str, Callable[[Trial], str]]] = (
     ("SIGTERM in validation", signalled(signal.SIGTERM, True)),
     ("SIGINT in training", signalled(signal.SIGINT, False)),
     ("SIGINT in validation", signalled(signal.SIGINT, True)),
+    ("SIGTERM to one of two ranks in training", one_of_two_ranks),
     ("`kill -9`, then the same command: does it go on?", again),
     ("steps before a `kill -9` that `metrics.csv` has after going on", metrics),
     ("a config beside a checkpoint names a module: is it left alone?", foreign),

@@ -46,10 +46,11 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     ):
         if keys and classes:
             name, owner = unknown[1].partition(".")[0], _owner(raw, unknown[0], classes)
-            close = _similar(name, _options(owner))
+            close = _similar_option(name, _options(owner))
             return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
-        known = [*options, *(f"trainer.{name}" for name in signature(Trainer).parameters)]
-        close = _similar(unknown[1], known, listed=False)
+        parts = [part for part in PARTS if part in options] or PARTS  # in a file, there are none
+        known = [*options, *(option for part in parts for option in _below(part))]
+        close = _similar_option(unknown[1], known, listed=False)
         start = _similar(unknown[1].partition(".")[0], known, listed=False)
         return f"no option {unknown[1]!r}{close or start}"
     if option := re.search(r"Option '([^'.]+)[^']*' is not accepted", message):
@@ -60,7 +61,7 @@ def explain(message: str, options: Collection[str] = ()) -> str:
             if named(owner) is base:
                 kind, key = base.__name__.lower(), ".".join(keys)
                 return f"{key}: {name!r} is of no {kind}; name one before, as by --{key} {example}"
-        close = _similar(name, _options(owner))
+        close = _similar_option(name, _options(owner))
         return f"{place}{owner.rpartition('.')[2]} has no option {name!r}{close}"
     if classes and (needed := re.search(r"arguments are required: (.*)", message)):
         owner = _owner(raw, needed[0], classes)
@@ -142,6 +143,36 @@ def _keys(message: str) -> list[str]:
 
 
 EXAMPLES: dict[type, str] = {Optimizer: "Adam", Callback: "EarlyStopping", Logger: "CSVLogger"}
+BASES: dict[str, type] = {
+    "model": ImageClassifier,
+    "data": ImageDataModule,
+    "network": Network,
+    "optimizer": Optimizer,
+    "scheduler": LRScheduler,
+    "callbacks": Callback,
+    "logger": Logger,
+    "augment": Operation,
+}
+PARTS = ("trainer", "model", "data")  # of the config of a run
+OF_OPTIMIZERS = ["optimizer.lr", "optimizer.weight_decay"]  # as options of a model
+OTHER_WORDS = {  # what options are called elsewhere, and here
+    **{"epochs": "max_epochs", "num_epochs": "max_epochs", "steps": "max_steps"},
+    **{"learning_rate": "lr", "base_lr": "lr", "wd": "weight_decay", "opt": "optimizer"},
+    **{"scheduler": "lr_scheduler", "sched": "lr_scheduler", "arch": "backbone"},
+    **{"pretrained": "weights", "smoothing": "label_smoothing", "drop": "dropout"},
+    **{"bs": "batch_size", "batch": "batch_size", "train_batch_size": "batch_size"},
+    **{"workers": "num_workers", "img_size": "image_size", "imgsz": "image_size"},
+    **{"size": "image_size", "input_size": "image_size", "data_dir": "root", "data_path": "root"},
+    **{"amp": "precision", "gpus": "devices", "device": "devices", "gpu": "devices"},
+    **{"seed": "seed_everything", "name": "experiment", "output_dir": "run_dir", "out": "run_dir"},
+    **{
+        "output": "run_dir",
+        "save_dir": "run_dir",
+        "ckpt": "ckpt_path",
+        "checkpoint_path": "ckpt_path",
+    },
+    **{"log_interval": "log_every_n_steps", "clip_grad": "gradient_clip_val"},
+}
 LISTS = {"Iterable": "list", "tuple": "list"}
 NO_CHOICE = ("NoneType", "ImageClassifier")
 _CLASS = r"(?:given class_path |\(class_path=)'([\w.]+)'"
@@ -178,35 +209,44 @@ def _similar(name: str, known: list[str], listed: bool = True) -> str:
     return f"; known are {', '.join(known)}" if known and listed else ""
 
 
+def _similar_option(name: str, known: list[str], listed: bool = True) -> str:
+    """Suggest where an option is, or what it is called here, or one with a similar name."""
+    last = name.rpartition(".")[2]
+    last = OTHER_WORDS.get(last, last)
+    same = [option for option in dict.fromkeys(known) if option.rpartition(".")[2] == last]
+    return f"; did you mean {' or '.join(same)}?" if same else _similar(name, known, listed)
+
+
+def _below(part: str) -> list[str]:
+    """Return the options below ``trainer``, or those that a data module or a model may have."""
+    base = BASES.get(part, Trainer)
+    kinds = [one for kind in (base, *_subclasses(base)) for one in kind.__mro__]
+    names = [x for kind in kinds if issubclass(kind, base) for x in signature(kind).parameters]
+    passed = {*FROM_DATA, *FROM_MODEL, "args", "kwargs"}
+    names += OF_OPTIMIZERS if part == "model" else []
+    return [f"{part}.{name}" for name in dict.fromkeys(names) if name not in passed]
+
+
 def _options(class_path: str) -> list[str]:
     owner = named(class_path)
     known = vars(class_parser(owner).get_defaults()) if owner else {}
     passed = {*FROM_DATA, *FROM_MODEL}  # by the program
     if isinstance(owner, type) and issubclass(owner, Optimizer | LRScheduler):
         passed |= {"params", "optimizer"}
-    return [name for name in known if name not in passed]
+    nested = OF_OPTIMIZERS if isinstance(owner, type) and issubclass(owner, ImageClassifier) else ()
+    return [*(name for name in known if name not in passed), *nested]
 
 
 def _class_names(key: str) -> list[str]:
-    bases: dict[str, type] = {
-        "model": ImageClassifier,
-        "data": ImageDataModule,
-        "network": Network,
-        "optimizer": Optimizer,
-        "scheduler": LRScheduler,
-        "callbacks": Callback,
-        "logger": Logger,
-        "augment": Operation,
-    }
     key = key.rpartition(".")[2].partition("[")[0]
-    return sorted(_subclasses(bases[key])) if key in bases else []
+    return sorted({kind.__name__ for kind in _subclasses(BASES[key])}) if key in BASES else []
 
 
-def _subclasses(base: type) -> set[str]:
-    names: set[str] = set()
+def _subclasses(base: type) -> list[type]:
+    found: list[type] = []
     subclass: type
     for subclass in base.__subclasses__():
         if not subclass.__name__.startswith("_") and not isabstract(subclass):
-            names.add(subclass.__name__)
-        names |= _subclasses(subclass)
-    return names
+            found.append(subclass)
+        found += _subclasses(subclass)
+    return found

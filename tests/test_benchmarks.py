@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import signal
 import sys
 import zlib
@@ -379,6 +380,18 @@ def test_faults_are_told_from_what_is_right(name: str, tmp_path: Path) -> None:
     for try_out, cells in FOUND.items():
         assert try_out(trial) == cells[list(WAYS).index(name)], try_out.__name__
     torch.set_num_threads(threads)
+
+
+def test_two_ranks_are_two_processes_that_find_each_other(tmp_path: Path) -> None:
+    def rank() -> None:
+        own = os.environ["LOCAL_RANK"]
+        content = f"{os.environ['MASTER_PORT']} {os.environ['WORLD_SIZE']}"
+        Path(f"rank{own}").write_text(content)
+        sys.exit(3 * int(own))
+
+    assert faults.TwoRanks(rank, tmp_path).end() == 3
+    first, second = ((tmp_path / f"rank{number}").read_text() for number in (0, 1))
+    assert first == second and first.endswith(" 2")
 
 
 def test_damaged_weights_that_are_used_are_seen(tmp_path: Path) -> None:

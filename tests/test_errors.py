@@ -29,8 +29,30 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
     (
         "what an optimizer is passed",
         ["fit", "--model.optimizer=Adam", "--model.optimizer.learning_rate=3"],
-        "Adam has no option 'learning_rate'; known are lr, betas, ",
+        "Adam has no option 'learning_rate'; did you mean lr",
     ),
+    *(
+        (
+            f"in other words: {word}",
+            [command, f"--{word}=3"],
+            f"'{word}'; did you mean {option}\\?$",
+        )
+        for command, word, option in (
+            ("fit", "lr", "model.optimizer.lr"),
+            ("fit", "learning_rate", "model.optimizer.lr"),
+            ("fit", "epochs", "trainer.max_epochs"),
+            ("fit", "trainer.epochs", "trainer.max_epochs"),
+            ("test", "batch_size", "data.batch_size"),
+            ("fit", "imgsz", "data.image_size"),
+            ("fit", "gpus", "trainer.devices"),
+            ("fit", "seed", "seed_everything"),
+            ("fit", "root", "data.root"),
+            ("recommend", "workers", "data.num_workers"),
+            ("plan", "backbone", "model.backbone"),
+        )
+    ),
+    ("of another command", ["inspect", "--epochs=3"], "^no option 'epochs'$"),
+    ("below a class", ["fit", "--model.lr=3"], "FromScratch has no option 'lr'; .* optimizer.lr"),
     (
         "option of no optimizer",
         ["fit", "--model.optimizer.lr", "0.1"],

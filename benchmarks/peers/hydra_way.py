@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 
 
-def run(options: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Compose the config with what a command line says, make the objects, and use them."""
     import hydra
 
@@ -30,20 +30,25 @@ def run(options: list[str]) -> None:
         else:
             trainer.validate(model=model, datamodule=data, ckpt_path=config.ckpt_path)
 
-    sys.argv = ["train.py", *options]
+    sys.argv = ["train.py", *words]
     main()
 
 
-def fit(often: bool) -> None:
+def options(often: bool, ranks: int) -> list[str]:
+    """Return what a command line says."""
+    saving = ["callbacks.model_checkpoint.every_n_train_steps=1"] if often else []
+    return saving + ([f"trainer.devices={ranks}", "+trainer.strategy=ddp"] if ranks > 1 else [])
+
+
+def fit(often: bool, ranks: int = 1) -> None:
     """Train in a new folder."""
-    run(["callbacks.model_checkpoint.every_n_train_steps=1"] if often else [])
+    run(options(often, ranks))
 
 
-def resume(often: bool) -> None:
+def resume(often: bool, ranks: int = 1) -> None:
     """Train in a new folder, from the newest last checkpoint of all folders."""
     found = sorted(Path.cwd().rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    options = ["callbacks.model_checkpoint.every_n_train_steps=1"] if often else []
-    run([*options, *(f"ckpt_path={path}" for path in found[-1:])])
+    run([*options(often, ranks), *(f"ckpt_path={path}" for path in found[-1:])])
 
 
 def evaluate(checkpoint: Path) -> None:

@@ -90,9 +90,15 @@ def run(command: str, options: list[str]) -> None:
     CLI(Module, Data, trainer_defaults=trainer, seed_everything_default=1, args=[command, *options])
 
 
-def fit(often: bool) -> None:
+def on(ranks: int) -> list[str]:
+    """Return the options of the trainer for several ranks."""
+    return [f"--trainer.devices={ranks}", "--trainer.strategy=ddp"] if ranks > 1 else []
+
+
+def fit(often: bool, ranks: int = 1) -> None:
     """Train, or go on from the last checkpoint of the current folder."""
-    run("fit", ["--ckpt_path=last", *(["--checkpoint.every_n_train_steps=1"] if often else [])])
+    saving = ["--checkpoint.every_n_train_steps=1"] if often else []
+    run("fit", ["--ckpt_path=last", *saving, *on(ranks)])
 
 
 def evaluate(checkpoint: Path) -> None:

@@ -354,7 +354,7 @@ BAD = [
     ),
     (
         ["--contenders={a: {config: scratch.yaml, options: {model.lr: 1}}}"],
-        "contenders: a: model: TrainFromScratch has no option 'lr'; known are network",
+        "contenders: a: model: TrainFromScratch has no option 'lr'; did you mean optimizer.lr?",
     ),
     (["--sources={digits: {config: no.yaml}}"], "sources.digits.config: there is no file no.yaml"),
     (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 
 from project import __version__, config_text, signals, trust
-from project.approaches import ImageClassifier, TrainFromScratch
+from project.approaches import ImageClassifier
 from project.approaches.pretrained import remove_weights
 from project.callbacks import BestAndLast, RunReport
 from project.callbacks.allowed import check_trainer_config
@@ -27,7 +26,7 @@ from project.callbacks.predictions import PREDICTIONS
 from project.callbacks.stopping import share_signals
 from project.class_paths import FROM_DATA, short_name
 from project.console import class_name, show, some
-from project.data import Digits, ImageDataModule
+from project.data import ImageDataModule
 from project.environment import COMMAND
 from project.errors import UserError
 from project.failures import Raised, explained, innermost, raised_by
@@ -38,8 +37,9 @@ from project.networks.backbone import HUB
 from project.opening import Run, open_run
 from project.parsing import ProjectParser, link_data_and_model
 from project.resuming import open_checkpoint, resume, with_config_of_run
+from project.run_options import add_run_options
 from project.runs import RunDir, experiment_name, run_of
-from project.tracking import given_by_environment, leave_out_wandb
+from project.tracking import leave_out_wandb
 from project.upstream.jsonargparse import settled
 from project.upstream.lightning import (
     CheckpointsDecideNothing,
@@ -68,7 +68,6 @@ LIMITS = {
     "predict": "limit_predict_batches",
 }
 OWN: dict[type, str] = {BestAndLast: "checkpoint"}
-DEFAULTS = {"project": "image-classification", "log_model": True}  # of W&B
 PARSER = ArgumentParser.__module__.partition(".")[0]
 
 
@@ -172,67 +171,7 @@ class ProjectCLI(CheckpointsDecideNothing):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run, and what data and model know of each other."""
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Exactly this run directory."
-        )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="auto: fit goes on with the newest run of this config, if it has not ended; or "
-            "the run directory to go on with.",
-        )
-        parser.add_argument(
-            "--experiment",
-            type=str | None,
-            default=None,
-            help="Folder in runs/ for the run directory; by default the name of the first "
-            "config file.",
-        )
-        trust.add_option(parser, "the config.yaml of a --ckpt_path")
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=True,
-            help="Whether fit ends by testing the best checkpoint.",
-        )
-        parser.add_argument(
-            "--calibrate",
-            type=bool,
-            default=False,
-            help="Whether a test or a prediction first scales its probabilities by the validation "
-            "images (temperature scaling), so that they are as sure as they are right.",
-        )
-        parser.add_argument(
-            "--pictures",
-            type=NonNegativeInt,
-            default=5,
-            help="Epochs between pictures of validation predictions; 0 draws no picture at all.",
-        )
-        parser.add_argument(
-            "--per_class",
-            type=bool,
-            default=False,
-            help="Whether a test shows the scores of each class, the weakest first.",
-        )
-        parser.add_argument(
-            "--max_skipped_steps",
-            type=NonNegativeInt,
-            default=0,
-            help="How many steps of a training may be left out because their gradient isn't "
-            "finite; the next one ends it.",
-        )
-        parser.add_lightning_class_args(BestAndLast, "checkpoint")
-        parser.set_defaults(
-            {
-                "data": {"class_path": Digits.__name__},
-                "model": {"class_path": TrainFromScratch.__name__},
-                "trainer.logger": {
-                    "class_path": f"{WandbLogger.__module__}.{WandbLogger.__name__}",
-                    "init_args": DEFAULTS | given_by_environment(),
-                },
-            }
-        )
+        add_run_options(parser)
         link_data_and_model(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -16,7 +16,7 @@ LAYERS = (  # from top to bottom; a module may import what is below it, or besid
     ("commands",),
     ("classifier",),
     ("lightning_cli",),
-    ("opening",),
+    ("opening", "run_options"),
     ("resuming",),
     ("parsing",),
     ("mistakes",),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from jsonargparse import Namespace
+from PIL import Image
 
 from project import config_text, trust
 from project.cli import main
@@ -53,6 +54,23 @@ def test_the_same_command_goes_on(run: Callable[..., Run], tmp_path: Path, stop:
     folders = sorted(path.name for path in (ended.path / "wandb").glob("offline-run-*"))
     ids = {name.split("-")[3] for name in folders}  # -1 follows in the same second
     assert ids == {json.loads((ended.path / IDENTITY).read_text())["wandb_id"]}
+
+
+def test_images_may_lie_elsewhere_afterwards(run: Callable[..., Run], pets: Path) -> None:
+    """As on another machine, where they have other dates: what was best still is."""
+    folder = ("fit", "--data=ImageFolder", "--data.image_size=16", "--data.batch_size=8")
+    args = (*folder, "--trainer.logger=false", "--data.val_fraction=0.3")
+    begun = run(*args, f"--data.root={pets}", "--trainer.max_epochs=2")
+    before = begun.summary["data"]
+    copied = shutil.copytree(pets, pets.with_name("copied"), copy_function=shutil.copyfile)
+    shutil.rmtree(pets)
+    rest = (f"--resume={begun.path}", "--trainer.max_epochs=3", f"--data.root={copied}")
+    ended = run(*args, *rest, run_dir=begun.path)
+    assert "forgotten" not in ended.out and "anew" not in ended.out
+    assert ended.summary["data"] == before
+    Image.new("RGB", (20, 20)).save(copied / "train" / "cat" / "0.jpg")  # another picture
+    changed = run(*args, *rest[::2], "--trainer.max_epochs=4", run_dir=begun.path)
+    assert changed.summary["data"] != before
 
 
 def test_what_has_ended_says_so(capsys: pytest.CaptureFixture[str]) -> None:

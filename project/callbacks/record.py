@@ -99,7 +99,7 @@ def _readable(value: Any) -> Any:
 def _images(data: ImageDataModule) -> dict[str, dict[str, Any]]:
     splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
     return {
-        split: {"images": len(images), "sha256": images.identity()}
+        split: {"images": len(images), "sha256": images.content()}
         for split, images in splits.items()
         if images is not None
     }

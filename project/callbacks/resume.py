@@ -149,7 +149,7 @@ def _validation(
     data: ImageDataModule = trainer.datamodule
     options = config["model"].get("init_args", {})
     return {
-        "images": data.val_images.identity() if data.val_images else None,
+        "images": data.val_images.content() if data.val_images else None,
         "image_shape": list(data.image_shape),
         "normalization": data.normalization,
         "limit_val_batches": _limit(trainer.limit_val_batches, data.fitting_eval_batch_size),

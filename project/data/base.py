@@ -27,10 +27,7 @@ from project.randomness import mix, run_seed
 ROOT = "data"  # where data sets are, below the working directory
 NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-1, 1]
 
-
-LIMITS: dict[
-    str, tuple[float, float]
-] = {  # of options; beyond them, a library or the machine fails
+LIMITS: dict[str, tuple[float, float]] = {  # of options; beyond, a library or the machine fails
     "batch_size": (1, 10**6),
     "eval_batch_size": (1, 10**6),
     "num_workers": (0, 1024),
@@ -465,12 +462,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def resized(self, images: Tensor) -> Tensor:
         """Return images ``[B, 1 or 3, H, W]`` of any size as those of a test, not normalised."""
         channels, height, width = self.image_shape
-        images = to_channels(images, channels)
-        return (
-            images
-            if images.shape[2:] == (height, width)
-            else _resized(images, (height, width), None)
-        )
+        images, size = to_channels(images, channels), (height, width)
+        return images if images.shape[2:] == size else _resized(images, size, None)
 
     def _aspects(self, images: Tensor, indices: Tensor) -> Tensor | None:
         """Return width over height of the pictures of squashed images, else None."""

@@ -60,12 +60,11 @@ class Images(Protocol):
         """Return a SHA-256, in hexadecimal, that changes with the pixels, labels or order."""
         ...
 
-    def identity(self) -> str:
-        """Return a SHA-256, in hexadecimal, of images and labels; not of the decoded size."""
-        ...
-
     def content(self) -> str:
-        """Return a SHA-256, in hexadecimal, that is the same on all machines with these images."""
+        """Return a SHA-256, in hexadecimal, of images and labels, the same wherever they lie.
+
+        It doesn't depend on the decoded size.
+        """
         ...
 
     def path(self, index: int) -> Path | None:
@@ -121,10 +120,6 @@ class TensorImages:
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
-
-    def identity(self) -> str:
-        """Return the SHA-256 of images and labels."""
-        return self.fingerprint()
 
     def content(self) -> str:
         """Return the SHA-256 of images and labels."""

@@ -124,11 +124,12 @@ class ImageFiles:
         digest = hashlib.sha256()
         step = math.ceil(len(places) / COMPARED)
         for number, place in enumerate(places.tolist()):
-            path = Path(self.paths[place])
-            digest.update(b"%s\0%d\0" % (os.fsencode(path.name), self._states[place, 0]))
+            path = self.paths[place]
+            name = os.fsencode(path.rpartition("/")[2])
+            digest.update(b"%s\0%d\0" % (name, self._states[place, 0]))
             if number % step == 0:
                 with suppress(OSError):  # the decoder says why
-                    digest.update(hashlib.sha256(path.read_bytes()).digest())
+                    digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
         return digest.hexdigest()
 
     @property
@@ -250,19 +251,13 @@ class FileImages:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the state of the files, their decoder and the labels."""
-        return self._digest(decoded=True)
-
-    def identity(self) -> str:
-        """Return the SHA-256 of the state of the files and the labels."""
-        return self._digest(decoded=False)
-
-    def _digest(self, decoded: bool) -> str:
-        files = self.files.sha256(self.places, decoded)
-        return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
+        return self._with_labels(self.files.sha256(self.places))
 
     def content(self) -> str:
         """Return a SHA-256 of files and labels that doesn't depend on where the files lie."""
-        files = self.files.content(self.places)
+        return self._with_labels(self.files.content(self.places))
+
+    def _with_labels(self, files: str) -> str:
         return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def path(self, index: int) -> Path:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,12 @@ contenders:
   scratch: {config: scratch.yaml}
   tuned: {config: tuned.yaml, source: digits}
   diverging: {config: scratch.yaml, options: {model.optimizer: SGD, model.optimizer.lr: 1.0e+30}}
+"""
+PETS = """
+data: {class_path: ImageFolder, init_args: {root: pets, image_size: 16, batch_size: 8}}
+epochs: 1
+seeds: [1]
+contenders: {scratch: {config: scratch.yaml}}
 """
 
 
@@ -146,6 +153,26 @@ def test_only_what_is_missing_runs_again(
     assert changed == {"scratch-20-seed-1", "diverging-20-seed-1"}  # what failed is tried again
     again = json.loads((runs["scratch-20-seed-1"] / "summary.json").read_text())
     assert again["test/accuracy"] == summary["test/accuracy"] and again["data"] == summary["data"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_comparison_may_move_with_its_images(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "write_report", lambda *_: None)  # its plots take seconds
+    here = pets.parent / "here"
+    shutil.copytree(pets, here / "pets")
+    (here / "scratch.yaml").write_text(NETWORK.format(model="TrainFromScratch"))
+    (here / "pets.yaml").write_text(PETS)
+    monkeypatch.chdir(here)
+    main(["compare", "--config=pets.yaml"])
+    before = found(Path("runs/compare/pets"))["scratch"]
+    there = shutil.copytree(here, pets.parent / "there", copy_function=shutil.copyfile)
+    monkeypatch.chdir(there)
+    main(["compare", "--config=pets.yaml"])
+    assert "1 of 1 runs are finished already" in capfd.readouterr().out
+    after = found(Path("runs/compare/pets"))["scratch"]
+    assert not after["error"] and after["accuracy"] == before["accuracy"]
 
 
 class FailsAtItsEnd(InProcess):
@@ -275,11 +302,11 @@ def test_dry_run(comparison: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 class Identified(list[int]):
-    """Images of which nothing but their identity is asked."""
+    """Images of which nothing but what is in them is asked."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__([0, 1])
-        self.identity = lambda: sha256
+        self.content = lambda: sha256
 
 
 def test_other_images_are_no_comparison(tmp_path: Path) -> None:

@@ -132,15 +132,15 @@ def test_skipped_images_are_those_and_no_others(keep: Any, limit: int | None, ro
             assert torch.equal(images[torch.tensor([number])].images[0], shown[path])
 
 
-def test_identity_is_of_what_is_left(root: Path) -> None:
+def test_content_is_of_what_is_left(root: Path) -> None:
     damage(root)
     found = {
-        keep: [getattr(data, f"{split}_images").identity() for split in SPLITS]
+        keep: [getattr(data, f"{split}_images").content() for split in SPLITS]
         for keep in CACHES
         if (data := folder(root, cache=keep, on_bad_image="skip"))
     }
-    assert all(identities == found["off"] for identities in found.values())
-    assert folder(root, cache="off").train_images.identity() != found["off"][0]
+    assert all(contents == found["off"] for contents in found.values())
+    assert folder(root, cache="off").train_images.content() != found["off"][0]
 
 
 def test_too_many_bad_images_are_an_error(root: Path) -> None:
@@ -435,7 +435,7 @@ def test_excluded_images_are_left_out_of_their_splits(kind: str, keep: Any, root
         split: [one for one in images if one[0] not in gone]
         for split, images in index(whole).items()
     }
-    assert data.train_images.identity() != whole.train_images.identity()
+    assert data.train_images.content() != whole.train_images.content()
     assert data.train_images.fingerprint() != whole.train_images.fingerprint()
 
 

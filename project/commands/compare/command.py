@@ -48,7 +48,7 @@ def compare(arguments: Sequence[str]) -> None:
     given.pop("config", None)
     objects = parser.instantiate(config)
     settings = options_of(Settings, objects)
-    name = Path(str(config.config[-1])).stem if config.config else "comparison"
+    name = Path(str(config.config[0])).stem if config.config else "comparison"
     folder = Path(settings.output or FOLDER / name)
     cells = cells_of(settings, given.data)
     data = find_images(objects.data)

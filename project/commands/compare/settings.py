@@ -103,7 +103,7 @@ class Settings:
         options: Options of ``fit`` by name for all contenders; a contender's own options override
             them.
         output: Folder of the runs and the report; null is a folder in ``runs/compare/`` with the
-            name of the config file.
+            name of the first config file.
         jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
             GPU of its own, and takes longer than it would alone.
         only: Names of the contenders to run and to report; null takes all of them.

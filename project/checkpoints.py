@@ -23,6 +23,7 @@ from project.run_files import CHECKPOINTS
 from project.saving import whole
 
 DAMAGED = ".damaged"  # what the name of one that was put aside ends in
+ADVICE = "try a lower learning rate, trainer.gradient_clip_val or 32-bit precision"  # not finite
 
 
 def from_home(path: str | Path) -> Path:
@@ -241,10 +242,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             {name: value for name, value in weights.items() if name not in self.infinite}
         ) or not_finite({f"value {number} of the optimizer": value for number, value in states})
         if name:
-            raise UserError(
-                f"{name} isn't finite, and is not saved; {path} is as it was. Try a lower learning "
-                "rate, trainer.gradient_clip_val or 32-bit precision"
-            )
+            raise UserError(f"{name} isn't finite, and is not saved; {path} is as it was; {ADVICE}")
 
     def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint.

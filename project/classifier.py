@@ -245,7 +245,7 @@ class Classifier:
             return self._probabilities(self._transformed(pixels))
 
     def _probabilities(self, images: Tensor) -> Tensor:
-        logits = self.model.class_logits(self.model.evaluation_logits(images))
+        logits = self.model.predicted_logits(images)
         return logits.float().softmax(dim=1).cpu()
 
     def features(

@@ -385,9 +385,7 @@ class ProjectCLI(CheckpointsDecideNothing):
         """Show the result."""
         self.report.show_result(self.trainer, self.model)
 
-    def after_validate(self) -> None:
-        """Show the result."""
-        self.report.show_result(self.trainer, self.model)
+    after_validate = after_test
 
     def after_predict(self) -> None:
         """Say where the predictions are."""

@@ -314,7 +314,9 @@ def class_in(file: Path, name: str, base: type[T]) -> type[T]:
     package = name.partition(".")[0]
     if package not in {*TRUSTED_PACKAGES, *_now().packages}:
         right = f"if you trust the code of that package, give --{OPTION} {package}"
-        raise UserError(f"{readable(file)} names {readable(name)}; {readable(right)}")
+        if package in sys.stdlib_module_names:
+            right = "no checkpoint may name that"
+        raise UserError(readable(f"{file} names {name}; {right}"))
     try:
         found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:

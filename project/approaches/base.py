@@ -20,7 +20,7 @@ from project.approaches.mixing import Mixing
 from project.approaches.optimized import OptimizedModule
 from project.approaches.schedulers import Scheduler
 from project.approaches.selection import MOST_IMAGES, NOISE_OF, Rule
-from project.checkpoints import find_checkpoint, load_checkpoint
+from project.checkpoints import ADVICE, find_checkpoint, load_checkpoint
 from project.console import readable
 from project.data import Batch, data_of
 from project.data.ranks import of_all_ranks
@@ -179,6 +179,17 @@ class ImageClassifier(OptimizedModule, ABC):
                 data = data_of(self.trainer)
                 self.cross_entropy.weigh(data.class_sizes(), data.class_shares())
 
+    def _build_optimizer(self) -> Optimizer:
+        optimizer = super()._build_optimizer()
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if self.loss is not None and not held.issuperset(self.loss.parameters()):
+            raise UserError(
+                f"{type(self.loss).__name__} has parameters of its own, and "
+                f"{type(self).__name__} trains the parameters of the network only",
+                key="model.loss",
+            )
+        return optimizer
+
     def initialize(self) -> None:
         """Call the network's ``initialize``, if it has one, with training images.
 
@@ -314,6 +325,21 @@ class ImageClassifier(OptimizedModule, ABC):
         logits = self._evaluate(batch, self.test_metrics, self.more_test_metrics)
         return self._predicted(batch, logits)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the predictions for a batch.
+
+        Returns:
+            ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
+            ``class``, the name of the most probable class of each image.
+        """
+        probabilities = self.predicted_logits(batch.images).float().softmax(dim=1)
+        predicted = probabilities.argmax(dim=1).tolist()
+        return {
+            "indices": batch.indices,
+            "probabilities": probabilities,
+            "class": [self.class_names[label] for label in predicted],
+        }
+
     def _predicted(self, batch: Batch, logits: Tensor) -> dict[str, Tensor]:
         scores = self.class_logits(logits).float()
         return {"indices": batch.indices, "labels": batch.labels, "logits": scores}
@@ -337,6 +363,14 @@ class ImageClassifier(OptimizedModule, ABC):
         if self.flip_tta:
             logits = (logits + self(images.flip(3))) / 2
         return logits if self.temperature == 1 else logits / self.temperature
+
+    def predicted_logits(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` as test and prediction take them.
+
+        Args:
+            images: As for :meth:`forward`.
+        """
+        return self.class_logits(self.evaluation_logits(images))
 
     def on_validation_epoch_start(self) -> None:
         """Stop before a checkpoint is written if the training loss is not finite."""
@@ -375,8 +409,7 @@ class ImageClassifier(OptimizedModule, ABC):
         if not self.train_metrics.loss_sum.isfinite():
             raise UserError(
                 f"the training loss became {self.train_metrics.loss_sum.item()} in epoch "
-                f"{self.current_epoch + 1}; try a lower learning rate, trainer.gradient_clip_val "
-                "or 32-bit precision (checkpoints of earlier epochs are kept)"
+                f"{self.current_epoch + 1}; {ADVICE} (checkpoints of earlier epochs are kept)"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -454,31 +487,3 @@ class ImageClassifier(OptimizedModule, ABC):
             load: Any = super(ImageClassifier, found).load_from_checkpoint
             model: ImageClassifier = load(path, *args, **kwargs)
         return model
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the predictions for a batch.
-
-        Returns:
-            ``indices`` int64 ``[B]``, ``probabilities`` float32 ``[B, num_classes]``, and
-            ``class``, the name of the most probable class of each image.
-        """
-        probabilities = (
-            self.class_logits(self.evaluation_logits(batch.images)).float().softmax(dim=1)
-        )
-        predicted = probabilities.argmax(dim=1).tolist()
-        return {
-            "indices": batch.indices,
-            "probabilities": probabilities,
-            "class": [self.class_names[label] for label in predicted],
-        }
-
-    def _build_optimizer(self) -> Optimizer:
-        optimizer = super()._build_optimizer()
-        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        if self.loss is not None and not held.issuperset(self.loss.parameters()):
-            raise UserError(
-                f"{type(self.loss).__name__} has parameters of its own, and "
-                f"{type(self).__name__} trains the parameters of the network only",
-                key="model.loss",
-            )
-        return optimizer

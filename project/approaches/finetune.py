@@ -29,7 +29,7 @@ class FineTuning(ImageClassifier):
             the name of a model on the hub that timm reads, or the run directory or checkpoint of a
             ``FullTraining``. A transformer's position embeddings are resampled to the image size.
         weights: ``DEFAULT`` or another name of published weights, a file (safetensors or a state
-            dict), or null for random weights. Null also where ``backbone`` is a checkpoint, which
+            dict), or None for random weights. None also where ``backbone`` is a checkpoint, which
             brings its own.
         backbone_args: Arguments of the architecture, as torchvision or timm names them, such as
             ``{drop_path_rate: 0.1}``.

@@ -127,7 +127,7 @@ def _evaluated(trainer: Any, model: ImageClassifier, images: Images) -> tuple[Te
         indices = batch.indices.to(model.device)
         transformed = data.transform(batch.images.to(model.device), indices, None)
         with trainer.precision_plugin.forward_context():
-            logits = model.class_logits(model.evaluation_logits(transformed))
+            logits = model.predicted_logits(transformed)
         mine.append((logits.float().cpu(), batch.labels))
     found = of_all_ranks(mine, trainer.world_size)
     return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])

@@ -58,12 +58,12 @@ class BestAndLast(ModelCheckpoint):
 
     Args:
         monitor: Metric that decides which weights are the best.
-        mode: Whether small or large values of it are good; null knows it of the built-in metrics.
+        mode: Whether small or large values of it are good; None knows it of the built-in metrics.
         selection: Which validation is the best. ``minimum`` takes the best metric. With few
             validation images that is luck: ``noise_aware`` takes the last one that is no worse by
             more than the standard error of the difference over the images; with ``val/accuracy``,
             and with ``val/loss`` unless ``model.loss`` is one's own. ``last`` takes the last one.
-        every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; null writes it after
+        every_n_steps: Write ``last.ckpt`` also after every n optimizer steps; None writes it after
             every epoch only.
         every: Write it also when so much time is over since the last time, such as 90s, 5m or
             1h30m.

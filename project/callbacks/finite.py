@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from project.approaches import ImageClassifier
-from project.checkpoints import WholeCheckpoints, not_finite
+from project.checkpoints import ADVICE, WholeCheckpoints, not_finite
 from project.console import readable, show
 from project.data import Batch, data_of
 from project.data.ranks import of_all_ranks
@@ -26,7 +26,6 @@ from project.upstream.torch import any_not_finite
 
 EVERY = 10  # steps on a GPU, after which the CPU looks at what was found in those before them
 FOUND = "not_finite.json"
-ADVICE = "try a lower learning rate, trainer.gradient_clip_val or 32-bit precision"
 
 
 class FiniteSteps(L.Callback):

@@ -23,7 +23,7 @@ class GradientNorms(L.Callback):
     of the weights. Groups that a phase freezes are left out.
 
     Args:
-        every_n_steps: Optimizer steps from one time to the next; null takes
+        every_n_steps: Optimizer steps from one time to the next; None takes
             ``trainer.log_every_n_steps``. In such a step, there is a copy of what trains.
     """
 

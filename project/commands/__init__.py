@@ -1,1 +1,1 @@
-"""What the command line can do beside fit, validate, test and predict."""
+"""The commands beside those of LightningCLI; and ``predict`` on loose pictures."""

@@ -25,7 +25,7 @@ from project.networks import InputSpec
 from project.randomness import mix, run_seed
 
 ROOT = "data"  # where data sets are, below the working directory
-NORMALIZE_TO_UNIT_RANGE = 0.5  # mean and std that map pixel values [0, 1] to [-1, 1]
+MEAN_AND_STD = 0.5  # which map pixel values [0, 1] to [-1, 1]
 
 LIMITS: dict[str, tuple[float, float]] = {  # of options; beyond, a library or the machine fails
     "batch_size": (1, 10**6),
@@ -226,7 +226,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def _per_channel(
         self, name: str, given: float | tuple[float, ...] | None, expected: tuple[float, ...] | None
     ) -> list[float]:
-        value = given if given is not None else expected or NORMALIZE_TO_UNIT_RANGE
+        value = given if given is not None else expected or MEAN_AND_STD
         channels = self.image_shape[0]
         given_values = [value] if isinstance(value, int | float) else value
         if not all(math.isfinite(one) and abs(one) <= MOST_SHIFT for one in given_values):
@@ -449,21 +449,24 @@ class ImageDataModule(L.LightningDataModule, ABC):
             indices: int64 ``[B]``; an image's index and the seed determine its augmentation.
             seed: Seed of the augmentation; None makes none.
         """
-        channels, height, width = self.image_shape
-        images, size = to_channels(images, channels), (height, width)
         aspects = self._aspects(images, indices)
-        augment = None if seed is None else self.augment
-        if images.shape[2:] != size and not (augment and augment.crops_first):
-            images = _resized(images, size, aspects)
-        if augment is not None and seed is not None:
-            images = augment(images, indices, seed, size, aspects)
-        return self.normalize(images)
+        if seed is None or self.augment is None:
+            return self.normalize(self.resized(images, aspects))
+        channels, height, width = self.image_shape
+        crops = self.augment.crops_first
+        images = to_channels(images, channels) if crops else self.resized(images, aspects)
+        return self.normalize(self.augment(images, indices, seed, (height, width), aspects))
 
-    def resized(self, images: Tensor) -> Tensor:
-        """Return images ``[B, 1 or 3, H, W]`` of any size as those of a test, not normalised."""
+    def resized(self, images: Tensor, aspects: Tensor | None = None) -> Tensor:
+        """Return images ``[B, 1 or 3, H, W]`` of any size as those of a test, not normalised.
+
+        Args:
+            images: The images.
+            aspects: Width over height of the pictures that were squashed into these, ``[B]``.
+        """
         channels, height, width = self.image_shape
         images, size = to_channels(images, channels), (height, width)
-        return images if images.shape[2:] == size else _resized(images, size, None)
+        return images if images.shape[2:] == size else _resized(images, size, aspects)
 
     def _aspects(self, images: Tensor, indices: Tensor) -> Tensor | None:
         """Return width over height of the pictures of squashed images, else None."""

@@ -265,7 +265,7 @@ class FileDataModule(ImageDataModule):
 
     def tell(self, notes: Iterable[str]) -> None:
         """Show lines about the files, each once, and on the first rank alone."""
-        if self.trainer is None or self.trainer.global_rank == 0:
+        if is_first():
             for note in notes:
                 tell(note)
 

@@ -54,10 +54,12 @@ class Search:
 
     Args:
         root: Folder that errors name.
+        key: Key of the config that names it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, key: str = "data.root") -> None:
         self.root = root
+        self.key = key
         self.left_out: Counter[str] = Counter()
         self.notes: list[str] = []
         self._above: dict[Path, set[FolderId]] = {}  # what is above the folders in this one
@@ -66,8 +68,12 @@ class Search:
         self._empty = 0
         self._news = time.monotonic() + NEWS_SECONDS
 
-    def images_below(self, folder: Path) -> list[str]:
+    def images_below(self, folder: Path, of: Path | None = None) -> list[str]:
         """Return the paths of all images below a folder, sorted: first those in it.
+
+        Args:
+            folder: The folder.
+            of: What tells one class from another; None takes the folder.
 
         Raises:
             OSError: If a folder can't be read.
@@ -84,7 +90,7 @@ class Search:
         pending = [folder]
         while pending:
             parent = pending.pop()
-            if not self._is_new(parent, folder, above):
+            if not self._is_new(parent, of or folder, above):
                 continue
             content = _content(parent)
             self.left_out += content.others
@@ -113,7 +119,7 @@ class Search:
             if other != of:
                 raise UserError(
                     f"{readable(folder)} and {readable(first)} are one folder, in two classes",
-                    "data.root",
+                    self.key,
                 )
             self.notes.append(f"{readable(folder)} is left out: it leads to {readable(first)}")
             return False
@@ -127,7 +133,7 @@ class Search:
             raise UserError(
                 f"{readable(self.root)} doesn't look like folders of images: {self._empty:,} of "
                 "the folders in it have none",
-                "data.root",
+                self.key,
             )
         if time.monotonic() > self._news:
             self._news = time.monotonic() + NEWS_SECONDS
@@ -372,7 +378,7 @@ def images_at(place: str, key: str) -> tuple[list[str], list[str]]:
     if not place:
         raise UserError("an empty path; give one", key)
     path = Path(place)
-    search = Search(path)
+    search = Search(path, key)
     if path.is_dir():
         found = search.images_below(path)
     elif path.exists():
@@ -395,7 +401,7 @@ def _matching(pattern: str, search: Search) -> list[str]:
         for start in sorted(glob(before)) if before else [""]:  # noqa: PTH207  # see below
             if Path(start).is_dir():
                 within = len(str(Path(start) / "_")) - 1
-                below = search.images_below(Path(start))
+                below = search.images_below(Path(start), of=search.root)
                 found += [path for path in below if _fits(Path(path[within:]).parts, parts)]
         return found
     found = []
@@ -403,7 +409,7 @@ def _matching(pattern: str, search: Search) -> list[str]:
         name = Path(path).name
         if Path(path).is_dir():
             if _is_visible(name):
-                found += search.images_below(Path(path))
+                found += search.images_below(Path(path), of=search.root)
         elif _is_image(name) or (
             not extension(name) and Path(path).is_file() and begins_as_image(path)
         ):

@@ -53,7 +53,7 @@ class Phase:
         lr_scale: Multiplies all learning rates.
         warmup_steps: Optimizer steps of linear warm-up of the parameters that the phase before
             didn't train; at most half of the phase.
-        shape: How the learning rates fall within the phase; null is ``cosine``, and ``constant``
+        shape: How the learning rates fall within the phase; None is ``cosine``, and ``constant``
             where the model has an ``lr_scheduler`` of its own.
         norm: What trains of the backbone's norm layers that keep statistics, such as batch norm:
             ``eval`` leaves statistics, weight and bias as they are, ``affine_only`` trains weight

@@ -37,7 +37,7 @@ class FineTuningSchedule(L.Callback):
     Args:
         phases: What trains for how long.
         preset: ``probe``, ``lp_ft``, ``gradual`` or ``full`` in place of phases of your own.
-        epochs: Length of a preset in epochs; null is ``trainer.max_epochs``, else 10.
+        epochs: Length of a preset in epochs; None is ``trainer.max_epochs``, else 10.
         allow_changes: Let a run resume with another schedule than that of its checkpoint. It
             continues in the phase with the same name.
 

@@ -39,7 +39,7 @@ class LibraryNetwork(Network):
         num_classes: Number of logits; given by the data.
         name: A torchvision name such as ``resnet18``, or ``timm/`` and a timm name.
         weights: ``DEFAULT`` or another name of published weights, a file (safetensors or a state
-            dict), or null for random weights.
+            dict), or None for random weights.
         hidden: Sizes of the dense layers between backbone and logits.
         dropout: Fraction of the inputs of each dense layer that is dropped in training.
         backbone_args: Arguments of the architecture, as its library names them, such as

@@ -317,6 +317,14 @@ def test_what_is_predicted(place: str, count: int, photos: Path) -> None:
     assert len(data.test_images[torch.arange(count)].images) == count
 
 
+def test_a_prediction_has_no_classes(photos: Path) -> None:
+    """A folder that a pattern meets twice is predicted once; errors name what was given."""
+    (photos / "twin").symlink_to("cat")
+    paths, notes = listing.images_at(f"{photos}/*", "predict")
+    assert not [path for path in paths if "twin" in path]
+    assert any("twin is left out: " in note for note in notes)
+
+
 def test_a_pattern_is_of_the_working_directory(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ class Contender:
     Args:
         config: Config file of ``fit``, or several, each overriding those before.
         options: Options of ``fit`` by name, such as ``trainer.precision``; they override the files.
-        source: Name of the source that provides the backbone; null takes that of the config.
+        source: Name of the source that provides the backbone; None takes that of the config.
     """
 
     config: str | list[str]
@@ -96,17 +96,17 @@ class Settings:
             ``error``. Null takes macro F1 where the largest class has three times the images of the
             smallest, else accuracy.
         margin: Differences of the metric up to it don't matter: then the cheaper contender is used.
-        epochs: Number of epochs of every run. With null, ``max_time`` is the whole budget; then a
+        epochs: Number of epochs of every run. With None, ``max_time`` is the whole budget; then a
             learning rate schedule can't depend on the length of the training, and a preset of
             phases has its 10 epochs at most.
-        max_time: Time limit of every training, as days:hours:minutes:seconds; null sets none.
+        max_time: Time limit of every training, as days:hours:minutes:seconds; None sets none.
         options: Options of ``fit`` by name for all contenders; a contender's own options override
             them.
-        output: Folder of the runs and the report; null is a folder in ``runs/compare/`` with the
+        output: Folder of the runs and the report; None is a folder in ``runs/compare/`` with the
             name of the first config file.
         jobs: Number of runs at the same time. Each gets its share of the processor cores, or a
             GPU of its own, and takes longer than it would alone.
-        only: Names of the contenders to run and to report; null takes all of them.
+        only: Names of the contenders to run and to report; None takes all of them.
         until_sure: Run further seeds of the contenders that may still be the right one, on the
             largest training set, until the choice is settled: best, or no more than ``margin``
             worse and cheapest. The chance of a wrong choice is at most 5%, although it is looked
@@ -114,7 +114,7 @@ class Settings:
         max_seeds: Largest number of seeds of a contender, with ``until_sure``. What counts as
             settled depends on it, so it is to be fixed beforehand.
         total_time: With ``until_sure``, no further seed is run once all runs together would take
-            longer, such as ``2h`` or ``1h30m``; null sets no limit.
+            longer, such as ``2h`` or ``1h30m``; None sets no limit.
         dry_run: Print which runs are finished, which are missing, and how long these will take;
             nothing is run.
     """

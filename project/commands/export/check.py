@@ -187,7 +187,7 @@ def logits_of(classifier: Classifier, pixels: Tensor) -> Tensor:
     """Return the logits of a checkpoint, float32 ``[B, K]``, of uint8 ``[B, C, H, W]``."""
     model = classifier.model
     images = classifier.data.normalize(pixels.to(model.device))
-    return model.class_logits(model.evaluation_logits(images)).float().cpu()
+    return model.predicted_logits(images).float().cpu()
 
 
 def _of_file(exported: Exported, pixels: Tensor) -> Tensor:

@@ -142,4 +142,4 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model.class_logits(self.model.evaluation_logits(images))
+        return self.model.predicted_logits(images)

@@ -74,7 +74,7 @@ def _parser() -> ProjectParser:
         "--output",
         type=str | None,
         default=None,
-        help="Folder of the trials and the report; null is a folder in runs/sweeps/ with the name "
+        help="Folder of the trials and the report; None is a folder in runs/sweeps/ with the name "
         "of the file.",
     )
     parser.add_argument(
@@ -88,19 +88,19 @@ def _parser() -> ProjectParser:
         "--trials",
         type=PositiveInt | None,
         default=None,
-        help="Number of trials in all; null is run_cap of the file, or the whole grid.",
+        help="Number of trials in all; None is run_cap of the file, or the whole grid.",
     )
     parser.add_argument(
         "--time",
         type=str | None,
         default=None,
-        help="Time after which no trial begins, as 45s, 30m or 1h30m; null sets none.",
+        help="Time after which no trial begins, as 45s, 30m or 1h30m; None sets none.",
     )
     parser.add_argument(
         "--storage",
         type=str | None,
         default=None,
-        help="Where Optuna keeps the study: the URL of a database, or a file; null is a file in "
+        help="Where Optuna keeps the study: the URL of a database, or a file; None is a file in "
         "the folder of the sweep.",
     )
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="Seed of the search.")

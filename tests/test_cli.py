@@ -48,8 +48,8 @@ def test_run_directory_holds_everything(run: Callable[..., Run]) -> None:
     costs = {
         *("best_checkpoint", "fit_seconds", "epoch_seconds", "train_images_per_second"),
         *("peak_memory_mb", "parameters_total", "parameters_trained", "versions", "device"),
-        *("approach", "pretrained", "best_epoch_seconds", "process_seconds", "gflop_per_image"),
-        *("data", "ended", "test_classes"),
+        *("approach", "pretrained", "best_epoch", "best_epoch_seconds", "process_seconds"),
+        *("data", "ended", "test_classes", "gflop_per_image"),
     }
     of_tests = {"top5_accuracy", "auroc", "average_precision", "calibration_error"}
     scores |= {f"test/{score}" for score in of_tests}

@@ -43,6 +43,7 @@ def test_two_ranks_of_half_the_batch_equal_one(tmp_path: Path, run: Callable[...
     assert done.stdout.count("epoch 1/2") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_two_ranks_sample_and_weigh_as_one(run: Callable[..., Run], ranks: Ranks) -> None:
     args = ("fit", UNEQUAL, *COMMON[1:-1], "--data.sampling=balanced", "--model.focal_gamma=1")

@@ -114,7 +114,7 @@ def imports(folder: Path) -> list[tuple[Path, str, set[str]]]:
     return found
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_the_name_is_everywhere(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     found = git(folder, "grep", "--word-regexp", "-h", "project").splitlines()
@@ -128,7 +128,7 @@ def test_the_name_is_everywhere(variant: tuple[Path, tuple[str, ...]]) -> None:
     )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_no_trace_of_itself_or_of_marks_is_left(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     pattern = r"(#|<!--) part: |<!-- end -->|^ *# end$|make mine|tools/mine|test_mine"
@@ -139,7 +139,7 @@ def test_no_trace_of_itself_or_of_marks_is_left(variant: tuple[Path, tuple[str, 
     assert not git(folder, "diff", "--stat")  # all of it is staged, and git reset --hard undoes it
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_imports_resolve(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     broken = []
@@ -153,7 +153,7 @@ def test_imports_resolve(variant: tuple[Path, tuple[str, ...]]) -> None:
     assert not broken
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_dependencies_are_those_of_what_is_left(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
     needed = {name for part in PARTS.keys() - parts for name in PARTS[part].dependencies}
@@ -163,7 +163,7 @@ def test_dependencies_are_those_of_what_is_left(variant: tuple[Path, tuple[str, 
     assert not [found for found in imports(folder) if found[1].partition(".")[0] in gone]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_markdown_links_to_what_is_there(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     for file in folder.rglob("*.md"):
@@ -171,7 +171,7 @@ def test_markdown_links_to_what_is_there(variant: tuple[Path, tuple[str, ...]]) 
             assert (file.parent / link).exists(), f"{file.name}: {link}"
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_text_does_not_run_what_is_gone(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
     needed = {start for part in PARTS.keys() - parts for start in PARTS[part].lines}
@@ -185,14 +185,14 @@ def test_text_does_not_run_what_is_gone(variant: tuple[Path, tuple[str, ...]]) -
         assert not [part for part in parts if f"`{part}`" in file.read_text()], file
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_lint(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     python(folder, "-m", "ruff", "check", ".")
     python(folder, "-m", "ruff", "format", "--check", ".")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_the_table_of_commands_has_what_is_there(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, parts = variant
     table = (folder / NAME / "cli.py").read_text()
@@ -210,7 +210,7 @@ def test_every_module_and_the_help_work_without_the_parts(tmp_path: Path) -> Non
     assert not [part for part in PARTS if part in out]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_no_module_is_left_that_nothing_imports(variant: tuple[Path, tuple[str, ...]]) -> None:
     folder, _ = variant
     used = set()

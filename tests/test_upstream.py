@@ -399,7 +399,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield messages
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("part", RUNS)
 def test_warnings_that_are_hidden_would_be_shown(part: str, seen: list[str]) -> None:
     for args in RUNS[part]:

@@ -104,7 +104,7 @@ any_speed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @given_names
-@settings(any_speed, max_examples=3, derandomize=True)
+@settings(any_speed, max_examples=2, derandomize=True)
 def test_any_name_goes_through(
     tmp_path: Path, classes: list[bytes], files: list[bytes], run_dir: str
 ) -> None:

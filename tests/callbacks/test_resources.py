@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tests.conftest import CONFIGS
 
@@ -14,6 +15,7 @@ print(peak_memory_mb(torch.device("cpu")))
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_not_that_of_the_process_that_started_it() -> None:
     """As ``ru_maxrss`` would have it, where ``compare`` or ``recommend`` hold data themselves."""
     held = np.ones(150_000_000)  # 1.2 GB

@@ -59,7 +59,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     sys.modules.pop("my_functions", None)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("what", "cell", "said", "_"), rows("What works"))
 def test_what_works(
     what: str, cell: str, said: str, _: str, run: Callable[..., Run], config: Callable[..., Path]

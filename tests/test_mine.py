@@ -201,6 +201,7 @@ def test_the_table_of_commands_has_what_is_there(variant: tuple[Path, tuple[str,
         assert (folder / NAME / "commands" / command).exists() == (command not in parts)
 
 
+@pytest.mark.slow
 def test_every_module_and_the_help_work_without_the_parts(tmp_path: Path) -> None:
     folder = copy(tmp_path)
     mine(folder, NAME, *PARTS)

@@ -62,6 +62,7 @@ def test_scores_of_classes_are_those_of_scikit_learn(case: str) -> None:
             assert precision.isnan()
 
 
+@pytest.mark.slow
 def test_of_a_thousand_classes_the_means_are_those_of_scikit_learn() -> None:
     probabilities, labels = predicted(3000, 1000, 1000, False)
     labels[:1000] = torch.arange(1000)  # scikit-learn wants all of them

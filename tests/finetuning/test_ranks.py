@@ -38,7 +38,7 @@ def check_against_one_rank(run: Callable[..., Run], args: tuple[str, ...], path:
         torch.testing.assert_close(last(path)["state_dict"][name], value, atol=1e-6, rtol=0)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 def test_two_ranks_of_four_equal_one_of_eight(

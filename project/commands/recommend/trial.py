@@ -38,7 +38,7 @@ PIXELS = 64 * 64**2  # of a batch on a CPU; with more, a smaller batch tells the
 SMALL_BATCH = 16  # which has that many images at least
 EVAL_BATCHES = {"val": 1, "test": 2}  # of each evaluation; the first of the test isn't counted
 MOST_DECODED = 96  # files of a split that are decoded; more images are the same ones again
-DECODING = 2.0  # seconds, after which no more of them are
+DECODING = 1.5  # seconds, after which no more of them are
 TIMEOUT = 300  # seconds
 SPLITS = ("train", "val", "test")
 OF_SUMMARY = ("process_seconds", "peak_memory_mb", "gflop_per_image")  # of a trial's run
@@ -157,7 +157,7 @@ def _decoded(images: Images, count: int) -> TensorImages:
     chosen = spread(len(images), count)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     parts = []
-    for part in torch.split(shuffled, SMALL_BATCH):
+    for part in torch.split(shuffled, 4):
         parts.append(images[part])
         if time.perf_counter() > end:
             break
@@ -232,6 +232,7 @@ def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, 
     file.write_text(config_text.dump(dict(config)), encoding="utf-8")
     words = [
         *("fit", "--config", str(file), "--run_dir", str(run_dir), "--trainer.logger=false"),
+        "--pictures=0",
         f"--trainer.max_epochs={max(len(phases_of(config)), 2)}",
         f"--data.cache_dir={folder / 'cache'}",
         f"--data.steps_per_epoch={STEPS}",

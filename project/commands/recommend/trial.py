@@ -157,7 +157,7 @@ def _decoded(images: Images, count: int) -> TensorImages:
     chosen = spread(len(images), count)
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     parts = []
-    for part in torch.split(shuffled, 4):
+    for part in torch.split(shuffled, 4):  # between two looks at the clock
         parts.append(images[part])
         if time.perf_counter() > end:
             break

@@ -175,6 +175,29 @@ def test_a_comparison_may_move_with_its_images(
     assert not after["error"] and after["accuracy"] == before["accuracy"]
 
 
+@pytest.mark.usefixtures("in_process")
+def test_other_images_leave_the_report_alone(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    """Where none of the finished runs had these images, their report isn't written over."""
+    monkeypatch.setattr(command, "write_report", lambda *_: None)  # its plots take seconds
+    (pets.parent / "scratch.yaml").write_text(NETWORK.format(model="TrainFromScratch"))
+    (pets.parent / "pets.yaml").write_text(PETS)
+    main(["compare", "--config=pets.yaml"])
+    folder = Path("runs/compare/pets")
+    before = (folder / "results.csv").read_bytes()
+    for split in ("train", "test"):
+        image = next((pets / split / "cat").iterdir())
+        moved = image.rename(pets / split / "dog" / f"was_a_cat{image.suffix}")
+        message = fails("compare", "--config=pets.yaml")
+        assert "data: none of the 1 finished runs in runs/compare/pets had these" in message
+        assert "--output" in message
+        moved.rename(image)
+    assert (folder / "results.csv").read_bytes() == before
+    main(["compare", "--config=pets.yaml"])
+    assert found(folder)["scratch"]["error"] == ""
+
+
 class FailsAtItsEnd(InProcess):
     """A process that has trained and tested, and then fails."""
 
@@ -384,6 +407,14 @@ BAD = [
         "contenders: a: model: TrainFromScratch has no option 'lr'; did you mean optimizer.lr?",
     ),
     (["--sources={digits: {config: no.yaml}}"], "sources.digits.config: there is no file no.yaml"),
+    (
+        ["--data.limit_per_class=5"],
+        "data.limit_per_class: it is set by images_per_class; give images_per_class: [5] instead",
+    ),
+    (
+        ["--images_per_class=null", "--data.train_fraction=0.5"],
+        "data.train_fraction: it is set by train_fractions; give train_fractions: [0.5] instead",
+    ),
     (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
     (["--data=ImageFolder", "--data.root=none"], "data.root: none is not a folder"),
     (["--seed=3"], "no option 'seed'"),

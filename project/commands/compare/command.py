@@ -16,7 +16,7 @@ from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
 from project.commands.compare.forecast import show_forecast
 from project.commands.compare.metrics import metric_of
-from project.commands.compare.read import results_of
+from project.commands.compare.read import check_images, results_of
 from project.commands.compare.report import write_report
 from project.commands.compare.results import Comparison, Data, Result, rows_of
 from project.commands.compare.runs import Runs
@@ -54,6 +54,7 @@ def compare(arguments: Sequence[str]) -> None:
     data = find_images(objects.data)
     metric = metric_of(settings.metric, data.class_sizes().tolist())
     runs = Runs(folder, name, settings.jobs, metric)
+    check_images(runs, cells, data)
     _check_contenders(runs.missing(cells))
     if settings.dry_run:
         show_forecast(runs, cells, settings)

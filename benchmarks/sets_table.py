@@ -7,6 +7,7 @@ were set on one half of the sets, and are tested on the other.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def measured_of(content: Mapping[str, Any]) -> Measured:
         for name, one in content["predictions"].items()
     }
     rest = {name: content[name] for name in Measured.__dataclass_fields__}
-    rest |= {"scan": Scan(**content["scan"]), "predictions": predictions, "suspects": ()}
+    facts = {"pixels": math.nan, **content["scan"]}  # which sets measured earlier don't have
+    rest |= {"scan": Scan(**facts), "predictions": predictions, "suspects": ()}
     return Measured(**{**rest, **curves})
 
 

@@ -23,6 +23,7 @@ from project.commands.preview_data import preview_data
 from project.commands.recommend import recommend
 from project.commands.sweep import sweep
 from project.console import accept_all_characters, lines
+from project.environment import keep_freed_memory
 from project.errors import UserError
 from project.failures import fault, machine
 from project.lightning_cli import ProjectCLI
@@ -60,6 +61,7 @@ def main(args: ArgsType = None) -> None:
     torch.set_float32_matmul_precision("high")
     if not torch.cuda.is_available():  # or optimizers load the GPU's library again in each step
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        keep_freed_memory()
     with Listening() as listening:
         code = 1
         try:

@@ -1,5 +1,6 @@
 """The package, the machine and the versions that a result depends on."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from project import __version__
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 PACKAGE = __name__.partition(".")[0]
 COMMAND = ("python", "-m", PACKAGE)  # what a person types
 
@@ -51,7 +53,8 @@ def device_name(device: torch.device) -> str:
     """Return the name of a device as results give it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}, {platform.machine()}"
 
 
 def available_cores() -> int:
@@ -70,6 +73,21 @@ def processor_seconds() -> tuple[float, float]:
             own, others, _ = file.read_text().split()
             ran, waited = ran + int(own), waited + int(others)
     return ran / 1e9, waited / 1e9
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep the memory of freed tensors for the next ones, where that is glibc's.
+
+    It returns what takes 32 MB or more to the system at once, and gets it anew, full of zeros, in
+    the next step. With large images on a CPU, that may take more time than all computation. The
+    peak memory grows by what then lies between the tensors, up to a quarter of it. (See ``man
+    mallopt``, whose variable ``MALLOC_MMAP_MAX_`` prevents this. PyTorch's tuning guide has another
+    allocator preloaded for the same reason, which a program can't do for itself.)
+    """
+    if platform.libc_ver()[0] == "glibc" and "MALLOC_MMAP_MAX_" not in os.environ:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Threads(ThreadPoolExecutor):

@@ -3,12 +3,11 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms.v2 import functional
@@ -35,13 +34,11 @@ class Look:
     Attributes:
         chosen: Positions in the split of those that can be read, int64 ``[n]``.
         thumbnails: uint8 ``[n, 3, 32, 32]``.
-        sides: Heights and widths of the images in pixels.
         broken: Why the others can't be read, by their positions.
     """
 
     chosen: Tensor
     thumbnails: Tensor
-    sides: Sequence[int]
     broken: Mapping[int, str]
 
     def __len__(self) -> int:
@@ -61,10 +58,10 @@ def look_at(images: Images, chosen: Tensor, seconds: float = math.inf) -> Look:
     if None in paths:  # the images are in memory already
         parts = torch.split(chosen, CHUNK)
         small = torch.cat([_thumbnails(images[index].images) for index in parts])
-        return Look(chosen, small, images[chosen[:1]].images.shape[2:], {})
+        return Look(chosen, small, {})
     hidden = not sys.stderr.isatty()
     bar = tqdm(total=len(paths), desc="reading", unit=" images", leave=False, disable=hidden)
-    found: list[tuple[Tensor, tuple[int, int]] | str] = []
+    found: list[Tensor | str] = []
     with bar, Threads() as pool:
         for start in range(0, len(paths), FILES):
             some = paths[start : start + FILES]
@@ -78,21 +75,18 @@ def look_at(images: Images, chosen: Tensor, seconds: float = math.inf) -> Look:
     empty = torch.empty(0, 3, THUMBNAIL, THUMBNAIL, dtype=torch.uint8)
     return Look(
         chosen[read],
-        torch.stack([small for small, _ in good]) if good else empty,
-        [side for _, size in good for side in size],
+        torch.stack(good) if good else empty,
         {place: look for place, look in zip(chosen.tolist(), found) if isinstance(look, str)},
     )
 
 
-def _look_at_file(path: Path) -> tuple[Tensor, tuple[int, int]] | str:
-    """Return thumbnail and size of an image, or why its file can't be read."""
+def _look_at_file(path: Path) -> Tensor | str:
+    """Return the thumbnail of an image, or why its file can't be read."""
     try:
         pixels = functional.pil_to_tensor(open_image(path, at_least=2 * THUMBNAIL))
-        with Image.open(path) as file:
-            size = file.size
     except (UserError, OSError) as error:
         return str(error)
-    return _thumbnails(pixels[None])[0], size
+    return _thumbnails(pixels[None])[0]
 
 
 def _thumbnails(images: Tensor) -> Tensor:

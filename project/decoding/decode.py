@@ -199,8 +199,20 @@ def centred(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, in
     return left, top, left + width, top + height
 
 
+def sides_of(path: str | Path) -> tuple[int, int]:
+    """Return both sides of an image in pixels; nothing but its header is read.
+
+    Raises:
+        BrokenImageError: If the header can't be read; the message names the file.
+    """
+    with _opened(path) as file:
+        return file.size
+
+
 def size_of(path: str | Path) -> tuple[int, int]:
     """Return width and height of an image in pixels, as its header and EXIF orientation tell.
+
+    The EXIF data of a PNG may be behind its pixels, which are therefore read, too.
 
     Raises:
         BrokenImageError: If the header can't be read; the message names the file.

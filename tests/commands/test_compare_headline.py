@@ -32,17 +32,17 @@ CASES = {
             *runs("full", 15, 0.75, 0.70, 0.731, of=10000),
             *runs("probe", 2.5, 0.67, 0.72, 0.692, of=10000),
         ],
-        "full, or the six times cheaper probe: three seeds can't tell them apart.",
+        "Use full for now: three seeds can't tell it from the six times cheaper probe.",
         [
             "full 0.727 ± 0.025 in 15 min, probe 0.694 ± 0.025 in 2 min 30 s.",
-            "probe is 0.033 ± 0.029 behind (p = 0.37).",
+            "probe is 0.033 ± 0.029 behind (p = 0.37): with a chance of 14% it is more than 0.01 ",
             "about 16 seeds would settle it: 3 h 47 min more. --until_sure true",
             "Until then: full, the best so far.",
         ],
     ),
     "tie with a dearer one": (
         [*runs("probe", 2.5, 0.75, 0.70, 0.731), *runs("full", 15, 0.67, 0.72, 0.692)],
-        "probe, or the six times dearer full: three seeds can't tell them apart.",
+        "Use probe for now: three seeds can't tell it from the six times slower full.",
         ["Until then: probe, the best so far, and the cheapest."],
     ),
     "shown to be equal": (
@@ -55,8 +55,21 @@ CASES = {
     ),
     "one seed only": (
         [*runs("full", 15, 0.93), *runs("probe", 2.5, 0.88)],
-        "full, or the six times cheaper probe: one seed can't tell them apart.",
-        ["probe is 0.050 behind.", "three seeds would show it, in 35 min more."],
+        "Use full for now: one seed can't tell it from the six times cheaper probe.",
+        [
+            "probe is 0.050 behind, with ± 0.0",
+            "Three would show it, and may settle it: 35 min more.",
+        ],
+    ),
+    "one seed, and one far behind": (
+        [*runs("full", 15, 0.93), *runs("probe", 2.5, 0.9), *runs("scratch", 1, 0.6)],
+        "Use full for now: one seed can't tell it from the six times cheaper probe.",
+        ["Too far behind for the usual luck of a seed: scratch."],
+    ),
+    "one seed, and all others far behind": (
+        [*runs("full", 15, 0.93), *runs("probe", 2.5, 0.7), *runs("scratch", 1, 0.6)],
+        "Use full for now: one seed can't tell it from the six times cheaper probe.",
+        ["Too far behind for the usual luck of a seed: scratch."],
     ),
     "a contender that failed": (
         [*FULL, *runs("probe", 2.5, 0.88, 0.885, 0.878), broken("huge"), broken("huge", 1)],
@@ -70,7 +83,7 @@ CASES = {
     ),
     "the same results, few images": (
         [*runs("full", 15, 1, 1, 1, of=20), *runs("probe", 2.5, 1, 1, 1, of=20)],
-        "full, or the six times cheaper probe: 20 test images can't tell them apart.",
+        "Use probe for now: 20 test images can't tell it from the six times slower full.",
         [
             "20 test images are too few. About 290 would, with 3 seeds.",
             "Until then: probe, six times cheaper and no more than 0.01 behind.",
@@ -78,22 +91,22 @@ CASES = {
     ),
     "two ties of three": (
         [*FULL, *runs("lp_ft", 14, 0.92, 0.94, 0.925), *runs("scratch", 1, 0.5, 0.6, 0.55)],
-        "full, or lp_ft: three seeds can't tell them apart.",
+        "Use lp_ft for now: three seeds can't tell it from full.",
         ["Test accuracy over three seeds on 100 training images: full 0.932"],
     ),
     "three of three": (
         [*FULL, *runs("lp_ft", 14, 0.92, 0.94, 0.925), *runs("probe", 1, 0.92, 0.93, 0.915)],
-        "full, lp_ft, or the 15 times cheaper probe: three seeds can't tell them apart.",
+        "Use lp_ft for now: three seeds can't tell it from full or the 14 times cheaper probe.",
         [],
     ),
     "five of five": (
         [result for name in "abcde" for result in runs(name, 1, 0.9, 0.91, 0.9)],
-        "a, b, c, or one of two more: three seeds can't tell them apart.",
+        "Use a for now: three seeds can't tell it from b, c or one of two more.",
         [],
     ),
     "no seed in common": (
         [*runs("full", 15, 0.93), made_up("probe", np.arange(1000) < 880, 5, process_seconds=150)],
-        "full, or the six times cheaper probe: one seed can't tell them apart.",
+        "Use full for now: one seed can't tell it from the six times cheaper probe.",
         ["probe shares no seed with full."],
     ),
     "alone": (runs("only", 1, 0.9, 0.91), "Use only: 0.905", ["Nothing was compared with it."]),

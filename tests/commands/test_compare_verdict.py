@@ -21,7 +21,7 @@ from project.commands.compare.metrics import (
     resampled,
 )
 from project.commands.compare.results import Result, rows_of
-from project.commands.compare.statistics import Difference, crossings, difference, trend
+from project.commands.compare.statistics import LUCK, Difference, crossings, difference, trend
 from project.commands.compare.verdict import Verdict, verdict
 from tests.commands.made_up import NAN, broken, data, first, made_up, row
 
@@ -257,8 +257,9 @@ def test_worth_of_a_pretrained_backbone() -> None:
         made_up("tuned", first(95, 100), pretrained=True), made_up("own", first(80, 100))
     )
     assert (
-        "makes test accuracy 0.150 better here (tuned against own)" in dict(found.factors)["data"]
-    )
+        "The best one with a pretrained backbone, tuned, is 0.150 better than the best one "
+        "without, own, which may be chance."
+    ) in dict(found.factors)["data"]
     assert "whose test accuracy is 0.150 worse." in dict(found.factors)["objective"]
     assert found.more_data == ["Unknown: this needs at least two training-set sizes."]
 
@@ -271,3 +272,36 @@ def test_more_data() -> None:
     assert found.winner == "steady"
     assert "steady reaches 0.883 with twice the images, and 0.902 with four" in found.more_data[0]
     assert found.more_data[1] == "With 4 times the images, steep would be ahead, at about 0.925."
+
+
+def test_no_forecast_from_a_curve_that_falls() -> None:
+    counts = {("steady", 100): 90, ("steady", 400): 86}
+    results = [made_up(name, first(n, 100), images=size) for (name, size), n in counts.items()]
+    assert decided(*results).more_data == [
+        "No forecast: with more images, steady didn't get better (0.900, then 0.860 on 400)."
+    ]
+
+
+def test_a_constant_answer_is_named() -> None:
+    lazy = replace(made_up("lazy", np.arange(99) % 3 == 1), predictions=np.ones(99, np.int64))
+    (line,) = decided(made_up("good", first(95, 99)), lazy).differences
+    assert line.startswith("lazy has 0.333, ")
+    assert line.endswith(f"; all that it predicts is {data().class_names[1]}.")
+
+
+def test_a_chance_is_that_of_the_t_distribution() -> None:
+    lead = Difference(0.02, 4, 0.0004, 0.0001, 0.0001, 500)
+    error, freedom = lead.error, lead.freedom
+    assert lead.chance_above(0.0) == pytest.approx(1 - lead.p / 2)
+    assert lead.chance_above(0.03) == pytest.approx(stats.t.cdf(-0.01 / error, freedom))
+    assert np.isnan(replace(lead, seeds=1).chance_above(0.0))
+
+
+def test_luck_of_a_single_seed_is_an_assumption() -> None:
+    """It counts beside the noise of the images, and only where there is nothing better."""
+    lead = Difference(-0.3, 1, NAN, 0.0009, 0.0009, 500)
+    assert lead.upper(0.05) == np.inf
+    assert lead.likely_upper(0.05) == pytest.approx(-0.3 + 1.6449 * np.hypot(LUCK, 0.03), abs=1e-4)
+    assert replace(lead, images=0).likely_upper(0.05) == np.inf  # of a loss nothing is known
+    several = replace(lead, seeds=3, of_seeds=0.001)
+    assert several.likely_upper(0.05) == several.upper(0.05)

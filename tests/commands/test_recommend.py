@@ -48,7 +48,7 @@ FAST = Prediction(60.0, 900.0, 100.0)
 
 def facts(each: int = 100, classes: int = 3) -> Scan:
     names = [str(label) for label in range(classes)]
-    return Scan(names, [each] * classes, 30, 30, (28, 28), 30, 0, (30, each * classes))
+    return Scan(names, [each] * classes, 30, 30, (28, 28), 784, 30, 0, (30, each * classes))
 
 
 def curve(accuracy: float, few: float | None = None, images: int = 200) -> Curve:
@@ -165,9 +165,9 @@ def test_busy_machine_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(measuring, "try_out", lambda config: replace(FAST, slowdown=slowdown))
+    monkeypatch.setattr(measuring, "try_out", lambda *_: replace(FAST, slowdown=slowdown))
     configs = {one.name: config_of(one, TASK) for one in CANDIDATES}
-    assert set(measuring.try_all(configs, {"full"})) == {"scratch", "complete", "probe"}
+    assert set(measuring.try_all(configs, {"full"}, pixels=100)) == {"scratch", "complete", "probe"}
     message = f"the machine is busy: these steps took up to {slowdown} times as long as alone"
     assert (message in capfd.readouterr().out) is said
 
@@ -334,7 +334,7 @@ def test_duplicates_are_found_at_another_size_and_brightness(
 
 FOUND = {
     **{"train": 1000, "val": 100, "test": 200, "train_cut": 70, "val_cut": 30, "test_cut": 30},
-    **{"batch_size": 10, "decode": 0.0, "decoded": 0, "image_bytes": 0, "memory_gb": 4.0},
+    **{"batch_size": 10, "decoded": [], "image_bytes": 0, "memory_gb": 4.0},
     **{"per_image": 0.1, "between": 5.0, "process_seconds": 50.0, "slowdown": 1.0},
     **{"memory_before_mb": 300.0, "peak_memory_mb": 500.0, "gflop_per_image": 0.5},
 }
@@ -360,9 +360,9 @@ def test_prediction_of_larger_batches() -> None:
 
 def test_prediction_of_phases_and_features() -> None:
     """Images that have to be decoded take that once, in the trial as in the run."""
-    steps = {"steps": [0.5, 1.0], "between": 1.0, "decode": 0.02, "image_bytes": 1000}
-    steps |= {"decoded": 90}
-    found = predict({**FOUND, **steps}, [(3, True), (7, False)])
+    steps = {"steps": [0.5, 1.0], "between": 1.0, "image_bytes": 1000}
+    steps |= {"decoded": [(60, 6000, 1.2), (30, 3000, 0.6)]}
+    found = predict({**FOUND, **steps}, [(3, True), (7, False)], pixels=100)
     fixed = 50 - (4 * 0.5 + 1 + 10) - (4 + 1 + 3) - 3 - 90 * 0.02
     cached, uncached = 110 + 3 * (50 + 1), 7 * (100 + 1 + 10)
     assert found.seconds == pytest.approx(fixed + cached + uncached + 20 + 1300 * 0.02)
@@ -466,8 +466,8 @@ def test_recommend(
 ) -> None:
     """All steps on a few images, with a trial of one candidate; the config then trains."""
 
-    def try_probe(config: Mapping[str, Any]) -> Prediction:
-        return try_out(config) if "augment" not in config["data"]["init_args"] else FAST
+    def try_probe(config: Mapping[str, Any], pixels: float) -> Prediction:
+        return try_out(config, pixels) if "augment" not in config["data"]["init_args"] else FAST
 
     monkeypatch.setattr(measuring, "try_out", try_probe)
     main(
@@ -498,7 +498,7 @@ def test_recommend_without_network_and_weights(
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", offline)
-    monkeypatch.setattr(measuring, "try_out", lambda config: FAST)
+    monkeypatch.setattr(measuring, "try_out", lambda *_: FAST)
     main(["recommend", "--data=MNIST", f"--data.root={mnist}", "--epochs=2", "--sample=60"])
     out = capfd.readouterr().out
     assert "no network" in out
@@ -566,5 +566,5 @@ def test_recommend_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(subprocess, "run", wait)
     with stopped():
-        try_out(config_of(SCRATCH, TASK))
+        try_out(config_of(SCRATCH, TASK), pixels=64)
     assert not list((tmp_path / "tmp").iterdir())

@@ -102,7 +102,7 @@ def test_check(
     """It takes as many epochs as the comparison, and writes no config."""
     tried: list[int] = []
 
-    def try_out(config: dict[str, Any]) -> Any:
+    def try_out(config: dict[str, Any], pixels: float) -> Any:
         tried.append(config["trainer"]["max_epochs"])
         return FAST
 

@@ -12,6 +12,7 @@ POWER = 0.84  # standard errors that make it 80% likely that a difference is fou
 CHEAPER = 1.25  # times the cost: less than that is no difference
 MOST_SEEDS = 100  # beyond that, more seeds are no way to settle anything
 ENDLESS = 10**9  # seeds
+MARGINS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2)
 STEP = 1.25  # of the numbers that are tried
 MOST_IMAGES = 1000  # times as many test images
 
@@ -75,6 +76,7 @@ def choose(
     level: float,
     margin: float = MARGIN,
     power: float = 0.0,
+    guess: bool = False,
 ) -> Choice:
     """Choose a contender.
 
@@ -89,14 +91,17 @@ def choose(
         level: One-sided level of each comparison.
         margin: Differences up to it don't matter.
         power: Standard errors that are added to each bound.
+        guess: With one seed nothing is sure, and at least two contenders may be the right one; but
+            those are out that are too far behind for the usual luck of a seed.
     """
     most = {pair: lead.upper(level) + power * lead.error for pair, lead in leads.items()}
+    likely = {pair: lead.likely_upper(level) for pair, lead in leads.items()} if guess else most
 
     def cheaper(one: str, other: str) -> bool:
         return costs[one] * CHEAPER < costs[other]
 
     def loses(one: str, other: str) -> bool:
-        return most[one, other] < (-margin if cheaper(one, other) else 0)
+        return likely[one, other] < (-margin if cheaper(one, other) else 0)
 
     def stands(one: str) -> bool:
         return all(
@@ -107,6 +112,8 @@ def choose(
 
     running = [one for one in names if not any(loses(one, x) for x in names if x != one)]
     running = running or list(names[:1])
+    if guess and len(running) == 1 and any(lead.seeds < 2 for lead in leads.values()):
+        running = list(names[:2])
     right = [one for one in running if stands(one)] or (running if len(running) == 1 else [])
     alike = [one for one in running if one == running[0] or leads[running[0], one].mean <= margin]
     name = min(right or alike, key=lambda one: costs[one])
@@ -149,6 +156,15 @@ def settling(
         if times:
             ways.append((seeds * times, Settling(seeds, math.ceil(times * images))))
     return min(ways, key=lambda way: way[0], default=(0, Settling(0, 0)))[1]
+
+
+def enough_margin(
+    choice: Choice, costs: Mapping[str, float], leads: Leads, level: float
+) -> float | None:
+    """Return the smallest of some margins that settles a choice; None if none does."""
+    return next(
+        (m for m in MARGINS if choose(choice.running, costs, leads, level, m).settled), None
+    )
 
 
 def is_hopeless(

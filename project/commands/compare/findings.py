@@ -10,6 +10,7 @@ from project.commands.compare.choice import (
     Leads,
     Settling,
     choose,
+    enough_margin,
     leads_of,
     level_of,
     settling,
@@ -37,6 +38,7 @@ class Findings:
         crossings: Where learning curves cross.
         ended: Why no further seeds were run, as the end of a sentence; empty if their number was
             fixed.
+        enough_margin: A margin that would settle a choice that is open; None if none would.
     """
 
     rows: Sequence[Row]
@@ -50,6 +52,7 @@ class Findings:
     trends: Mapping[str, PowerLaw]
     crossings: Sequence[Crossing]
     ended: str = ""
+    enough_margin: float | None = None
 
     @property
     def contenders(self) -> list[str]:
@@ -100,8 +103,9 @@ def find(
     costs = {row.contender: row.cost for row in top}
     pairs = combinations(top, 2)
     leads = leads_of({(a.contender, b.contender): difference(a, b, metric) for a, b in pairs})
+    fixed = level is None
     level = level_of(len({row.contender for row in rows})) if level is None else level
-    choice = choose(names, costs, leads, level, margin) if top else None
+    choice = choose(names, costs, leads, level, margin, guess=fixed) if top else None
     open_ = choice is not None and not choice.settled
     curves: dict[str, list[Row]] = {}
     for row in rows:
@@ -117,6 +121,7 @@ def find(
         settling=settling(choice, costs, leads, level, margin) if choice and open_ else None,
         trends={name: found for name, curve in curves.items() if (found := trend(curve, metric))},
         crossings=crossings(rows, metric),
+        enough_margin=enough_margin(choice, costs, leads, level) if choice and open_ else None,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 from torch import Tensor
 
 from project.commands.compare.findings import Findings
@@ -23,6 +24,7 @@ from project.commands.compare.plots import (
     looks_of,
     plot,
 )
+from project.commands.compare.results import Row
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,20 @@ def draw(
         name = row.contender
         file = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"
         confused = most_confused(row, class_names)
-        gallery.curves.extend(
-            plot(
-                f"curves_{file}",
-                f"Accuracy and loss of {name} in training and validation, epoch by epoch",
-                "",
-                partial(curves, row, looks[name], top),
+        if any(row.results[0].curves.values()):
+            gallery.curves.extend(
+                plot(
+                    f"curves_{file}",
+                    f"Accuracy and loss of {name} in training and validation, epoch by epoch",
+                    "",
+                    partial(curves, row, looks[name], top),
+                )
             )
-        )
         gallery.confusion.extend(
             plot(
                 f"confusion_{file}",
                 f"Confusion matrix of {name}",
-                f"Most often: {confused}." if confused else "No mistakes.",
+                f"Largest shares of a label: {confused}." if confused else "No mistakes.",
                 partial(confusion_matrix, row, class_names),
             )
         )
@@ -84,7 +87,7 @@ def draw(
                 plot(
                     f"mistakes_{file}",
                     f"Test images that {name} gets wrong, each with label and prediction",
-                    f"Wrong with at least {found[-1][2]} of {len(row.results)} seeds.",
+                    _share_of_mistakes(row, found),
                     partial(mistakes, row, class_names, picture),
                     photos=True,
                 )
@@ -92,14 +95,25 @@ def draw(
     return gallery
 
 
+def _share_of_mistakes(row: Row, shown: Sequence[tuple[int, int, int]]) -> str:
+    """Return how many of the wrong images are shown, and in how many seeds they are wrong."""
+    wrong = int(np.any([~result.correct for result in row.results], axis=0).sum())
+    words = f"{len(shown)} of {wrong:,} test images that are wrong"
+    if len(row.results) > 1:
+        words += f" in any of {len(row.results)} seeds; these in {shown[-1][2]} or more"
+    return f"{words}."
+
+
 def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
     """Return accuracy against time, preceded by that against images if there are several sizes."""
     rows, top = [row for row in findings.rows if row.results], findings.top
     names = ", ".join(dict.fromkeys(row.contender for row in rows))
     caption = (
-        "Lines: validation after each epoch, mean over seeds. Points: test after the "
-        "training, ± standard deviation."
+        "Points: test accuracy of the best epoch, at the end of the training, ± standard deviation "
+        "between seeds."
     )
+    if any(row.results[0].curves.values() for row in top):
+        caption = f"Lines: validation after each epoch, mean over seeds. {caption}"
     if any(row.mean("source_seconds") > 0 for row in top):
         caption += (
             " Where a contender starts from the weights of a source, the time of that source comes "
@@ -116,7 +130,7 @@ def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
     over_images = plot(
         "accuracy_over_images",
         f"{findings.metric.title} against the number of training images: {names}",
-        "Mean ± standard deviation over seeds; the number of images on a logarithmic axis.",
+        "Mean ± standard deviation between seeds; the number of images on a logarithmic axis.",
         partial(accuracy_over_images, rows, findings.crossings, looks, findings.metric),
     )
     return [*over_images, *over_time]

@@ -25,11 +25,12 @@ def headline(findings: Findings) -> str:
         return "No run succeeded."
     if choice.settled:
         return _measured(findings, rows[choice.name])
-    best, *others = (rows[name] for name in choice.running[:NAMED])
-    names = [best.contender, *(_beside(best, row) for row in others)]
-    if (more := len(choice.running) - NAMED) > 0:
+    mine, others = rows[choice.name], [name for name in choice.running if name != choice.name]
+    names = [_beside(mine, rows[name]) for name in others[: NAMED - 1]]
+    if (more := len(others) - len(names)) > 0:
         names.append("another one" if more == 1 else f"one of {counted(more)} more")
-    return f"{', '.join(names[:-1])}, or {names[-1]}: {_judges(findings)} can't tell them apart."
+    told = f"{_judges(findings)} can't tell it from {enumerated(names, 'or')}"
+    return f"Use {mine.contender} for now: {told}."
 
 
 def grounds(findings: Findings, jobs: int = 1) -> list[str]:
@@ -60,7 +61,7 @@ def grounds(findings: Findings, jobs: int = 1) -> list[str]:
     if findings.ended:
         counts = sorted({len(row.results) for row in findings.top})
         each = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-        lines.append(f"No further seeds were run, {findings.ended}; each has {each}.")
+        lines.append(f"Seeds were added up to {each} each, and no further ones, {findings.ended}.")
     if failed := [row.contender for row in findings.failed]:
         lines.append(f"Not compared, as all of their runs failed: {enumerated(failed)}.")
     return lines
@@ -92,25 +93,36 @@ def _against(findings: Findings, mine: Row) -> list[str]:
         text += f", and takes {duration(next_one.cost)} per run."
     return [
         text,
-        f"The chance that it is more than {findings.margin:g} worse than the best one, or dearer "
+        f"The chance that it is more than {findings.margin:g} worse than the best one, or slower "
         f"and no better, is at most {SIGNIFICANCE_LEVEL:.0%}.",
     ]
 
 
 def _doubts(findings: Findings, shown: Sequence[Row]) -> list[str]:
-    """Return how far the others are behind the best one."""
+    """Return how far the others are behind the best one, and which are out with a single seed."""
     best, *others = shown
     lines = []
+    assert findings.choice is not None
     for row in others:
         lead = findings.leads[best.contender, row.contender]
         if not lead.seeds:
             lines.append(f"{row.contender} shares no seed with {best.contender}.")
-        elif lead.seeds == 1 or math.isnan(lead.error):
+        elif math.isnan(lead.error):
             lines.append(f"{row.contender} is {lead.mean:.3f} behind.")
-        else:
+        elif lead.seeds == 1:
             lines.append(
-                f"{row.contender} is {lead.mean:.3f} ± {lead.error:.3f} behind ({chance(lead.p)})."
+                f"{row.contender} is {lead.mean:.3f} behind, with ± {lead.error:.3f} from the test "
+                "images alone."
             )
+        else:
+            ahead = 1 - lead.chance_above(-findings.margin)
+            lines.append(
+                f"{row.contender} is {lead.mean:.3f} ± {lead.error:.3f} behind ({chance(lead.p)}): "
+                f"with a chance of {ahead:.0%} it is more than {findings.margin:g} ahead."
+            )
+    out = [row.contender for row in findings.top if row.contender not in findings.choice.running]
+    if out and any(findings.leads[best.contender, name].seeds == 1 for name in out):
+        lines.append(f"Too far behind for the usual luck of a seed: {enumerated(out)}.")
     return lines
 
 
@@ -124,8 +136,9 @@ def _next(findings: Findings, jobs: int) -> list[str]:
     if now < 2 or found is None:
         seeds = max(FIRST_SEEDS, now + 1)
         return [
-            "How much of a difference is the luck of a seed can't be seen in one of them; "
-            f"{counted(seeds)} seeds would show it, in {_cost(running, seeds - now, jobs)} more."
+            "How much luck there is in a seed can't be seen in one of them. "
+            f"{counted(seeds).capitalize()} would show it, and may settle it: "
+            f"{_cost(running, seeds - now, jobs)} more."
         ]
     if found.seeds and not found.images:
         hint = "" if findings.ended else " --until_sure true runs as many as it takes."
@@ -139,10 +152,13 @@ def _next(findings: Findings, jobs: int) -> list[str]:
             f"More seeds alone won't settle it: {tested:,} test images are too few. About "
             f"{_round(found.images):,} would, with {found.seeds} seeds."
         ]
-    return [
-        f"It would take more than {MOST_SEEDS} seeds: the noise is large beside differences of "
-        f"{findings.margin:g}, which count. A larger margin would settle it sooner."
-    ]
+    text = (
+        f"It would take more than {MOST_SEEDS} seeds, with any number of test images: the noise is "
+        f"large beside differences of {findings.margin:g}, which count."
+    )
+    if findings.enough_margin:
+        text += f" With margin: {findings.enough_margin:g} it is settled now."
+    return [text]
 
 
 def _judges(findings: Findings) -> str:
@@ -166,12 +182,12 @@ def _because(findings: Findings, mine: Row) -> str:
     return f"no more than {findings.margin:g} behind"
 
 
-def _beside(best: Row, other: Row) -> str:
-    """Return a contender with what it costs beside the best one."""
-    if best.cost > CHEAPER * other.cost:
-        return f"the {_times(best.cost / other.cost)}cheaper {other.contender}"
-    if other.cost > CHEAPER * best.cost:
-        return f"the {_times(other.cost / best.cost)}dearer {other.contender}"
+def _beside(one: Row, other: Row) -> str:
+    """Return another contender with what it costs beside one."""
+    if one.cost > CHEAPER * other.cost:
+        return f"the {_times(one.cost / other.cost)}cheaper {other.contender}"
+    if other.cost > CHEAPER * one.cost:
+        return f"the {_times(other.cost / one.cost)}slower {other.contender}"
     return other.contender
 
 

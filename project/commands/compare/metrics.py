@@ -65,10 +65,10 @@ class Metric:
     def noise(self) -> str:
         """What its noise is worked out from, in words."""
         if self.figure == "accuracy":
-            return "By a t-test, paired by seed and test image."
+            return "By Welch's t-test, paired by seed and test image."
         if self.figure in OF_CLASSES:
             return (
-                f"By a t-test, paired by seed and test image. What the choice of test images does "
+                f"By Welch's t-test, paired by seed and test image. What the choice of images does "
                 f"to {self.words} is worked out by a paired bootstrap, {RESAMPLES:,} times, within "
                 "each class."
             )
@@ -98,8 +98,8 @@ def metric_of(name: str | None, class_sizes: Sequence[int]) -> Metric:
         return ACCURACY
     return Metric(
         "f1",
-        f"The classes are very unequal, {least:,} to {most:,} training images, so all count alike: "
-        "the verdict goes by macro F1, the mean of their F1.",
+        f"The classes are very unequal, {least:,} to {most:,} training images, so the "
+        "verdict goes by macro F1, in which each class counts the same.",
     )
 
 

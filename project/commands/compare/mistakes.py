@@ -41,7 +41,7 @@ def confusion_matrix(row: Row, class_names: Sequence[str]) -> "Figure":
     axes.set_title(short(row.contender))
     axes.set(xlabel="prediction", ylabel="label", xticks=[], yticks=[])
     if named:
-        names = [short(name, 16) for name in class_names]
+        names = [short(name, 20) for name in class_names]
         axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
         axes.set_yticks(ticks, names, fontsize=9)
     if not counted:

@@ -1,6 +1,7 @@
 """The plots of a comparison, in a style for light pages and one for dark ones."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -131,7 +132,7 @@ def accuracy_over_images(
     looks: Mapping[str, Look],
     metric: Metric = ACCURACY,
 ) -> "Figure":
-    """Draw the metric against the number of training images, and mark where curves cross.
+    """Draw the metric against the number of training images, and mark where curves clearly cross.
 
     Args:
         rows: Rows with results.
@@ -142,7 +143,7 @@ def accuracy_over_images(
     from matplotlib import rcParams
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    crossings = crossings[:MAX_CROSSINGS]
+    crossings = [crossing for crossing in crossings if crossing.clear][:MAX_CROSSINGS]
     figure, axes = figure_of(3.4 + 0.1 * len(looks) + 0.2 * len(crossings))
     for name, look in looks.items():
         curve = [row for row in rows if row.contender == name]
@@ -155,7 +156,7 @@ def accuracy_over_images(
         axes.annotate(letter, place, (0, 9), textcoords="offset points", **style)
         notes.append(
             f"{letter}  {short(crossing.after)} overtakes {short(crossing.before)} at about "
-            f"{crossing.images:,.0f}" + ("" if crossing.clear else " (noise)")
+            f"{crossing.images:,.0f}"
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(_apart({row.images for row in rows})))
@@ -208,7 +209,7 @@ def _time_axis(axes: "Axes", times: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: DURATIONS.get(seconds, "")))
-    axes.set_xlabel("time of the training", loc="left")
+    axes.set_xlabel("time of the training, logarithmic", loc="left")
 
 
 def curves(row: Row, look: Look, among: Sequence[Row]) -> "Figure":
@@ -269,7 +270,7 @@ def _draw_mean(
     axes.errorbar(
         [row.images if end is None else end for row in rows],
         [row.mean(score) for row in rows],
-        np.nan_to_num([row.std(score) for row in rows]),
+        None if math.isnan(rows[0].std(score)) else [row.std(score) for row in rows],
         label=in_legend(rows[0].contender),
         color=look.color,
         marker=look.marker,

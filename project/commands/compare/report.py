@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from project.commands.compare.findings import Findings
@@ -22,18 +23,22 @@ from project.commands.compare.verdict import Verdict
 from project.commands.pages import data_url, templates
 
 WORDS = {  # above the tables and plots
-    "quality": "Means over the seeds, ± standard deviation. Precision, recall and F1 are those of "
-    "the classes, averaged. The calibration error is how far apart the confidence of predictions "
-    "and the share of right ones are.",
-    "classes": "F1 of each class, all seeds together, the weakest classes first.",
+    "quality": "Means over the seeds, ± standard deviation between seeds. Precision, recall and F1 "
+    "are those of the classes, averaged. The calibration error is the mean gap between the "
+    "confidence of predictions and the share of right ones; 0 is best.",
+    "classes": "F1 of each class, all seeds together, the weakest classes first, by the contender "
+    "to use.",
     "cost": "Means over the seeds. The whole run is the process from start to end: start-up, "
-    "reading the data, training, testing.",
-    "differences": "p is the probability of such a difference by chance.",
+    "reading the data, training, testing. Images/s are those of training steps, where features are "
+    "cached those of the head.",
+    "differences": "± is the standard error of a difference, from seeds and test images. p is how "
+    "often chance alone would make one at least as large.",
     "curves": "Means over the seeds, on the largest training set, all on the same vertical axes. "
     "The lead of training over validation is over-fitting. But training images may be augmented, "
     "and their accuracy is averaged over the epoch, while the weights still change.",
     "confusion": "Percentage of each label that was given each prediction, all seeds together.",
-    "mistakes": "Test images that are wrong with the most seeds, each as label → prediction.",
+    "mistakes": "Test images that are wrong with the most seeds, from one class after the other, "
+    "each as label → prediction.",
 }
 
 
@@ -59,14 +64,15 @@ def write_report(
         "subtitle": subtitle(comparison, findings),
         "words": {
             **WORDS,
-            "differences": f"{findings.metric.noise} {WORDS['differences']}",
+            "quality": f"{WORDS['quality']} {baseline(findings, comparison.data.class_names)}",
+            "differences": noise(findings),
             "metric": findings.metric.why,
         },
         "facts": facts(comparison),
         "runs": len(comparison.results),
         "failed": [result for result in comparison.results if result.error],
         "commands": commands(comparison.results, folder),
-        "classes": of_classes(findings.top, comparison.data.class_names),
+        "classes": of_classes(findings, comparison.data.class_names),
         **tables(findings),
     }
     for name in ("report.md", "report.html"):
@@ -86,10 +92,29 @@ def subtitle(comparison: Comparison, findings: Findings) -> str:
     return " · ".join(parts)
 
 
+def baseline(findings: Findings, class_names: Sequence[str]) -> str:
+    """Return what the largest class reaches as the only answer, in words; empty if all failed."""
+    if not findings.top:
+        return ""
+    counts = np.bincount(findings.top[0].results[0].labels)
+    name, share = class_names[int(counts.argmax())], counts.max() / counts.sum()
+    return f"{name} as the only answer has a test accuracy of {share:.3f}."
+
+
+def noise(findings: Findings) -> str:
+    """Return how the noise of differences was worked out, in words; empty if it is unknown."""
+    if not any(found.seeds > 1 for found in findings.differences.values()):
+        return ""
+    words = f"{findings.metric.noise} {WORDS['differences']}"
+    if findings.ended:
+        words += " It doesn't allow for a look after each seed, as the verdict does."
+    return words
+
+
 def tables(findings: Findings) -> dict[str, Any]:
     """Return the tables of the largest size, the most accurate first, and that of all sizes."""
     choice, figure = findings.choice, findings.metric.figure
-    tag = "use this" if choice and choice.settled else "in the running"
+    tag = "use this" if choice and choice.settled else "may be the right one"
     tags = dict.fromkeys(choice.running, tag) if choice else {}
     quality = list(dict.fromkeys([figure, *QUALITY]))
     shown = [*findings.top, *findings.failed]

@@ -13,6 +13,7 @@ from project.commands.compare.results import Row
 from project.commands.learning_curve import PowerLaw, error_of, power_law
 
 SIGNIFICANCE_LEVEL = 0.05  # p-values below it mean a real difference
+LUCK = 0.07  # standard deviation of the difference of two single runs, of a metric from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,27 @@ class Difference:
         if self.seeds < 2:
             return math.inf
         return self.mean - self.error * float(_distribution().stdtrit(self.freedom, level))
+
+    def likely_upper(self, level: float) -> float:
+        """Return the same, where a single seed is taken to have as much luck as :data:`LUCK`.
+
+        That is more than most have, and no more than an assumption.
+        """
+        if self.seeds != 1 or not self.images:
+            return self.upper(level)
+        error = math.hypot(LUCK, math.sqrt(self.of_images))
+        return self.mean - error * float(_distribution().ndtri(level))
+
+    def chance_above(self, value: float) -> float:
+        """Return how probable it is that the true value is above one, as far as the numbers tell.
+
+        Nothing else is known of it beforehand: all values are alike.
+        """
+        if math.isnan(self.error) or self.seeds < 2:
+            return math.nan
+        if self.error == 0:
+            return float(self.mean > value)
+        return float(_distribution().stdtr(self.freedom, (self.mean - value) / self.error))
 
     def reversed(self) -> "Difference":
         """Return the same from the point of view of the other."""

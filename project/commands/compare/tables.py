@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from project.commands.compare.findings import Findings
 from project.commands.compare.metrics import Metric
 from project.commands.compare.results import FIGURES, Row
 
@@ -73,19 +74,20 @@ def table(
     return Table([("images", ""), *columns] if sizes else columns, lines)
 
 
-def of_classes(rows: Sequence[Row], class_names: Sequence[str]) -> Table | None:
+def of_classes(findings: Findings, class_names: Sequence[str]) -> Table | None:
     """Return a table of the F1 of each class, over all seeds together, the weakest first.
 
     Args:
-        rows: Its columns, with results.
+        findings: Its columns are the contenders on the largest training set.
         class_names: Name of each class, K.
     """
-    if not rows:
+    rows, winner = findings.top, findings.winner
+    if winner is None:
         return None
     counts = [row.confusion(len(class_names)) for row in rows]
     images = np.bincount(rows[0].results[0].labels, minlength=len(class_names))
     f1 = np.stack([2 * c.diagonal() / np.maximum(c.sum(0) + c.sum(1), 1) for c in counts])  # [R, K]
-    order = [label for label in np.argsort(f1.mean(0), kind="stable") if images[label]]
+    order = [label for label in np.argsort(f1[rows.index(winner)], kind="stable") if images[label]]
     columns = [("test images", ""), *((row.contender, "") for row in rows)]
     lines = [
         Line(class_names[k], [f"{images[k]:,}", *(f"{score:.3f}" for score in f1[:, k])], "", "")
@@ -115,6 +117,8 @@ def _note(row: Row) -> str:
 def cell(row: Row, figure: str) -> str:
     """Return the mean over the seeds, for scores with the standard deviation."""
     mean, std = row.mean(figure), row.std(figure)
+    if not _is_known(row, figure):
+        return UNKNOWN
     if figure in COST or math.isnan(mean):
         return number(mean, whole=figure.startswith("parameters"))
     text = f"{mean:+.3f}".replace("-", "−") if figure == "gap" else f"{mean:.3f}"

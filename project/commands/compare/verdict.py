@@ -5,12 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from project.commands.compare.findings import Findings
 from project.commands.compare.headline import chance, enumerated, grounds, headline, score
 from project.commands.compare.results import Data, Row
 from project.commands.learning_curve import LARGEST_TIE
+from project.commands.preparation import UNEQUAL
 from project.durations import duration
 
+FEW = 50  # validation images: one of them is more than a difference that matters
 FACTORS = ("data", "resources", "objective", "experience")
 
 
@@ -56,29 +60,56 @@ def verdict(findings: Findings, data: Data, device: str, jobs: int = 1) -> Verdi
         choice.settled,
         choice.running,
         headline(findings),
-        " ".join(grounds(findings, jobs)),
-        [_compared(findings, top[0], row) for row in top[1:]],
+        " ".join([*grounds(findings, jobs), *_cautions(findings, data)]),
+        [_compared(findings, top[0], row, data) for row in top[1:]],
         _more_data(findings, winner),
         _factors(findings, winner, data, device),
     )
 
 
-def _compared(findings: Findings, best: Row, row: Row) -> str:
+def _cautions(findings: Findings, data: Data) -> list[str]:
+    """Return what a reader of the numbers may overlook, as sentences."""
+    lines = []
+    if 0 < data.val_images < FEW:
+        lines.append(
+            f"The best epochs were chosen by {data.val_images} validation images, of which each is "
+            f"{1 / data.val_images:.3f} of their accuracy."
+        )
+    sizes = np.bincount(findings.top[0].results[0].labels)
+    if findings.metric.figure == "accuracy" and sizes.max() >= UNEQUAL * sizes[sizes > 0].min():
+        best = max(findings.top, key=lambda row: row.mean("f1"))
+        if best is not findings.top[0]:
+            scores = " against ".join(f"{row.mean('f1'):.3f}" for row in (best, findings.top[0]))
+            lines.append(
+                f"By macro F1, in which each class counts the same, {best.contender} is the best: "
+                f"{scores}."
+            )
+    return lines
+
+
+def _compared(findings: Findings, best: Row, row: Row, data: Data) -> str:
     found, has = findings.differences[row.contender], f"{row.contender} has"
     if not found.seeds:
         return f"{has} {score(row, findings)}: it shares no seed with {best.contender}."
     if found.seeds == 1:
         return (
             f"{has} {score(row, findings)}, {found.mean:.3f} behind {best.contender} with one "
-            "seed, whose luck is unknown."
+            f"seed, whose luck is unknown{_constant(row, data)}."
         )
     text = (
         f"{has} {score(row, findings)}, {found.mean:.3f} ± {found.error:.3f} behind "
         f"{best.contender} ({chance(found.p)}, {found.seeds} seeds): "
     )
-    if found.is_real:
-        return text + "a real difference."
-    return text + "chance may explain it."
+    text += "a real difference" if found.is_real else "chance may explain it"
+    return f"{text}{_constant(row, data)}."
+
+
+def _constant(row: Row, data: Data) -> str:
+    """Return that a contender always predicts the same class, if it does."""
+    predicted = {label for result in row.results for label in result.predictions.tolist()}
+    if len(predicted) > 1:
+        return ""
+    return f"; all that it predicts is {data.class_names[predicted.pop()]}"
 
 
 def _more_data(findings: Findings, winner: Row) -> list[str]:
@@ -95,6 +126,13 @@ def _more_data(findings: Findings, winner: Row) -> list[str]:
         if not findings.metric.is_share:
             unknown = f"Unknown: there is no learning curve of {findings.metric.words}."
         return [*lines, unknown]
+    if (last := _last_two(findings, winner)) and last[1] <= last[0]:
+        before, now = (f"{value:.3f}" for value in last)
+        lines.append(
+            f"No forecast: with more images, {winner.contender} didn't get better ({before}, then "
+            f"{now} on {images:,})."
+        )
+        return lines
     lines.append(
         f"If its learning curve continues as measured, {winner.contender} reaches "
         f"{here.accuracy(2 * images):.3f} with twice the images, and "
@@ -119,6 +157,13 @@ def _more_data(findings: Findings, winner: Row) -> list[str]:
     return lines
 
 
+def _last_two(findings: Findings, winner: Row) -> list[float]:
+    """Return the metric on the two largest training sets; of one, nothing."""
+    curve = [row for row in findings.rows if row.contender == winner.contender and row.results]
+    curve = sorted(curve, key=lambda row: row.images)[-2:]
+    return [row.mean(findings.metric.figure) for row in curve] if len(curve) == 2 else []
+
+
 def _factors(findings: Findings, winner: Row, data: Data, device: str) -> list[tuple[str, str]]:
     top = findings.top
     pretrained = [row for row in top if row.results[0].pretrained]
@@ -140,17 +185,21 @@ def _data_factor(
     data: Data,
 ) -> str:
     text = (
-        f"{winner.images:,} training images in {len(data.class_names)} classes; before a subset "
-        f"was taken, the smallest class had {min(data.class_sizes):,} and the largest "
+        f"{winner.images:,} training images in {len(data.class_names)} classes; the smallest class "
+        f"of the whole training set has {min(data.class_sizes):,} and the largest "
         f"{max(data.class_sizes):,}."
     )
     if pretrained and random:
-        gain = findings.leads[pretrained[0].contender, random[0].contender].mean
+        first, own = pretrained[0].contender, random[0].contender
+        gain = findings.leads[first, own]
         text += (
-            f" A pretrained backbone makes {findings.metric.words} {abs(gain):.3f} "
-            f"{'better' if gain >= 0 else 'worse'} here "
-            f"({pretrained[0].contender} against {random[0].contender})."
+            f" The best one with a pretrained backbone, {first}, is {abs(gain.mean):.3f} "
+            f"{'better' if gain.mean >= 0 else 'worse'} than the best one without, {own}"
+            f"{'' if gain.is_real and gain.seeds > 1 else ', which may be chance'}."
         )
+        last = pretrained[-1].contender
+        if findings.leads[last, own].mean < 0 < gain.mean:
+            text += f" But not any pretraining helps: {last} is behind {own}."
     return text
 
 
@@ -163,7 +212,8 @@ def _resources_factor(top: Sequence[Row], winner: Row, device: str) -> str:
     leanest = min(top, key=lambda row: row.mean("peak_memory_mb"))
     if len(top) > 1:
         text += (
-            f" The slowest, {slowest.contender}, takes {duration(slowest.cost)}; the one with the "
+            f" The slowest, {slowest.contender}, takes {duration(slowest.cost)}"
+            f"{' with its source' if slowest.mean('source_seconds') else ''}; the one with the "
             f"least memory, {leanest.contender}, {leanest.mean('peak_memory_mb'):,.0f} MB."
         )
     if not math.isnan(gflop := winner.mean("gflop_per_image")):

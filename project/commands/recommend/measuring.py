@@ -36,7 +36,7 @@ from project.errors import UserError, as_own_option
 from project.parsing import build
 
 SECONDS = 50.0  # from the start of the command until the learning curves are to be known
-LEAST_SECONDS = 18.0  # for the learning curves, however long the trials took
+LEAST_SECONDS = 12.0  # for the learning curves, however long the trials took
 LARGEST = 32  # height and width in pixels that the network from scratch gets of the sample
 FOR_FEATURES, FOR_SCRATCH = 0.4, 0.5  # shares of what is left
 BUSY = 1.15  # from this slowdown on, the machine counts as busy
@@ -93,7 +93,7 @@ def measure(
         except UserError as error:
             show(str(error))
             no_weights = f"the weights of {request.backbone} could not be loaded"
-    predictions = try_all(configs, unfit(found, no_weights))
+    predictions = try_all(configs, unfit(found, no_weights), found.pixels)
     left = max(start + SECONDS - time.perf_counter(), LEAST_SECONDS)
     curves = _curves(request, pretrained, small, predictions.get("scratch"), left)
     return Measured(
@@ -108,15 +108,23 @@ def measure(
     )
 
 
-def try_all(configs: Mapping[str, Config], out: set[str]) -> dict[str, Prediction | str]:
-    """Return the prediction for each candidate that isn't out, or why its trial failed."""
+def try_all(
+    configs: Mapping[str, Config], out: set[str], pixels: float
+) -> dict[str, Prediction | str]:
+    """Return the prediction for each candidate that isn't out, or why its trial failed.
+
+    Args:
+        configs: Config of each candidate, by name.
+        out: Names of those that are out.
+        pixels: Mean number of pixels of an image, in its file.
+    """
     found: dict[str, Prediction | str] = {}
     for one in CANDIDATES:
         if one.name in out:
             continue
         show(f"a few steps of {one.name} …")
         try:
-            found[one.name] = try_out(configs[one.name])
+            found[one.name] = try_out(configs[one.name], pixels)
         except UserError as error:
             found[one.name] = str(error)
     slowdowns = [one.slowdown for one in found.values() if isinstance(one, Prediction)]

@@ -1,19 +1,24 @@
 """Facts about the data: its size, its balance, broken files and duplicates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from project.commands.duplicates import Look, count_duplicates, look_at
+from project.commands.recommend.decoding import samplable, sizes_of
 from project.data import ImageDataModule
 from project.data.bad_images import ADVICE
 from project.data.batches import Images
 from project.data.splits import spread
 from project.errors import UserError
 
-MOST_FILES = 4000  # image files to open; of more, that many are taken at equal distances
-SECONDS = 6.0  # for opening them; those at random places that were opened by then have to do
+MOST_HEADERS = 20_000  # to read for the sizes; of more files, that many are taken
+HEADER_SECONDS = 1.5  # for reading them; those at random places that were read by then have to do
+MOST_FILES = 4000  # image files to open; of more, that many are taken
+SECONDS = 6.0  # for opening them; the same holds for these
 SHOWN = 5  # broken files that a message names
 
 
@@ -27,6 +32,7 @@ class Scan:
         val_images: Number of validation images.
         test_images: Number of test images.
         sizes: Shortest and longest side of the images, in pixels.
+        pixels: Mean number of pixels of an image, in its file.
         opened: Number of images that were looked at, in all splits.
         duplicates: Number of test images that are also among the training images.
         compared: Numbers of test and of training images that were compared for this.
@@ -37,6 +43,7 @@ class Scan:
     val_images: int
     test_images: int
     sizes: tuple[int, int]
+    pixels: float
     opened: int
     duplicates: int
     compared: tuple[int, int]
@@ -70,29 +77,34 @@ def scan(data: ImageDataModule) -> Scan:
     splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
     there = {name: split for name, split in splits.items() if split is not None and len(split)}
     total = sum(map(len, there.values()))
-    looks = {name: _look(split, total) for name, split in there.items()}
+    seen = {name: _see(split, len(split) / total) for name, split in there.items()}
+    looks = {name: look for name, (look, _) in seen.items()}
     opened = sum(map(len, looks.values()))
     broken = [reason for look in looks.values() for reason in look.broken.values()]
     _refuse_broken(broken, opened, total)
-    sides = [side for look in looks.values() for side in look.sides]
+    sizes = torch.cat([found[found.all(1)] for _, found in seen.values()])
     train, test = looks["train"].thumbnails, looks["test"].thumbnails
     return Scan(
         class_names=data.class_names,
         class_sizes=data.class_sizes().tolist(),
         val_images=len(there.get("val", ())),
         test_images=len(there.get("test", ())),
-        sizes=(min(sides), max(sides)),
+        sizes=(int(sizes.min()), int(sizes.max())),
+        pixels=sizes.prod(1).double().mean().item(),
         opened=opened,
         duplicates=count_duplicates(train, test),
         compared=(len(test), len(train)),
     )
 
 
-def _look(images: Images, total: int) -> Look:
-    share = len(images) / total
-    chosen = spread(len(images), max(round(min(MOST_FILES, total) * share), 1))
+def _see(images: Images, share: float) -> tuple[Look, Tensor]:
+    """Look at images of a split, as long as its share of the time allows, and at more headers."""
+    chosen = spread(len(images), math.ceil(MOST_HEADERS * share))
     shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
-    return look_at(images, shuffled, SECONDS * share)
+    sizes = sizes_of(images, shuffled, HEADER_SECONDS * share)
+    small = shuffled[: len(sizes)][samplable(sizes.prod(1))]
+    few = small[spread(len(small), math.ceil(MOST_FILES * share))]
+    return look_at(images, few, SECONDS * share), sizes
 
 
 def _refuse_broken(broken: Sequence[str], opened: int, total: int) -> None:

@@ -21,8 +21,8 @@ from jsonargparse import ArgumentError, Namespace
 
 from project import config_text
 from project.commands.preparation import data_class
+from project.commands.recommend.decoding import Timed, decode_some, seconds_to_decode
 from project.data import Batch, data_of
-from project.data.batches import Images, TensorImages
 from project.data.splits import spread
 from project.environment import PACKAGE, peak_memory_mb, processor_seconds
 from project.errors import UserError
@@ -64,7 +64,7 @@ class Trial(L.Callback):
         if self.found:
             return
         data = data_of(trainer)
-        decoded, seconds = 0, 0.0
+        timed: list[Timed] = []
         for split in SPLITS:
             images = getattr(data, f"{split}_images")
             self.found[split] = len(images or ())
@@ -77,18 +77,15 @@ class Trial(L.Callback):
             if images.in_memory:
                 part = images.subset(spread(len(images), count))
             else:
-                start = time.perf_counter()
-                files = _decoded(images, min(count, MOST_DECODED))
-                seconds += time.perf_counter() - start
-                decoded += len(files)
+                files, times = decode_some(images, min(count, MOST_DECODED), DECODING)
+                timed += times
                 part = files.subset(torch.arange(count) % len(files))
             setattr(data, f"{split}_images", part)
             self.found[f"{split}_cut"] = count
         self.found["batch_size"] = data.batch_size * trainer.world_size
         self.found["memory_gb"] = data.memory_gb
-        self.found["image_bytes"] = math.prod(data.image_shape) if decoded else 0
-        self.found["decoded"] = decoded
-        self.found["decode"] = seconds / max(decoded, 1)
+        self.found["image_bytes"] = math.prod(data.image_shape) if timed else 0
+        self.found["decoded"] = timed
         self._processor = processor_seconds()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -151,19 +148,6 @@ class Trial(L.Callback):
             Path(self.output).write_text(json.dumps(self.found))
 
 
-def _decoded(images: Images, count: int) -> TensorImages:
-    """Return images at about equal distances: as many as can be decoded in a short time."""
-    end = time.perf_counter() + DECODING
-    chosen = spread(len(images), count)
-    shuffled = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
-    parts = []
-    for part in torch.split(shuffled, 4):  # between two looks at the clock
-        parts.append(images[part])
-        if time.perf_counter() > end:
-            break
-    return TensorImages(*(torch.cat(tensors) for tensors in list(zip(*parts))[:2]))
-
-
 @dataclass(frozen=True)
 class Prediction:
     """Predicted time, memory and throughput of a whole run.
@@ -184,11 +168,12 @@ class Prediction:
     gflop_per_image: float | None = None
 
 
-def try_out(config: Mapping[str, Any]) -> Prediction:
+def try_out(config: Mapping[str, Any], pixels: float) -> Prediction:
     """Run a few steps of a config of ``fit``, and predict time and memory of the whole run.
 
     Args:
         config: The config, with ``trainer.max_epochs``.
+        pixels: Mean number of pixels of an image, in its file.
 
     Raises:
         UserError: If the run fails; the message says why.
@@ -196,11 +181,11 @@ def try_out(config: Mapping[str, Any]) -> Prediction:
     _, data = build(config)
     batch = data.batch_size
     if not torch.cuda.is_available():
-        pixels = math.prod(data.image_shape[1:])
-        batch = min(batch, max(PIXELS // pixels, SMALL_BATCH))
+        batch = min(batch, max(PIXELS // math.prod(data.image_shape[1:]), SMALL_BATCH))
     with tempfile.TemporaryDirectory() as folder:
         found = _run(config, Path(folder), batch)
-    return predict(found, phases_of(config), data.steps_per_epoch, data.batch_size / batch)
+    larger = data.batch_size / batch
+    return predict(found, phases_of(config), pixels, data.steps_per_epoch, larger)
 
 
 def phases_of(config: Mapping[str, Any]) -> list[tuple[int, bool]]:
@@ -265,6 +250,7 @@ def _run(config: Mapping[str, Any], folder: Path, batch_size: int) -> dict[str, 
 def predict(
     found: Mapping[str, Any],
     phases: Sequence[tuple[int, bool]],
+    pixels: float = 0,
     steps_per_epoch: int | None = None,
     larger: float = 1.0,
 ) -> Prediction:
@@ -273,6 +259,7 @@ def predict(
     Args:
         found: The output of :class:`Trial`, with :data:`OF_SUMMARY`.
         phases: Phases as :func:`phases_of` returns them.
+        pixels: Mean number of pixels of an image, in its file.
         steps_per_epoch: Steps of an epoch; None goes through the images once.
         larger: How many times as large as in the trial the batches are. Time and memory of a step
             are in proportion to them.
@@ -286,8 +273,8 @@ def predict(
     if not phases[0][1]:
         between = max(between - cut["val"] * found["per_image"], 0.0)
     found = {**found, "between": between}
-    decoding = found["decode"]
-    fixed = found["process_seconds"] - decoding * found["decoded"]
+    timed = [Timed(*row) for row in found["decoded"]]
+    fixed: float = found["process_seconds"] - sum(row.seconds for row in timed)
     fixed -= _parts(found, cut, STEPS, tried, steps)
     images = sum(whole.values())
     length = steps_per_epoch or math.ceil(whole["train"] / (found["batch_size"] * larger))
@@ -296,7 +283,7 @@ def predict(
     resident = min(found["image_bytes"] * images, found["memory_gb"] * 1e9)
     return Prediction(
         seconds=max(fixed, 0.0)
-        + decoding * images
+        + seconds_to_decode(timed, images, pixels)
         + _parts(found, whole, length, phases, whole_steps),
         memory_mb=before
         + (peak - before) * larger

@@ -199,7 +199,7 @@ def _data_factor(
         )
         last = pretrained[-1].contender
         if findings.leads[last, own].mean < 0 < gain.mean:
-            text += f" But not any pretraining helps: {last} is behind {own}."
+            text += f" But not all pretraining helps: {last} is behind {own}."
     return text
 
 

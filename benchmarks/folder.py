@@ -42,7 +42,8 @@ from tqdm import tqdm
 
 from project.console import print_table
 from project.data import ImageFolder
-from project.data.batches import BatchLoader, BatchSampler, Source
+from project.data.batches import BatchLoader, Source
+from project.data.sampling import BatchSampler
 from project.decoding.decode import Decoder
 from project.environment import device_name, versions
 

@@ -14,8 +14,9 @@ from project.approaches import ImageClassifier
 from project.approaches.scores import calibration_error
 from project.console import show
 from project.data import ImageDataModule
-from project.data.batches import BatchLoader, BatchSampler, Images, Source
+from project.data.batches import BatchLoader, Images, Source
 from project.data.ranks import of_all_ranks
+from project.data.sampling import BatchSampler
 from project.errors import UserError
 from project.signals import stop_where_agreed
 

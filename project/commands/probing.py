@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from project.approaches import ImageClassifier
 from project.data import ImageDataModule
-from project.data.batches import BatchLoader, BatchSampler, Images, Source
+from project.data.batches import BatchLoader, Images, Source
+from project.data.sampling import BatchSampler
 from project.networks.freezing import norm_layers
 
 PENALTY = 0.01  # weight decay of the probe, for one standardised feature and one image

@@ -14,10 +14,11 @@ from torchvision.transforms.v2 import functional
 
 from project.data.augment import Augment, Operation, augmentation
 from project.data.augment.interpolation import middle, sampled
-from project.data.batches import Batch, BatchLoader, BatchSampler, Images, Source
+from project.data.batches import Batch, BatchLoader, Images, Source
 from project.data.cache import CacheDir
+from project.data.limits import check, check_limits
 from project.data.ranks import check_equal, num_ranks, one_error
-from project.data.sampling import SAMPLINGS, ClassOrder, Sampling, class_shares
+from project.data.sampling import SAMPLINGS, BatchSampler, ClassOrder, Sampling, class_shares
 from project.data.splits import first_per_class, spread, stratified_split
 from project.decoding.decode import Decoder, Resize
 from project.errors import UserError
@@ -27,21 +28,6 @@ from project.randomness import mix, run_seed
 ROOT = "data"  # where data sets are, below the working directory
 MEAN_AND_STD = 0.5  # which map pixel values [0, 1] to [-1, 1]
 
-LIMITS: dict[str, tuple[float, float]] = {  # of options; beyond, a library or the machine fails
-    "batch_size": (1, 10**6),
-    "eval_batch_size": (1, 10**6),
-    "num_workers": (0, 1024),
-    "limit_per_class": (1, 10**12),
-    "steps_per_epoch": (1, 10**7),
-    "image_size": (1, 16_384),
-    "decode_size": (1, 16_384),
-    "cache_gb": (0, 10**6),
-    "device_gb": (0, 10**6),
-    "memory_gb": (0, 10**6),
-    "unpacked_gb": (0, 10**6),
-    "unpacked_files": (1, 10**9),
-    "max_bad_fraction": (0, 1),
-}
 MOST_SHIFT = 1e6  # of the mean and std of the normalisation, and 1 / it of a std
 
 
@@ -133,9 +119,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
         input_spec: InputSpec | None = None,
     ) -> None:
         super().__init__()
-        _check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
-        _check("train_fraction", train_fraction, 0 < train_fraction <= 1, "in (0, 1]")
-        _check("sampling", sampling, sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
+        check("val_fraction", val_fraction, 0 <= val_fraction < 1, "in [0, 1)")
+        check("train_fraction", train_fraction, 0 < train_fraction <= 1, "in (0, 1]")
+        check("sampling", sampling, sampling in SAMPLINGS, f"one of {', '.join(SAMPLINGS)}")
         check_limits(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -532,21 +518,3 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     if channels == 1:
         images = functional.rgb_to_grayscale(images)
     return images.expand(-1, channels, -1, -1)
-
-
-def check_limits(**options: float | None) -> None:
-    """Compare numbers that a config gives with :data:`LIMITS`; None is allowed.
-
-    Raises:
-        UserError: If one is out of range, or not a number.
-    """
-    for name, value in options.items():
-        low, high = LIMITS[name]
-        if value is not None:
-            _check(name, value, value >= low, f"at least {low:,}")
-            _check(name, value, value <= high, f"at most {high:,}")
-
-
-def _check(name: str, value: object, valid: bool, right: str) -> None:
-    if not valid:
-        raise UserError(f"data.{name}: {value} must be {right}")

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from project.console import class_name, readable, show, some
 from project.data.bad_images import SKIPPED, excluded, refusal, write_bad
-from project.data.base import ImageDataModule, check_limits
+from project.data.base import ImageDataModule
 from project.data.decoded import aspects, broken_files, known_broken, on_disk
 from project.data.download import Allowance, fetch_archive, lock
 from project.data.files import Broken, FileImages, ImageFiles, Pixels, in_memory
+from project.data.limits import check_limits
 from project.data.ranks import check_equal, is_first, one_error
 from project.data.splits import stratified_split
 from project.decoding.decode import Decoder, Resize

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from project.approaches import FineTuning
 from project.console import show
 from project.data import Batch, ImageDataModule
-from project.data.batches import BatchLoader, BatchSampler, CachedFeatures, Images, Source
+from project.data.batches import BatchLoader, CachedFeatures, Images, Source
 from project.data.cache import CacheDir, check_length
+from project.data.sampling import BatchSampler
 from project.randomness import mix, run_seed
 from project.signals import stop_where_agreed
 

@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.combined_loader import _shutdown_workers_and_re
 from torch import Tensor
 
 from project.data import Augment, Batch, Digits, ImageDataModule, ImageFolder
-from project.data.base import LIMITS, to_channels
-from project.data.batches import BatchLoader, BatchSampler, Source, TensorImages
+from project.data.base import to_channels
+from project.data.batches import BatchLoader, Source, TensorImages
+from project.data.limits import LIMITS
+from project.data.sampling import BatchSampler
 from project.data.splits import first_per_class, stratified_split
 from project.errors import UserError
 

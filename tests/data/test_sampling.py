@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from project.data import Digits
-from project.data.batches import BatchSampler
-from project.data.sampling import ClassOrder, Sampling, class_shares
+from project.data.sampling import BatchSampler, ClassOrder, Sampling, class_shares
 from project.errors import UserError
 from tests.conftest import Run
 from tests.data.test_base import epoch

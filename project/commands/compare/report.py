@@ -10,6 +10,7 @@ from PIL import Image
 
 from project.commands.compare.findings import Findings
 from project.commands.compare.gallery import draw
+from project.commands.compare.options import options_of
 from project.commands.compare.results import Comparison, Result
 from project.commands.compare.tables import (
     COST,
@@ -28,6 +29,7 @@ WORDS = {  # above the tables and plots
     "confidence of predictions and the share of right ones; 0 is best.",
     "classes": "F1 of each class, all seeds together, the weakest classes first, by the contender "
     "to use.",
+    "options": "Options in which their runs differ; – where there is none of that name",
     "cost": "Means over the seeds. The whole run is the process from start to end: start-up, "
     "reading the data, training, testing. Images/s are those of training steps, where features are "
     "cached those of the head.",
@@ -72,6 +74,7 @@ def write_report(
         "runs": len(comparison.results),
         "failed": [result for result in comparison.results if result.error],
         "commands": commands(comparison.results, folder),
+        "options": options_of(findings.top),
         "classes": of_classes(findings, comparison.data.class_names),
         **tables(findings),
     }

@@ -143,9 +143,9 @@ def markdown(table: Table) -> str:
     head = [f"{name}, {unit}" if unit else name for name, unit in table.columns]
     lines = [[table.head, *map(escape_markdown, head)], ["---", *["--:"] * len(head)]]
     for line in table.lines:
-        name = escape_markdown(line.name)
+        name, *cells = map(escape_markdown, (line.name, *line.cells))
         name = f"**{name}** ({line.tag})" if line.tag else name
-        lines.append([f"{name}, {line.note}" if line.note else name, *line.cells])
+        lines.append([f"{name}, {line.note}" if line.note else name, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

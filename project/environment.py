@@ -80,11 +80,15 @@ def keep_freed_memory() -> None:
 
     It returns what takes 32 MB or more to the system at once, and gets it anew, full of zeros, in
     the next step. With large images on a CPU, that may take more time than all computation. The
-    peak memory grows by what then lies between the tensors, up to a quarter of it. (See ``man
-    mallopt``, whose variable ``MALLOC_MMAP_MAX_`` prevents this. PyTorch's tuning guide has another
-    allocator preloaded for the same reason, which a program can't do for itself.)
+    peak memory grows by what then lies between the tensors, up to a quarter of it. Whoever sets
+    variables of malloc (see ``man mallopt``), or ``PROJECT_MALLOC=system``, is left alone.
+    (PyTorch's tuning guide has another allocator preloaded for the same reason, which a program
+    can't do for itself.)
     """
-    if platform.libc_ver()[0] == "glibc" and "MALLOC_MMAP_MAX_" not in os.environ:
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if os.environ.get("PROJECT_MALLOC") == "system" or told:
+        return
+    if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -179,22 +179,26 @@ def test_a_comparison_may_move_with_its_images(
 def test_other_images_leave_the_report_alone(
     pets: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:
-    """Where none of the finished runs had these images, their report isn't written over."""
+    """Whichever split has changed, and however many sizes and runs there are."""
     monkeypatch.setattr(command, "write_report", lambda *_: None)  # its plots take seconds
     (pets.parent / "scratch.yaml").write_text(NETWORK.format(model="TrainFromScratch"))
     (pets.parent / "pets.yaml").write_text(PETS)
-    main(["compare", "--config=pets.yaml"])
+    (pets.parent / "some.txt").write_text("train/cat/3.png\n")
+    own = ["--train_fractions=[0.5,1.0]", "--options={data.exclude: some.txt}"]
+    main(["compare", "--config=pets.yaml", *own])
     folder = Path("runs/compare/pets")
     before = (folder / "results.csv").read_bytes()
+    assert found(folder)["scratch"]["error"] == ""  # an option may leave images out
     for split in ("train", "test"):
         image = next((pets / split / "cat").iterdir())
         moved = image.rename(pets / split / "dog" / f"was_a_cat{image.suffix}")
-        message = fails("compare", "--config=pets.yaml")
-        assert "data: none of the 1 finished runs in runs/compare/pets had these" in message
-        assert "--output" in message
+        for changed in (own, [*own, "--dry_run=true"], ["--only=[scratch]"]):
+            message = fails("compare", "--config=pets.yaml", *changed)
+            assert "data: the images are not those of the finished runs in runs/comp" in message
+            assert "--output" in message
         moved.rename(image)
     assert (folder / "results.csv").read_bytes() == before
-    main(["compare", "--config=pets.yaml"])
+    main(["compare", "--config=pets.yaml", *own])
     assert found(folder)["scratch"]["error"] == ""
 
 
@@ -409,11 +413,15 @@ BAD = [
     (["--sources={digits: {config: no.yaml}}"], "sources.digits.config: there is no file no.yaml"),
     (
         ["--data.limit_per_class=5"],
-        "data.limit_per_class: it is set by images_per_class; give images_per_class: [5] instead",
+        "data.limit_per_class: it is set by images_per_class; leave it out, or give images_per_c",
+    ),
+    (
+        ["--data.limit_per_class=1"],
+        "data.limit_per_class: it is set by images_per_class; leave it out, or give images_per_c",
     ),
     (
         ["--images_per_class=null", "--data.train_fraction=0.5"],
-        "data.train_fraction: it is set by train_fractions; give train_fractions: [0.5] instead",
+        "data.train_fraction: it is set by train_fractions; leave it out, or give train_fraction",
     ),
     (["--data=Digit"], "no class 'Digit'; did you mean Digits?"),
     (["--data=ImageFolder", "--data.root=none"], "data.root: none is not a folder"),

@@ -1,8 +1,11 @@
 """What a comparison says first, over a table of cases: as sure as the numbers, and no surer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from project.commands.compare.choice import MARGIN
 from project.commands.compare.findings import Findings, find
 from project.commands.compare.headline import grounds, headline
 from project.commands.compare.results import Result, rows_of
@@ -20,6 +23,7 @@ def runs(name: str, minutes: float, *scores: float, of: int = 1000) -> list[Resu
     return results
 
 
+PROBE = runs("probe", 2.5, 0.9, 0.91)
 FULL = runs("full", 15, 0.93, 0.935, 0.931)
 CASES = {
     "clear win": (
@@ -109,6 +113,26 @@ CASES = {
         "Use full for now: one seed can't tell it from the six times cheaper probe.",
         ["probe shares no seed with full."],
     ),
+    "a clear winner, and one with too few seeds": (
+        [
+            *runs("full", 15, 0.93, 0.935, 0.931),
+            *runs("probe", 2.5, 0.7, 0.71, 0.705),
+            *runs("scratch", 1, 0.4),
+            *(broken("scratch", seed) for seed in (1, 2)),
+        ],
+        "Use full for now: one seed can't tell it from the 15 times cheaper scratch.",
+        ["Three would show it"],
+    ),
+    "seeds that aren't shared": (
+        [*runs("full", 15, 0.93, 0.94), *(replace(x, seed=5 + x.seed) for x in PROBE)],
+        "Use full for now: two seeds can't tell it from the six times cheaper probe.",
+        ["They have too few seeds in common to be compared: give all of them the same."],
+    ),
+    "one test image": (
+        [*runs("full", 15, 1, 0, 1, of=1), *runs("probe", 2.5, 0, 1, 1, of=1)],
+        "Use ",
+        [],
+    ),
     "alone": (runs("only", 1, 0.9, 0.91), "Use only: 0.905", ["Nothing was compared with it."]),
     "none": ([broken("a")], "No run succeeded.", []),
 }
@@ -135,3 +159,20 @@ def test_the_same_order_whichever_is_first_in_the_config() -> None:
 def test_parallel_runs_take_less_time() -> None:
     text = " ".join(grounds(found(CASES["tie with a cheaper one"][0]), jobs=4))
     assert "16 seeds would settle it: 56 min 52 s more." in text
+
+
+def test_a_margin_that_settles_it_does() -> None:
+    """Also where a cheaper contender, which is out, comes back at a larger margin."""
+    random = np.random.default_rng(0)
+    told = 0
+    for _ in range(60):
+        results = []
+        for name in "abc":
+            mean, minutes = 0.9 - random.uniform(0, 0.2), random.uniform(1, 9)
+            scores = random.normal(mean, 0.03, 3).clip(0, 1)
+            results += runs(name, minutes, *scores, of=200)
+        if margin := found(results).enough_margin:
+            told += 1
+            choice = find(rows_of(results), margin=margin).choice
+            assert margin > MARGIN and choice is not None and choice.settled
+    assert told > 10

@@ -235,6 +235,22 @@ def test_each_class(write: Callable[..., Path]) -> None:
     assert re.search(r"cat\s+4\s+0.933\s+dog", Page((folder / "report.html").read_text()).text)
 
 
+def test_curves_of_those_seeds_that_have_any(write: Callable[..., Path]) -> None:
+    """And no plot where there are none."""
+    with_, without = made_up("a", first(9, 10)), made_up("a", first(8, 10), 1, curves={})
+    for pair in ([with_, without], [replace(without, seed=0), replace(with_, seed=1)]):
+        (found,) = rows_of(pair)
+        assert mean_curves(found)["val/accuracy"].tolist() == [0.4, 0.9]
+    folder = write(without, made_up("b", first(7, 10), 1))
+    assert [path.name for path in folder.glob("plots/curves_*")] == ["curves_2_b.png"]
+
+
+def test_a_class_name_is_no_markup(write: Callable[..., Path]) -> None:
+    names = replace(data(), class_names=("c<b>*x*|y", "b", "c"))
+    text = (write(made_up("a", first(9, 10)), data=names) / "report.md").read_text()
+    assert r"c\<b\>\*x\*\|y as the only answer has a test accuracy of 0.400." in text
+
+
 def test_one_run(write: Callable[..., Path]) -> None:
     """There is nothing to compare with, and no standard deviation."""
     folder = write(made_up("only", first(20, 20)), picture=None)

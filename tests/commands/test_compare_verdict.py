@@ -274,6 +274,18 @@ def test_more_data() -> None:
     assert found.more_data[1] == "With 4 times the images, steep would be ahead, at about 0.925."
 
 
+def test_seeds_that_are_not_shared_tell_nothing() -> None:
+    found = decided(made_up("tuned", first(95, 100), pretrained=True), made_up("own", NEVER, 1))
+    assert "nan" not in str(found)
+
+
+def test_sizes_with_the_same_images_are_one() -> None:
+    """As of images_per_class: [50, 100], where there are 40 of each."""
+    results = [replace(made_up("a", first(90, 100)), size=size) for size in ("50", "100")]
+    found = decided(*results)
+    assert found.differences == [] and "Unknown" in found.more_data[0]
+
+
 def test_no_forecast_from_a_curve_that_falls() -> None:
     counts = {("steady", 100): 90, ("steady", 400): 86}
     results = [made_up(name, first(n, 100), images=size) for (name, size), n in counts.items()]

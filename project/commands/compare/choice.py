@@ -112,8 +112,9 @@ def choose(
 
     running = [one for one in names if not any(loses(one, x) for x in names if x != one)]
     running = running or list(names[:1])
-    if guess and len(running) == 1 and any(lead.seeds < 2 for lead in leads.values()):
-        running = list(names[:2])
+    if guess and len(running) == 1:
+        others = (one for one in names if one not in running)
+        running += [one for one in others if leads[running[0], one].seeds < 2][:1]
     right = [one for one in running if stands(one)] or (running if len(running) == 1 else [])
     alike = [one for one in running if one == running[0] or leads[running[0], one].mean <= margin]
     name = min(right or alike, key=lambda one: costs[one])
@@ -159,12 +160,11 @@ def settling(
 
 
 def enough_margin(
-    choice: Choice, costs: Mapping[str, float], leads: Leads, level: float
+    names: Sequence[str], costs: Mapping[str, float], leads: Leads, level: float, margin: float
 ) -> float | None:
-    """Return the smallest of some margins that settles a choice; None if none does."""
-    return next(
-        (m for m in MARGINS if choose(choice.running, costs, leads, level, m).settled), None
-    )
+    """Return the smallest of some larger margins that settles the choice; None if none does."""
+    larger = (one for one in MARGINS if one > margin)
+    return next((m for m in larger if choose(names, costs, leads, level, m).settled), None)
 
 
 def is_hopeless(

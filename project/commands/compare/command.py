@@ -16,7 +16,7 @@ from project.commands.compare.data_files import write_results
 from project.commands.compare.findings import find
 from project.commands.compare.forecast import show_forecast
 from project.commands.compare.metrics import metric_of
-from project.commands.compare.read import check_images, results_of
+from project.commands.compare.read import results_of
 from project.commands.compare.report import write_report
 from project.commands.compare.results import Comparison, Data, Result, rows_of
 from project.commands.compare.runs import Runs
@@ -54,12 +54,14 @@ def compare(arguments: Sequence[str]) -> None:
     data = find_images(objects.data)
     metric = metric_of(settings.metric, data.class_sizes().tolist())
     runs = Runs(folder, name, settings.jobs, metric)
-    check_images(runs, cells, data)
+    images = contents(data)
+    runs.check_images(images)
     _check_contenders(runs.missing(cells))
     if settings.dry_run:
         show_forecast(runs, cells, settings)
         return
     with runs.alone():
+        runs.write_images(images)
         show(f"{len(cells)} runs in {folder}")
         signals.now.advice = "the same command continues with the missing runs"
         runs.run_all(cells)
@@ -117,6 +119,12 @@ def _check_contenders(cells: Sequence[Cell]) -> None:
             check(cell.arguments)
         except UserError as error:
             raise UserError(f"contenders: {name}: {error}") from None
+
+
+def contents(data: ImageDataModule) -> dict[str, str]:
+    """Return the SHA-256 of the images of each split."""
+    splits = {"train": data.train_images, "val": data.val_images, "test": data.test_images}
+    return {name: images.content() for name, images in splits.items() if images}
 
 
 def _budget(settings: Settings) -> str:

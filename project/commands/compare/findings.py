@@ -121,7 +121,7 @@ def find(
         settling=settling(choice, costs, leads, level, margin) if choice and open_ else None,
         trends={name: found for name, curve in curves.items() if (found := trend(curve, metric))},
         crossings=crossings(rows, metric),
-        enough_margin=enough_margin(choice, costs, leads, level) if choice and open_ else None,
+        enough_margin=enough_margin(names, costs, leads, level, margin) if open_ else None,
     )
 
 
@@ -129,6 +129,6 @@ def _largest(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Return the rows of the largest training set with results, and those without."""
     good = [row for row in rows if row.results]
     most = max((row.images for row in good), default=0)
-    top = [row for row in good if row.images == most]
+    top = [*{row.contender: row for row in good if row.images == most}.values()]
     sizes = {row.size for row in top}
     return top, [row for row in rows if not row.results and row.size in sizes]

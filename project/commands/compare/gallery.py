@@ -22,6 +22,7 @@ from project.commands.compare.plots import (
     accuracy_over_time,
     curves,
     looks_of,
+    mean_curves,
     plot,
 )
 from project.commands.compare.results import Row
@@ -65,7 +66,7 @@ def draw(
         name = row.contender
         file = f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"
         confused = most_confused(row, class_names)
-        if any(row.results[0].curves.values()):
+        if len(mean_curves(row)["seconds"]):
             gallery.curves.extend(
                 plot(
                     f"curves_{file}",
@@ -109,10 +110,10 @@ def _overview(findings: Findings, looks: Mapping[str, Look]) -> list[Plot]:
     rows, top = [row for row in findings.rows if row.results], findings.top
     names = ", ".join(dict.fromkeys(row.contender for row in rows))
     caption = (
-        "Points: test accuracy of the best epoch, at the end of the training, ± standard deviation "
+        "Points: test of the epoch that was kept, at the end of the training, ± standard deviation "
         "between seeds."
     )
-    if any(row.results[0].curves.values() for row in top):
+    if any(np.isfinite(mean_curves(row)["val/accuracy"]).any() for row in top):
         caption = f"Lines: validation after each epoch, mean over seeds. {caption}"
     if any(row.mean("source_seconds") > 0 for row in top):
         caption += (

@@ -133,7 +133,9 @@ def _next(findings: Findings, jobs: int) -> list[str]:
     running = [rows[name] for name in choice.running]
     now = min(len(row.results) for row in running)
     found = findings.settling
-    if now < 2 or found is None:
+    if now >= 2 and found is None:
+        return ["They have too few seeds in common to be compared: give all of them the same."]
+    if found is None:
         seeds = max(FIRST_SEEDS, now + 1)
         return [
             "How much luck there is in a seed can't be seen in one of them. "
@@ -146,10 +148,9 @@ def _next(findings: Findings, jobs: int) -> list[str]:
             f"If the differences are as measured, about {found.seeds} seeds would settle it: "
             f"{_cost(running, found.seeds - now, jobs)} more.{hint}"
         ]
-    tested = len(running[0].results[0].labels)
     if found.images:
         return [
-            f"More seeds alone won't settle it: {tested:,} test images are too few. About "
+            f"More seeds alone won't settle it: {_tested(running[0])} are too few. About "
             f"{_round(found.images):,} would, with {found.seeds} seeds."
         ]
     text = (
@@ -165,10 +166,15 @@ def _judges(findings: Findings) -> str:
     """Return what is too few: the seeds, or the test images."""
     row, found = findings.top[0], findings.settling
     if found is not None and found.images:
-        return f"{len(row.results[0].labels):,} test images"
+        return _tested(row)
     assert findings.choice is not None
     rows = _rows(findings)
     return _seeds(min((rows[n] for n in findings.choice.running), key=lambda r: len(r.results)))
+
+
+def _tested(row: Row) -> str:
+    count = len(row.results[0].labels)
+    return f"{count:,} test image{'s' if count > 1 else ''}"
 
 
 def _because(findings: Findings, mine: Row) -> str:

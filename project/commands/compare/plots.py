@@ -244,11 +244,14 @@ def curves(row: Row, look: Look, among: Sequence[Row]) -> "Figure":
 
 
 def mean_curves(row: Row) -> dict[str, NDArray[np.float64]]:
-    """Return the curves averaged over seeds, up to the last epoch that all seeds have."""
+    """Return the curves averaged over those seeds that have any, up to their last common epoch."""
     names = ("seconds", *CURVES)
-    epochs = min(len(result.curves.get(name, ())) for result in row.results for name in names)
+    logged = [result.curves for result in row.results if result.curves]
+    if not logged:
+        return {name: np.empty(0) for name in names}
+    epochs = min(len(curves.get(name, ())) for curves in logged for name in names)
     return {
-        name: np.array([result.curves.get(name, ())[:epochs] for result in row.results]).mean(0)
+        name: np.array([curves.get(name, ())[:epochs] for curves in logged]).mean(0)
         for name in names
     }
 

@@ -16,10 +16,9 @@ from project.callbacks.tested import TEST_PREDICTIONS
 from project.commands.compare.metrics import ACCURACY, Metric
 from project.commands.compare.results import CURVES, Result
 from project.commands.compare.runs import Runs
-from project.commands.compare.settings import EVERY_IMAGE, Cell
+from project.commands.compare.settings import Cell
 from project.csv_text import read_table
 from project.data import ImageDataModule
-from project.errors import UserError
 from project.run_files import BEST, CHECKPOINTS, CONFIG, METRICS
 
 TEST = "test/"
@@ -45,7 +44,12 @@ def results_of(
         data: The data that all of them should have used, set up.
         metric: What each of them must have measured.
     """
-    standard = _standard(data, cells)
+    splits = {"val": data.val_images, "test": data.test_images}
+    standard = {  # split and size: where the images are from, and their SHA-256
+        (split, ""): ("this comparison", images.content())
+        for split, images in splits.items()
+        if images
+    }
     found = []
     for cell in cells:
         result = Result(
@@ -64,45 +68,13 @@ def results_of(
     return found
 
 
-def check_images(runs: Runs, cells: Sequence[Cell], data: ImageDataModule) -> None:
-    """Refuse images that none of the finished runs had: their report would be written over.
-
-    Args:
-        runs: The runs.
-        cells: Their cells.
-        data: The data that all of them should have used, set up.
-
-    Raises:
-        UserError: Which says how both can be had.
-    """
-    standard = _standard(data, cells)
-    finished = [(cell, found) for cell in cells if (found := runs.summary(cell)) is not None]
-    if finished and all(_other_images(cell, found, dict(standard)) for cell, found in finished):
-        raise UserError(
-            f"none of the {len(finished)} finished runs in {runs.folder} had these images; to "
-            "compare on them, give another --output",
-            "data",
-        )
-
-
-def _standard(
-    data: ImageDataModule, cells: Sequence[Cell]
-) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return where the images of a split and size are from, and their SHA-256."""
-    splits = {("val", ""): data.val_images, ("test", ""): data.test_images}
-    for cell in cells:
-        if EVERY_IMAGE in cell.arguments:
-            splits["train", cell.size] = data.train_images
-    return {of: ("this comparison", images.content()) for of, images in splits.items() if images}
-
-
 def _other_images(
     cell: Cell, summary: Mapping[str, Any], standard: dict[tuple[str, str], tuple[str, str]]
 ) -> str:
     """Return how a run's images differ from the standard; empty if they don't.
 
-    A part of the training images must be that of the first run of the same size; all of them, and
-    those of validation and test, must be those of the comparison.
+    Validation and test images must be those of the comparison, training images those of the first
+    run of the same size.
     """
     for split, images in summary["data"].items():
         place = (split, cell.size if split == "train" else "")
@@ -120,7 +92,8 @@ def _unmeasured(metric: Metric, summary: Mapping[str, Any]) -> str:
     """Return why a run can't be judged by the metric; empty if it can."""
     known = [name.removeprefix(TEST) for name, value in summary.items() if _is_score(name, value)]
     if metric.figure in known:
-        return ""
+        value = summary[TEST + metric.figure]
+        return "" if math.isfinite(value) else f"metric: its {metric.words} is {value}"
     return f"metric: its test gave no {metric.figure!r}; it gave {', '.join(known)}"
 
 

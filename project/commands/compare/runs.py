@@ -1,10 +1,11 @@
 """Runs the cells of a comparison: each in a process of its own, and none of them twice."""
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from project.commands.compare.settings import Cell
 from project.console import show
 from project.durations import duration
 from project.errors import UserError
-from project.run_files import SUMMARY, read_summary
+from project.run_files import SUMMARY, read_json, read_summary
+from project.saving import write
 
 CACHE = "cache"
+IMAGES = "images.json"
 
 
 class Runs:
@@ -97,6 +100,27 @@ class Runs:
                 fcntl.flock(file, fcntl.LOCK_EX)
             self._lock = file.fileno()
             yield
+
+    def check_images(self, images: Mapping[str, str]) -> None:
+        """Refuse other images than those of finished runs, whose report would be written over.
+
+        Args:
+            images: Content of each split of the comparison's data.
+
+        Raises:
+            UserError: Which says how both can be had.
+        """
+        before = read_json(self.folder / IMAGES)
+        if before and before != images and any((self.folder / "runs").glob(f"*/{SUMMARY}")):
+            raise UserError(
+                f"the images are not those of the finished runs in {self.folder}; to compare on "
+                "these, give another --output",
+                "data",
+            )
+
+    def write_images(self, images: Mapping[str, str]) -> None:
+        """Write what :meth:`check_images` looks at the next time."""
+        write(self.folder / IMAGES, json.dumps(images, indent=2) + "\n")
 
     def run_all(self, cells: Sequence[Cell]) -> None:
         """Run the unfinished cells, sources first; an error of a run stays in its log.

@@ -41,7 +41,6 @@ OF_THE_COMPARISON = {  # option of fit: the setting that fixes it for all conten
     "run_dir": "output",
     "ckpt_path": "nothing: a stopped comparison resumes by itself",
 }
-EVERY_IMAGE = "--data.train_fraction=1"
 LONGEST_NAME = 200  # bytes of a name; a folder has up to 255, with size, seed and digest
 UNLESS_GIVEN = {  # defaults of the data options, which override the contenders' configs
     "val_fraction": 0.1,
@@ -283,9 +282,9 @@ def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
     for _, option in settings.sizes:
         name = option.removeprefix("--").partition("=")[0]
         value = (data.get("init_args") or {}).get(name.removeprefix("data."))
-        if value not in (None, 1):
+        if value not in (None, UNLESS_GIVEN[name.removeprefix("data.")]):
             key = OF_THE_COMPARISON[name]
-            raise UserError(f"{name}: it is set by {key}; give {key}: [{value}] instead")
+            raise UserError(f"{name}: it is set by {key}; leave it out, or give {key}: [{value}]")
     shared = [*_data_options(data), *_as_options(settings.options)]
     sources = {
         name: Cell(f"source {name}", ("fit", *_configs(source), *_as_options(source.options)))

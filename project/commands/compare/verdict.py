@@ -10,6 +10,7 @@ import numpy as np
 from project.commands.compare.findings import Findings
 from project.commands.compare.headline import chance, enumerated, grounds, headline, score
 from project.commands.compare.results import Data, Row
+from project.commands.compare.tables import number
 from project.commands.learning_curve import LARGEST_TIE
 from project.commands.preparation import UNEQUAL
 from project.durations import duration
@@ -71,14 +72,17 @@ def _cautions(findings: Findings, data: Data) -> list[str]:
     """Return what a reader of the numbers may overlook, as sentences."""
     lines = []
     if 0 < data.val_images < FEW:
+        several = "s, of which each" if data.val_images > 1 else ", which"
         lines.append(
-            f"The best epochs were chosen by {data.val_images} validation images, of which each is "
-            f"{1 / data.val_images:.3f} of their accuracy."
+            f"The best epochs were chosen by {data.val_images} validation image{several} is "
+            f"{1 / data.val_images:.3f} of the accuracy."
         )
+    if words := _constant(findings.top[0], data):
+        lines.append(f"{findings.top[0].contender} is best{words}.")
     sizes = np.bincount(findings.top[0].results[0].labels)
     if findings.metric.figure == "accuracy" and sizes.max() >= UNEQUAL * sizes[sizes > 0].min():
         best = max(findings.top, key=lambda row: row.mean("f1"))
-        if best is not findings.top[0]:
+        if best.mean("f1") > findings.top[0].mean("f1") + findings.margin:
             scores = " against ".join(f"{row.mean('f1'):.3f}" for row in (best, findings.top[0]))
             lines.append(
                 f"By macro F1, in which each class counts the same, {best.contender} is the best: "
@@ -107,7 +111,7 @@ def _compared(findings: Findings, best: Row, row: Row, data: Data) -> str:
 def _constant(row: Row, data: Data) -> str:
     """Return that a contender always predicts the same class, if it does."""
     predicted = {label for result in row.results for label in result.predictions.tolist()}
-    if len(predicted) > 1:
+    if len(predicted) > 1 or len({*row.results[0].labels.tolist()}) == 1:
         return ""
     return f"; all that it predicts is {data.class_names[predicted.pop()]}"
 
@@ -159,9 +163,12 @@ def _more_data(findings: Findings, winner: Row) -> list[str]:
 
 def _last_two(findings: Findings, winner: Row) -> list[float]:
     """Return the metric on the two largest training sets; of one, nothing."""
-    curve = [row for row in findings.rows if row.contender == winner.contender and row.results]
-    curve = sorted(curve, key=lambda row: row.images)[-2:]
-    return [row.mean(findings.metric.figure) for row in curve] if len(curve) == 2 else []
+    curve = {
+        row.images: row.mean(findings.metric.figure)
+        for row in findings.rows
+        if row.contender == winner.contender and row.results
+    }
+    return [curve[images] for images in sorted(curve)[-2:]] if len(curve) > 1 else []
 
 
 def _factors(findings: Findings, winner: Row, data: Data, device: str) -> list[tuple[str, str]]:
@@ -184,14 +191,18 @@ def _data_factor(
     winner: Row,
     data: Data,
 ) -> str:
+    whole = sum(data.class_sizes)
+    part = f", of {whole:,}" if whole > winner.images else ""
     text = (
-        f"{winner.images:,} training images in {len(data.class_names)} classes; the smallest class "
-        f"of the whole training set has {min(data.class_sizes):,} and the largest "
-        f"{max(data.class_sizes):,}."
+        f"{winner.images:,} training images in {len(data.class_names)} classes{part}; there are "
+        f"{min(data.class_sizes):,} in the smallest class and {max(data.class_sizes):,} in the "
+        "largest."
     )
     if pretrained and random:
         first, own = pretrained[0].contender, random[0].contender
         gain = findings.leads[first, own]
+        if not gain.seeds:
+            return text
         text += (
             f" The best one with a pretrained backbone, {first}, is {abs(gain.mean):.3f} "
             f"{'better' if gain.mean >= 0 else 'worse'} than the best one without, {own}"
@@ -206,7 +217,7 @@ def _data_factor(
 def _resources_factor(top: Sequence[Row], winner: Row, device: str) -> str:
     text = (
         f"On {device}, {winner.contender} takes {duration(winner.cost)} per run and "
-        f"{winner.mean('peak_memory_mb'):,.0f} MB."
+        f"{_memory(winner)} MB."
     )
     slowest = max(top, key=lambda row: row.cost)
     leanest = min(top, key=lambda row: row.mean("peak_memory_mb"))
@@ -214,11 +225,15 @@ def _resources_factor(top: Sequence[Row], winner: Row, device: str) -> str:
         text += (
             f" The slowest, {slowest.contender}, takes {duration(slowest.cost)}"
             f"{' with its source' if slowest.mean('source_seconds') else ''}; the one with the "
-            f"least memory, {leanest.contender}, {leanest.mean('peak_memory_mb'):,.0f} MB."
+            f"least memory, {leanest.contender}, {_memory(leanest)} MB."
         )
     if not math.isnan(gflop := winner.mean("gflop_per_image")):
         text += f" A prediction costs {gflop:.3g} GFLOP."
     return text
+
+
+def _memory(row: Row) -> str:
+    return number(row.mean("peak_memory_mb"), whole=True)
 
 
 def _objective_factor(findings: Findings, random: Sequence[Row], winner: Row) -> str:
@@ -235,6 +250,8 @@ def _objective_factor(findings: Findings, random: Sequence[Row], winner: Row) ->
             "and its backbone can be the foundation of other tasks."
         )
     loss = findings.leads[winner.contender, own.contender].mean
+    if math.isnan(loss):
+        return text
     return (
         f"{text} Research on an architecture of your own, or a backbone of your own for other "
         f"tasks, means {own.contender}, whose {findings.metric.words} is {abs(loss):.3f} "

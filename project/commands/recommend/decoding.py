@@ -18,6 +18,7 @@ from project.environment import Threads
 
 LARGE = 2**25  # pixels; a picture with more takes a second to decode
 TOGETHER = 4 * (os.cpu_count() or 1)  # pictures that threads decode before a look at the clock
+CONTRAST = 4  # times as large are the largest ones, so that the two times can be told apart
 HEADERS = 256  # that are read before a look at the clock
 
 
@@ -104,7 +105,8 @@ def decode_some(images: Images, most: int, seconds: float) -> tuple[TensorImages
 def seconds_to_decode(timed: Sequence[Timed], images: int, pixels: float) -> float:
     """Return how long images take to decode: a time for each, and one for each of its pixels.
 
-    Both are fitted to the times of a sample by least squares, neither below zero.
+    Both are fitted to the times of a sample by least squares, neither below zero. Where its
+    pictures are of about one size, all of the time counts as that of pixels.
 
     Args:
         timed: The sample; without one nothing is decoded.
@@ -117,5 +119,8 @@ def seconds_to_decode(timed: Sequence[Timed], images: int, pixels: float) -> flo
         return 0.0
     counts, sums, seconds = (np.array(column, float) for column in zip(*timed))
     unit = sums.sum() / counts.sum() or 1.0
+    means = sums / counts
+    if means.max() < CONTRAST * means.min():
+        return images * float(seconds.sum() / counts.sum() * pixels / unit)
     (each, per_unit), _ = nnls(np.stack([counts, sums / unit], 1), seconds)
     return images * float(each + per_unit * pixels / unit)

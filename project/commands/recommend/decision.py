@@ -17,7 +17,7 @@ from project.commands.recommend.rules import (
 from project.commands.recommend.trial import Prediction
 
 SURE = 2.0  # standard errors that a gap of accuracy is away from where the choice would change
-RIGHT = {"high": (5, 5), "medium": (1, 3), "low": (1, 1)}  # on the tested sets of docs/choosing.md
+RIGHT = {"high": (5, 5), "medium": (0, 3), "low": (1, 1)}  # on the tested sets of docs/choosing.md
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def choose(
         level: One-sided level of each comparison.
         margin: Differences up to it don't matter.
         power: Standard errors that are added to each bound.
-        guess: With one seed nothing is sure, and at least two contenders may be the right one; but
+        guess: With one seed nothing is sure, and at least two contenders may be right; but
             those are out that are too far behind for the usual luck of a seed.
     """
     most = {pair: lead.upper(level) + power * lead.error for pair, lead in leads.items()}

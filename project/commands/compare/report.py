@@ -117,7 +117,7 @@ def noise(findings: Findings) -> str:
 def tables(findings: Findings) -> dict[str, Any]:
     """Return the tables of the largest size, the most accurate first, and that of all sizes."""
     choice, figure = findings.choice, findings.metric.figure
-    tag = "use this" if choice and choice.settled else "may be the right one"
+    tag = "use this" if choice and choice.settled else "may be right"
     tags = dict.fromkeys(choice.running, tag) if choice else {}
     quality = list(dict.fromkeys([figure, *QUALITY]))
     shown = [*findings.top, *findings.failed]

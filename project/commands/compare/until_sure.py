@@ -23,7 +23,7 @@ def until_sure(
     metric: Metric,
     read: Callable[[Sequence[Cell]], list[Result]],
 ) -> tuple[list[Cell], Findings]:
-    """Run seed after seed, on the largest training set, of those that may be the right one.
+    """Run seed after seed, on the largest training set, of those that may be right.
 
     Which cells follow depends on the results of those before alone. So a comparison that was
     stopped anywhere, and is started again, runs the same cells and comes to the same verdict.

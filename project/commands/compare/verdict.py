@@ -26,7 +26,7 @@ class Verdict:
     Attributes:
         winner: Name of the contender to use, or to use for now; empty if every run failed.
         settled: Whether it is surely a right one.
-        running: Names of those that may be the right one, with the best so far in front.
+        running: Names of those that may be right, with the best so far in front.
         headline: The choice, with its doubt.
         grounds: What it rests on, and what would settle it.
         differences: How each other contender compares, on the largest training set.

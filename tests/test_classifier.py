@@ -120,22 +120,22 @@ def half_a_file() -> Image.Image:
     return Image.open(io.BytesIO(file.getvalue()[:3000]))
 
 
-@pytest.mark.parametrize(
-    ("picture", "message"),
-    [
-        (np.zeros((4, 4), np.float32), r"uint8 \[H, W, 1 or 3\], .* not float32 \[4, 4\]"),
-        (torch.zeros(4, 4, 3), r"uint8 \[1 or 3, H, W\], .* not torch.float32 \[4, 4, 3\]"),
-        (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),
-        *((one, f"{type(one).__name__} is no picture") for one in (3, None, b"x", io.BytesIO())),
-        *((one, "a picture: broken image") for one in (half_a_file(), Image.new("L", (0, 5)))),
-        ("nowhere.jpg", "nowhere.jpg: broken image: No such file"),
-    ],
-)
-def test_what_is_no_picture(pet_run: Path, picture: object, message: str) -> None:
+NO_PICTURES: list[tuple[object, str]] = [
+    (np.zeros((4, 4), np.float32), r"uint8 \[H, W, 1 or 3\], .* not float32 \[4, 4\]"),
+    (torch.zeros(4, 4, 3), r"uint8 \[1 or 3, H, W\], .* not torch.float32 \[4, 4, 3\]"),
+    (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),
+    *((one, f"{type(one).__name__} is no picture") for one in (3, None, b"x", io.BytesIO())),
+    *((one, "a picture: broken image") for one in (half_a_file(), Image.new("L", (0, 5)))),
+    ("nowhere.jpg", "nowhere.jpg: broken image: No such file"),
+]
+
+
+def test_what_is_no_picture(pet_run: Path) -> None:
     classifier = Classifier.load(pet_run)
-    for given in ([picture], picture):
-        with pytest.raises(UserError, match=message):
-            classifier(given)  # type: ignore[arg-type]
+    for picture, message in NO_PICTURES:
+        for given in ([picture], picture):
+            with pytest.raises(UserError, match=message):
+                classifier(given)  # type: ignore[arg-type]
 
 
 def test_a_run_that_cannot_be_loaded(pet_run: Path) -> None:

@@ -81,6 +81,7 @@ def test_average_with_an_optimizer_of_the_config(ranks: Ranks) -> None:
     assert json.loads(Path("run/summary.json").read_text())["test/accuracy"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_two_ranks_whiten_alike(ranks: Ranks) -> None:
     done = ranks(

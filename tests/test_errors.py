@@ -213,6 +213,7 @@ BAD_ARGUMENTS: list[tuple[str, list[str], str]] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("args", "message"),
     [pytest.param(args, message, id=name) for name, args, message in BAD_ARGUMENTS],

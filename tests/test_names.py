@@ -345,6 +345,7 @@ def test_what_fails_at_the_start_leaves_nothing(
     assert not Path("runs").exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("path", "message"),
     [

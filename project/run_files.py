@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
+PICTURES = "pictures"  # that of its figures
 BEST, LAST = "best.ckpt", "last.ckpt"
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"

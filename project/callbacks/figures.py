@@ -38,9 +38,9 @@ from project.data.batches import Images
 from project.data.sheet import sheet
 from project.data.splits import spread
 from project.finetuning import FineTuningSchedule
+from project.run_files import PICTURES
 from project.upstream.lightning import callbacks_of
 
-FOLDER = "pictures"
 MOST_CLASSES = 100  # more can't be read
 COLUMNS = 8  # images in a row
 SEEN_EPOCHS = 4  # whose augmentation is drawn
@@ -107,7 +107,7 @@ class Figures(L.Callback):
             found = {name: torch.cat([one[name].cpu() for one in batches]) for name in batches[0]}
             rows = predicted_images(data_of(trainer), images, found, pl_module.class_names)
             title = f"Validation images after epoch {epoch}"
-            file = f"{FOLDER}/val_predictions_{epoch:04}.png"
+            file = f"{PICTURES}/val_predictions_{epoch:04}.png"
             _draw(trainer, "val/predictions", partial(draw_rows, rows, title), file)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -309,7 +309,7 @@ def _draw(
     trainer: L.Trainer, key: str, draw: Callable[[Path], None], file: str | None = None
 ) -> None:
     """Draw a picture into the run directory, and give it to the loggers."""
-    path = Path(trainer.default_root_dir, file or f"{FOLDER}/{key.replace('/', '_')}.png")
+    path = Path(trainer.default_root_dir, file or f"{PICTURES}/{key.replace('/', '_')}.png")
     with allowed_to_fail(path.name):
         path.parent.mkdir(exist_ok=True)
         render(draw, path.resolve())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from project.console import class_name, readable, show
 from project.decoding.formats import begins_as_image, extension, image_extensions
 from project.errors import UserError
-from project.run_files import CHECKPOINTS, is_run_dir
+from project.run_files import CHECKPOINTS, PICTURES, is_run_dir
 
 OF_THE_SYSTEM = {  # folders and files, in lower case; hidden ones need no mention
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
@@ -290,7 +290,7 @@ def look(folder: Path, cache: Path) -> Inside:
     if folder.stat().st_dev in _pseudo_devices():
         raise UserError(f"{readable(folder)} is of the system, and holds no images", "data.root")
     others = {_id_of(cache)} if cache.is_dir() else set()
-    own = CHECKPOINTS if is_run_dir(folder) else ""
+    own = (CHECKPOINTS, PICTURES) if is_run_dir(folder) else ()
     above = _ids_above(folder / "class")
     content = _content(folder)
     found = Inside(folder, [], len(content.images), content.notes)
@@ -301,7 +301,7 @@ def look(folder: Path, cache: Path) -> Inside:
             continue
         if key in above:
             found.notes.append(f"{readable(entry)} is left out: it leads to a folder above it")
-        elif name != own and key not in others and not _holds_runs(entry, DEPTH_OF_RUNS):
+        elif name not in own and key not in others and not _holds_runs(entry, DEPTH_OF_RUNS):
             found.folders.append(entry)
     return found
 

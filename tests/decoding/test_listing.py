@@ -265,6 +265,17 @@ def test_what_systems_make_never_counts(
     assert capsys.readouterr().out == ""
 
 
+def test_folders_of_a_run_are_no_classes(root: Path) -> None:
+    """As with ``--data.root=. --run_dir=.``; without a run, a class may have these names."""
+    for name in ("checkpoints", "pictures"):
+        (root / name).mkdir()
+        Image.new("L", (4, 4)).save(root / name / "1.png")
+    assert len(counts(root)) == 4
+    (root / "config.yaml").touch()
+    (root / ".lock").touch()
+    assert counts(root) == [8, 8]
+
+
 def test_what_is_left_out_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(12):
         (root / "cat" / f"a.x{number}").touch()

@@ -279,12 +279,11 @@ def cells_of(settings: Settings, data: Mapping[str, Any]) -> list[Cell]:
     Raises:
         UserError: If an option of the data module would be overridden.
     """
-    for _, option in settings.sizes:
-        name = option.removeprefix("--").partition("=")[0]
-        value = (data.get("init_args") or {}).get(name.removeprefix("data."))
-        if value not in (None, UNLESS_GIVEN[name.removeprefix("data.")]):
-            key = OF_THE_COMPARISON[name]
-            raise UserError(f"{name}: it is set by {key}; leave it out, or give {key}: [{value}]")
+    name = "limit_per_class" if settings.images_per_class else "train_fraction"
+    value = (data.get("init_args") or {}).get(name)
+    if value not in (None, UNLESS_GIVEN[name]):
+        key = OF_THE_COMPARISON[f"data.{name}"]
+        raise UserError(f"data.{name}: it is set by {key}; leave it out, or give {key}: [{value}]")
     shared = [*_data_options(data), *_as_options(settings.options)]
     sources = {
         name: Cell(f"source {name}", ("fit", *_configs(source), *_as_options(source.options)))

@@ -1,7 +1,6 @@
 """How long pictures take to decode, where a few large ones may take as long as all others."""
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from torch import Tensor
 from project.data.batches import Images, TensorImages
 from project.data.splits import spread
 from project.decoding.decode import BrokenImageError, sides_of
-from project.environment import Threads
+from project.environment import Threads, available_cores
 
 LARGE = 2**25  # pixels; a picture with more takes a second to decode
-TOGETHER = 4 * (os.cpu_count() or 1)  # pictures that threads decode before a look at the clock
+TOGETHER = 4 * available_cores()  # pictures that threads decode before a look at the clock
 CONTRAST = 4  # times as large are the largest ones, so that the two times can be told apart
 HEADERS = 256  # that are read before a look at the clock
 
